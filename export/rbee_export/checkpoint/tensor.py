@@ -1,0 +1,35 @@
+"""One weight of a checkpoint, read when asked for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_export.blocks import BlockMatrix
+
+
+class Tensor(Protocol):
+    """A weight, still on disk.
+
+    Attributes:
+        shape: Outputs first: ``(N, K)`` for a matrix, ``(N,)`` for a vector.
+        kind: How the file stores it, e.g. ``BF16`` or ``Q4_1``.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+
+    def dense(self) -> NDArray[np.float32]:
+        """Return the values as ``float32`` of :attr:`shape`."""
+        ...
+
+    def blocks(self) -> BlockMatrix | None:
+        """Return the file's own quantised blocks unchanged in value, or ``None`` if ``kind`` has
+        no exact counterpart among them.
+        """
+        ...

@@ -1,0 +1,83 @@
+"""A directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rbee_export.errors import ExportError
+from rbee_runtime.artifact import MANIFEST_NAME
+
+
+@contextlib.contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``target`` that takes its place when the block ends well.
+
+    If the block raises, or the process dies, ``target`` is as it was. What a killed run left
+    behind is removed by the next one.
+
+    Raises:
+        ExportError: ``target`` exists and is no artifact, or another export is writing it.
+    """
+    if target.exists() and not (target / MANIFEST_NAME).is_file() and not _is_empty(target):
+        raise ExportError(f"{target}: exists and is not an artifact; choose another --out")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.partial")
+    with _locked(target.with_name(f".{target.name}.lock"), target):
+        _remove(staging)
+        staging.mkdir()
+        try:
+            yield staging
+            _sync(staging)
+            _swap(staging, target)
+        finally:
+            _remove(staging)
+
+
+@contextlib.contextmanager
+def _locked(file: Path, target: Path) -> Iterator[None]:
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(
+                f"{target}: another export is writing it; wait for that one"
+            ) from None
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _sync(directory: Path) -> None:
+    """Force content to the disk before the rename makes it visible."""
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    retired = target.with_name(f".{target.name}.retired")
+    _remove(retired)
+    target.rename(retired)
+    staging.rename(target)
+    _remove(retired)

@@ -1,0 +1,54 @@
+"""Run compiled language models: an artifact in, tokens out.
+
+with Engine.load(Path("artifacts/model")) as engine:
+    for text in engine.generate("Once upon a time", max_tokens=64):
+        print(text, end="", flush=True)
+"""
+
+from rbee_runtime.artifact import Artifact, Manifest
+from rbee_runtime.engine import Engine, EngineStatus, LoadProgress
+from rbee_runtime.errors import (
+    ArtifactError,
+    ContextOverflow,
+    DeadlineExceeded,
+    DeviceError,
+    EngineClosed,
+    InferenceFailed,
+    InvalidRequest,
+    OutOfMemory,
+    QueueFull,
+    RuntimeFault,
+)
+from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
+from rbee_runtime.memory import MemoryUse
+from rbee_runtime.request import GREEDY, Request, SamplingParams
+from rbee_runtime.tokenizer import Tokenizer
+
+__all__ = [
+    "GREEDY",
+    "Artifact",
+    "ArtifactError",
+    "ContextOverflow",
+    "DeadlineExceeded",
+    "DeviceError",
+    "Engine",
+    "EngineClosed",
+    "EngineStatus",
+    "Event",
+    "Failed",
+    "Finished",
+    "InferenceFailed",
+    "InvalidRequest",
+    "LoadProgress",
+    "Manifest",
+    "MemoryUse",
+    "OutOfMemory",
+    "Piece",
+    "QueueFull",
+    "Request",
+    "RuntimeFault",
+    "SamplingParams",
+    "Started",
+    "StopReason",
+    "Tokenizer",
+]

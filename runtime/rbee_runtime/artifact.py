@@ -1,0 +1,244 @@
+"""The artifact: a directory that export writes and runtime trusts.
+
+``artifact.json`` is the manifest; every other file is named in it with its size and sha256. The
+graph's inputs and outputs follow from its dialect and are described in ``docs/artifact.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from rbee_runtime.errors import ArtifactError
+
+MANIFEST_NAME = "artifact.json"
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "int8", "int4", "gguf"]
+ByteProgress = Callable[[int, int], None]
+"""Called with bytes done and bytes in total."""
+
+_CHUNK = 8 << 20
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """The checkpoint an artifact was made from.
+
+    Attributes:
+        format: How the checkpoint was stored.
+        name: File or directory name, without its path.
+        sha256: Digest over the checkpoint's content (a directory's files in order of name).
+    """
+
+    format: Literal["gguf", "safetensors"]
+    name: str
+    sha256: Sha256
+
+
+class Shapes(_Frozen):
+    """The model's dimensions.
+
+    Attributes:
+        layers: Decoder blocks.
+        hidden: Width of the residual stream.
+        intermediate: Width inside the MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of one head.
+        vocab: Rows of the embedding; the width of the logits.
+        context_length: Positions the model was made for.
+    """
+
+    layers: PositiveInt
+    hidden: PositiveInt
+    intermediate: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab: PositiveInt
+    context_length: PositiveInt
+
+
+class CacheGeometry(_Frozen):
+    """Shape of the KV cache: per layer, key and value of ``[slots, kv_heads, capacity, head_dim]``.
+
+    Attributes:
+        layers: Layers that keep a cache.
+        kv_heads: Key and value heads.
+        head_dim: Width of one head.
+        dtype: Element type.
+    """
+
+    layers: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    dtype: Literal["float32"]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one position of one slot takes, keys and values of every layer together."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+
+
+class FileEntry(_Frozen):
+    """One file of the artifact.
+
+    Attributes:
+        role: What it is for.
+        path: Name relative to the artifact, never leaving it.
+        size: Bytes.
+        sha256: Digest of its content.
+    """
+
+    role: Literal["graph", "weights", "tokenizer"]
+    path: str
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in path or not parts.name:
+            raise ValueError("must be a relative path inside the artifact")
+        return path
+
+
+class Manifest(_Frozen):
+    """The content of ``artifact.json``, format version 1.
+
+    Attributes:
+        format_version: Version of this layout; a reader refuses a newer one.
+        exporter: Name and version of the program that wrote the artifact.
+        source: Where the weights came from.
+        model_ref: The reference the worker announces, e.g. ``hf:org/name``.
+        family: Row of the exporter's family table, e.g. ``llama``.
+        shapes: The model's dimensions.
+        precision: How the weights are held.
+        dialect: Vocabulary of the graph: ``ort`` uses ONNX Runtime's fused operators.
+        cache: Geometry of the KV cache.
+        files: Every other file of the directory.
+        bos_token_id: Beginning-of-text token, where the model has one.
+        eos_token_ids: All tokens that end a completion.
+        chat_template: Jinja source that turns chat messages into a prompt, where the model has one.
+    """
+
+    format_version: Literal[1] = 1
+    exporter: str
+    source: Source
+    model_ref: str
+    family: str
+    shapes: Shapes
+    precision: Precision
+    dialect: Literal["ort"]
+    cache: CacheGeometry
+    files: tuple[FileEntry, ...]
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    chat_template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An opened artifact: the directory and its manifest.
+
+    Attributes:
+        path: The directory.
+        manifest: Its parsed ``artifact.json``.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the manifest and check that every file it names is there, at its size.
+
+        Raises:
+            ArtifactError: No manifest, a newer or invalid one, or a file missing or cut short.
+        """
+        manifest = _read_manifest(path)
+        for entry in manifest.files:
+            file = path / entry.path
+            if not file.is_file():
+                raise ArtifactError(f"{path}: {entry.path} is missing; export the model again")
+            size = file.stat().st_size
+            if size != entry.size:
+                raise ArtifactError(
+                    f"{path}: {entry.path} has {size} bytes, its manifest says {entry.size}; "
+                    "export the model again"
+                )
+        for role in ("graph", "weights", "tokenizer"):
+            if sum(entry.role == role for entry in manifest.files) != 1:
+                raise ArtifactError(f"{path}: the manifest must name exactly one {role} file")
+        return cls(path, manifest)
+
+    def file(self, role: Literal["graph", "weights", "tokenizer"]) -> Path:
+        """Return the path of the file with this role."""
+        return next(self.path / e.path for e in self.manifest.files if e.role == role)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights file."""
+        return next(e.size for e in self.manifest.files if e.role == "weights")
+
+    def verify(self, progress: ByteProgress | None = None) -> None:
+        """Read every file once and compare its sha256 with the manifest.
+
+        This also brings the weights into the page cache, which the session needs next.
+
+        Raises:
+            ArtifactError: A file's content is not what the exporter wrote.
+        """
+        total = sum(entry.size for entry in self.manifest.files)
+        done = 0
+        for entry in self.manifest.files:
+            digest = hashlib.sha256()
+            with (self.path / entry.path).open("rb", buffering=0) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, total)
+            if digest.hexdigest() != entry.sha256:
+                raise ArtifactError(
+                    f"{self.path}: {entry.path} is corrupt (sha256 differs from the manifest); "
+                    "export the model again"
+                )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST_NAME
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{file}: format version {version} is newer than this runtime reads "
+            f"({FORMAT_VERSION}); upgrade the worker or export the model again"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "document"
+        raise ArtifactError(f"{file}: invalid manifest at {where}: {fault['msg']}") from error

@@ -1,0 +1,89 @@
+"""What a caller asks of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rbee_runtime.errors import InvalidRequest
+
+U64_MAX = 2**64 - 1
+
+
+def _require(holds: bool, name: str, constraint: str) -> None:
+    if not holds:
+        raise InvalidRequest(name, f"{name} must be {constraint}")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn from the logits of one row.
+
+    The filters apply in the order of the fields, each to what the one before it left:
+    repetition penalty on the logits, then temperature, top-k, top-p, min-p.
+
+    Attributes:
+        repetition_penalty: Divides positive and multiplies negative logits of tokens already
+            in the sequence (Keskar et al. 2019, CTRL). 1.0 is off.
+        temperature: Divides the logits; 0.0 means greedy, and switches the filters below off.
+        top_k: Keep the k most likely tokens; 0 is off.
+        top_p: Keep the smallest set of tokens whose probability reaches this mass
+            (Holtzman et al. 2019); 1.0 is off.
+        min_p: Keep tokens at least this fraction as likely as the most likely one; 0.0 is off.
+        seed: Seed of this request's own random stream, an unsigned 64-bit integer; ``None``
+            draws one, reported in :class:`~rbee_runtime.events.Started`.
+
+    Raises:
+        InvalidRequest: A value lies outside its range.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.repetition_penalty <= 2.0, "repetition_penalty", "in (0.0, 2.0]")
+        _require(0.0 <= self.temperature <= 2.0, "temperature", "in [0.0, 2.0]")
+        _require(self.top_k >= 0, "top_k", "at least 0")
+        _require(0.0 <= self.top_p <= 1.0, "top_p", "in [0.0, 1.0]")
+        _require(0.0 <= self.min_p <= 1.0, "min_p", "in [0.0, 1.0]")
+        _require(
+            self.seed is None or 0 <= self.seed <= U64_MAX, "seed", "an unsigned 64-bit integer"
+        )
+
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to generate.
+
+    Attributes:
+        request_id: Names the request in :meth:`Engine.cancel` and in logs; unique among live ones.
+        prompt: Text (special tokens in it are recognised, and the model's own prefix such as BOS is
+            added), or token ids taken as they are.
+        max_tokens: Upper bound on new tokens, at least 1.
+        sampling: How tokens are drawn.
+        stop: Strings that end the completion; the matched one is not part of its text.
+        deadline: ``time.monotonic()`` value past which the request fails with ``DeadlineExceeded``;
+            ``None`` means never.
+
+    Raises:
+        InvalidRequest: The prompt is empty, ``max_tokens`` is below 1, or a stop string is empty.
+    """
+
+    request_id: str
+    prompt: str | Sequence[int]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(len(self.prompt) > 0, "prompt", "not empty")
+        _require(self.max_tokens >= 1, "max_tokens", "at least 1")
+        _require(all(self.stop), "stop", "strings that are not empty")

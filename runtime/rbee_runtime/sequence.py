@@ -1,0 +1,98 @@
+"""One request's way through the engine."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from rbee_runtime.events import StopReason
+from rbee_runtime.request import Request
+from rbee_runtime.sampling import RowSampler
+from rbee_runtime.stopping import StopMatcher
+from rbee_runtime.tokenizer import IncrementalDecoder, Tokenizer
+
+
+class Phase(Enum):
+    """Where a sequence stands."""
+
+    WAITING = auto()
+    PREFILL = auto()
+    DECODE = auto()
+    FINISHED = auto()
+
+
+class Sequence:
+    """A request's state: waiting, prefill, decode, finished.
+
+    Attributes:
+        request: What was asked for.
+        prompt: The prompt's token ids.
+        sampler: Its sampling state.
+        phase: Where it stands.
+        slot: Its cache slot, once it has one.
+        cached: Positions of the slot that are filled.
+        tokens: Completion ids so far, an end-of-text id not among them.
+        stop_reason: Why it finished.
+    """
+
+    def __init__(
+        self, request: Request, prompt: list[int], tokenizer: Tokenizer, eos: frozenset[int]
+    ) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.sampler = RowSampler(request.sampling, prompt)
+        self.phase = Phase.WAITING
+        self.slot: int | None = None
+        self.cached = 0
+        self.tokens: list[int] = []
+        self.stop_reason: StopReason | None = None
+        self._last: int | None = None
+        self._eos = eos
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._matcher = StopMatcher(request.stop)
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop string that ended it."""
+        return self._matcher.matched
+
+    def begin(self, slot: int) -> None:
+        """Take a cache slot; prefill comes next."""
+        self.slot = slot
+        self.phase = Phase.PREFILL
+
+    def pending(self, limit: int) -> list[int]:
+        """Return the tokens the model has not seen yet, at most ``limit``."""
+        if self.phase is Phase.DECODE:
+            assert self._last is not None
+            return [self._last]
+        return self.prompt[self.cached : self.cached + limit]
+
+    def advance(self, count: int) -> bool:
+        """Count ``count`` more positions as cached; return whether a token is to be sampled now."""
+        self.cached += count
+        if self.phase is Phase.PREFILL and self.cached == len(self.prompt):
+            self.phase = Phase.DECODE
+        return self.phase is Phase.DECODE
+
+    def accept(self, token: int) -> str:
+        """Take a sampled token and return the text that became certain by it, which may be empty.
+
+        Sets :attr:`stop_reason` when the completion ends with it.
+        """
+        if token in self._eos:
+            return self.finish(StopReason.EOS)
+        self._last = token
+        self.tokens.append(token)
+        text = self._matcher.push(self._decoder.push(token))
+        if self._matcher.matched is not None:
+            self.phase, self.stop_reason = Phase.FINISHED, StopReason.STOP_SEQUENCE
+        elif len(self.tokens) >= self.request.max_tokens:
+            text += self.finish(StopReason.MAX_TOKENS)
+        return text
+
+    def finish(self, reason: StopReason) -> str:
+        """End the completion and return the text still held back."""
+        text = self._matcher.push(self._decoder.flush()) + self._matcher.flush()
+        self.phase = Phase.FINISHED
+        self.stop_reason = reason if self._matcher.matched is None else StopReason.STOP_SEQUENCE
+        return text

@@ -1,0 +1,21 @@
+"""One run of the model, as the scheduler orders it and the backend performs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens of one slot to run through the model.
+
+    Attributes:
+        slot: The cache slot they belong to.
+        past: Positions of the slot already filled; the tokens take those that follow.
+        tokens: Token ids, at least one.
+    """
+
+    slot: int
+    past: int
+    tokens: Sequence[int]

@@ -1,0 +1,143 @@
+"""Text to token ids and back, and chat messages to a prompt."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import jinja2
+import tokenizers
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rbee_runtime.errors import ArtifactError, InvalidRequest
+
+_REPLACEMENT = "\ufffd"
+"""What decoding puts in the place of bytes that are no whole character (yet)."""
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Attributes:
+        chat_template: Jinja source, where the model has one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        chat_template: str | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._bos = bos_token_id
+        ids = {"bos_token": bos_token_id, "eos_token": eos_token_id}
+        names = {key: tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
+        self._special_tokens = {key: name for key, name in names.items() if name is not None}
+        self.chat_template = chat_template
+
+    @classmethod
+    def open(
+        cls,
+        file: Path,
+        chat_template: str | None,
+        bos_token_id: int | None,
+        eos_token_id: int | None,
+    ) -> Self:
+        """Read a ``tokenizer.json``.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ArtifactError(f"{file}: not a tokenizer ({error}); export again") from None
+        return cls(tokenizer, chat_template, bos_token_id, eos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text``, with the prefix (such as BOS) the model was trained with.
+
+        Special tokens written in the text are recognised. A text that begins with the prefix, as
+        rendered chats often do, does not get it twice.
+        """
+        ids: list[int] = self._tokenizer.encode(text).ids
+        if self._bos is not None and ids[:2] == [self._bos, self._bos]:
+            return ids[1:]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``, special tokens left out, broken characters as U+FFFD."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt that asks for the next assistant message.
+
+        The template comes from the checkpoint, that is, from strangers: it runs in a sandbox.
+
+        Args:
+            messages: Each with ``role`` and ``content``.
+
+        Raises:
+            InvalidRequest: The model has no template, or the template rejects the messages.
+        """
+        if self.chat_template is None:
+            raise InvalidRequest("messages", "this model has no chat template; send a plain prompt")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        try:
+            return environment.from_string(self.chat_template).render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise InvalidRequest("messages", f"the chat template failed: {error}") from error
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+class IncrementalDecoder:
+    """Turns a growing sequence of ids into text, a piece at a time, never splitting a character.
+
+    The pieces, with that of :meth:`flush`, concatenate to ``tokenizer.decode`` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # Ids are decoded after a few that came before them, since many decoders treat a text's
+        # start differently (they strip a leading space there).
+        self._context: list[int] = []
+        self._context_text = ""
+        self._pending: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """Add one id and return the text that became certain, which may be empty."""
+        self._pending.append(token_id)
+        text = self._tokenizer.decode(self._context + self._pending)
+        if text.endswith(_REPLACEMENT):
+            return ""
+        return self._emit(text)
+
+    def flush(self) -> str:
+        """Return what was held back: bytes that never became a whole character, as U+FFFD."""
+        if not self._pending:
+            return ""
+        return self._emit(self._tokenizer.decode(self._context + self._pending))
+
+    def _emit(self, text: str) -> str:
+        piece = text[len(self._context_text) :]
+        if piece:
+            self._context = self._pending
+            self._context_text = self._tokenizer.decode(self._context)
+        else:
+            # Special tokens have no text to be a context by themselves; keep the one before.
+            self._context = self._context + self._pending
+        self._pending = []
+        return piece
