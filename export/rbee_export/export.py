@@ -147,9 +147,9 @@ def _check(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.name}: {c.heads} query heads cannot share {c.kv_heads} key heads"
         )
-    if c.head_dim % 8:
+    if c.head_dim % 16:
         raise UnsupportedModel(
-            f"{checkpoint.name}: head dimension {c.head_dim} is not a multiple of 8, "
+            f"{checkpoint.name}: head dimension {c.head_dim} is not a multiple of 16, "
             "which the attention operator needs"
         )
 

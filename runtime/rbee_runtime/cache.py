@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +24,10 @@ class KvArena:
 
     def __init__(self, geometry: CacheGeometry, slots: int, capacity: int) -> None:
         shape = (geometry.layers, 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
-        self._data = np.zeros(shape, np.float32)
+        # Mapped by hand: NumPy asks for huge pages, of which every head of every layer would take
+        # two megabytes with its first position.
+        memory = mmap.mmap(-1, math.prod(shape) * np.dtype(np.float32).itemsize)
+        self._data = np.frombuffer(memory, np.float32).reshape(shape)
         self.slots = slots
         self.capacity = capacity
 

@@ -241,9 +241,7 @@ class OrtDialect:
 
     def _constant(self, name: str, tensor: ir.TensorProtocol, shape: Sequence[int]) -> ir.Value:
         if name not in self._initializers:
-            value = ir.Value(
-                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape)
-            )
+            value = _value(name, tensor.dtype, shape)
             value.const_value = tensor
             self._initializers[name] = value
         return self._initializers[name]

