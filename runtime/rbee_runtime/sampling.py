@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from rbee_runtime.request import SamplingParams
 
-_HEAD = 256
-"""Candidates sorted at first when looking for a nucleus; most distributions need no more."""
+_STRETCH = 512
+"""Weights summed up at a time when drawing from a whole vocabulary."""
+
+_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-5, 0.0)
+"""Weights, relative to the largest, at which to look for the head of a distribution."""
 
 
 class RowSampler:
@@ -71,52 +74,58 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int]
 def _draw(logits: NDArray[np.float32], best: int, row: RowSampler) -> int:
     params = row.params
     logits -= logits[best]
-    logits /= np.float32(params.temperature)
+    if params.temperature != 1.0:
+        logits *= np.float32(1.0 / params.temperature)
     weights = np.exp(logits, out=logits)  # relative to the most likely token, whose weight is 1
     if params.top_k == 0 and params.top_p >= 1.0:
         if params.min_p > 0.0:
             weights[weights < np.float32(params.min_p)] = 0.0
-        return _pick(weights.cumsum(dtype=np.float64), row.uniform())
-    kept, total = _most_likely(weights, params.top_k)
-    candidates = _nucleus(weights, kept, params.top_p * total)
+        return _pick_among_all(weights, row.uniform())
+    candidates = _most_likely(weights, params.top_k, params.top_p)
     chosen = weights[candidates]
     chosen = chosen[chosen >= params.min_p]
     return int(candidates[_pick(chosen.cumsum(dtype=np.float64), row.uniform())])
 
 
-def _most_likely(weights: NDArray[np.float32], top_k: int) -> tuple[NDArray[np.intp] | None, float]:
-    """Return the ids of the ``top_k`` largest weights, or ``None`` for all, and their sum."""
-    if top_k == 0 or top_k >= weights.size:
-        return None, float(weights.sum(dtype=np.float64))
-    kept = np.argpartition(weights, -top_k)[-top_k:]
-    return kept, float(weights[kept].sum(dtype=np.float64))
+def _most_likely(weights: NDArray[np.float32], top_k: int, top_p: float) -> NDArray[np.intp]:
+    """Return the ids that top-k, then top-p leave, the most likely first; at least one.
 
-
-def _nucleus(
-    weights: NDArray[np.float32], among: NDArray[np.intp] | None, mass: float
-) -> NDArray[np.intp]:
-    """Return the fewest ids, largest weight first, whose weights reach ``mass``; at least one.
-
-    Exact: only the head of the distribution is sorted, and it grows until it holds enough.
+    Exact, though only a head of the distribution is sorted: all weights above a threshold, which
+    falls until they are as many, or weigh as much, as asked for. Equal weights are ordered by id.
     """
-    pool = weights if among is None else weights[among]
-    size = _HEAD
-    while True:
-        if size >= pool.size:
-            head = np.arange(pool.size)
-        else:
-            head = np.argpartition(pool, -size)[-size:]
-        # Equal weights are ordered by id, so that the result does not hang on the partition.
-        ids = head if among is None else among[head]
-        order = np.lexsort((ids, -pool[head]))
-        mass_so_far = pool[head][order].cumsum(dtype=np.float64)
-        if mass_so_far[-1] >= mass or size >= pool.size:
-            count = int(np.searchsorted(mass_so_far, mass)) + 1
-            return ids[order[:count]]
-        size *= 8
+    count = top_k if 0 < top_k < weights.size else weights.size
+    mass = top_p * float(weights.sum(dtype=np.float64))
+    for threshold in _THRESHOLDS:
+        ids = np.flatnonzero(weights >= threshold)
+        if ids.size >= count or (top_k == 0 and weights[ids].sum(dtype=np.float64) >= mass):
+            break
+    if ids.size > count:
+        # Everything as large as the last one in stays, for the order below to decide.
+        least = np.partition(weights[ids], -count)[-count]
+        ids = ids[weights[ids] >= least]
+    ids = ids[np.lexsort((ids, -weights[ids]))][:count]
+    if top_p < 1.0:
+        so_far = weights[ids].cumsum(dtype=np.float64)
+        reached = top_p * so_far[-1] if top_k > 0 else mass
+        ids = ids[: int(np.searchsorted(so_far, reached)) + 1]
+    return ids
+
+
+def _pick_among_all(weights: NDArray[np.float32], uniform: float) -> int:
+    """As :func:`_pick` of the running sum of ``weights``, but summing only the part that counts."""
+    starts = np.arange(0, weights.size, _STRETCH)
+    before = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
+    drawn = uniform * before[-1]
+    stretch = min(int(np.searchsorted(before, drawn, side="right")), starts.size - 1)
+    start = int(starts[stretch])
+    within = weights[start : start + _STRETCH].cumsum(dtype=np.float64)
+    if stretch > 0:
+        drawn -= before[stretch - 1]
+    at = int(np.searchsorted(within, drawn, side="right"))
+    return start + min(at, int(np.flatnonzero(within == within[-1])[0]))
 
 
 def _pick(cumulative: NDArray[np.float64], uniform: float) -> int:
     """Return the first index whose cumulative weight exceeds the drawn fraction of the total."""
     at = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return min(at, cumulative.size - 1)
+    return min(at, cumulative.size - 1)  # rounding may put the draw at the very end

@@ -37,6 +37,9 @@ class Tokenizer:
         names = {key: tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
         self._special_tokens = {key: name for key, name in names.items() if name is not None}
         self.chat_template = chat_template
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._byte_ids = _byte_tokens(tokenizer)
 
     @classmethod
     def open(
@@ -73,6 +76,14 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def is_special(self, token_id: int) -> bool:
+        """Return whether :meth:`decode` leaves this id out."""
+        return token_id in self._special_ids
+
+    def is_byte(self, token_id: int) -> bool:
+        """Return whether this id is one byte, whose text hangs on the bytes beside it."""
+        return token_id in self._byte_ids
+
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt that asks for the next assistant message.
 
@@ -103,6 +114,14 @@ def _refuse(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
+def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> frozenset[int]:
+    """Return the ids that stand for single bytes, in a tokenizer that falls back to those."""
+    names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    ids = frozenset(i for i in names if i is not None)
+    letter = tokenizer.token_to_id("<0x41>")
+    return ids if letter is not None and tokenizer.decode([letter]) == "A" else frozenset()
+
+
 class IncrementalDecoder:
     """Turns a growing sequence of ids into text, a piece at a time, never splitting a character.
 
@@ -119,7 +138,11 @@ class IncrementalDecoder:
 
     def push(self, token_id: int) -> str:
         """Add one id and return the text that became certain, which may be empty."""
+        if self._tokenizer.is_special(token_id):
+            return ""
         self._pending.append(token_id)
+        if self._tokenizer.is_byte(token_id):
+            return ""  # a bad byte after it would turn the whole run of bytes into U+FFFD
         text = self._tokenizer.decode(self._context + self._pending)
         if text.endswith(_REPLACEMENT):
             return ""
@@ -137,7 +160,7 @@ class IncrementalDecoder:
             self._context = self._pending
             self._context_text = self._tokenizer.decode(self._context)
         else:
-            # Special tokens have no text to be a context by themselves; keep the one before.
+            # What has no text, as a space that was stripped, is no context by itself.
             self._context = self._context + self._pending
         self._pending = []
         return piece

@@ -78,7 +78,7 @@ class GgufTensor:
         scales, minima = _half(raw, 0), _half(raw, 2)
         offsets = minima + np.float32(8) * scales
         if not np.array_equal(offsets - np.float32(8) * scales, minima):
-            return None  # a scale too small beside its minimum: the sum is rounded in float32
+            return None  # a minimum too small beside its scale: the sum is rounded in float32
         return BlockMatrix(4, _nibbles(raw[..., 4:]), scales, offsets)
 
 

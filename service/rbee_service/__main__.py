@@ -1,0 +1,9 @@
+"""``python -m rbee_service`` is ``rbee-worker``."""
+
+from __future__ import annotations
+
+import sys
+
+from rbee_service.cli import main
+
+sys.exit(main())

@@ -1,0 +1,35 @@
+"""Carries events from a backend's thread into the event loop, in order, blocking neither."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+EventT = TypeVar("EventT")
+
+
+class EventBridge(Generic[EventT]):
+    """A queue with one reader in the loop it is made in, and a writer in any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[EventT] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, event: EventT) -> None:
+        """Append an event; never blocks, never raises."""
+        # A loop that has closed has no reader left who could miss the event.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._append, event)
+
+    async def take(self) -> list[EventT]:
+        """Return all waiting events, at least one, as soon as there are any."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _append(self, event: EventT) -> None:
+        self._waiting.append(event)
+        self._arrived.set()

@@ -1,0 +1,64 @@
+"""The program ``rbee-worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+from rbee_service.address import AddressFault, listen
+from rbee_service.exit_codes import ExitCode
+from rbee_service.options import PROGRAM, Options, UsageFault, parse_options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to stop; return its exit code."""
+    try:
+        options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
+        listener = listen(options.host, options.port)
+    except UsageFault as fault:
+        _complain(*fault.lines)
+        return ExitCode.BAD_ARGUMENTS
+    except AddressFault as fault:
+        _complain(str(fault))
+        return ExitCode.BAD_ARGUMENTS
+    code = _serve(options, listener, os.environ)
+    if threading.active_count() > 1:
+        # A thread is still inside native code (a model that was loading when the signal came):
+        # it cannot be stopped, and the interpreter must not be taken down under it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _serve(options: Options, listener: socket.socket, environment: Mapping[str, str]) -> ExitCode:
+    # The socket already accepts; what these import takes most of the time until it answers.
+    from rbee_service.logs import configure_logging
+    from rbee_service.worker import StartupFault, Worker
+
+    async def live() -> None:
+        await Worker(options, listener, environment).run()
+
+    configure_logging(options.log_style)
+    try:
+        asyncio.run(live())
+    except KeyboardInterrupt:
+        # Ctrl-C before the worker listens to signals: there is nothing to stop yet.
+        return ExitCode.STOPPED
+    except StartupFault as fault:
+        _complain(str(fault))
+        return fault.code
+    return ExitCode.STOPPED
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The body of ``POST /v1/inference`` for a language model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticUseDefault
+
+from rbee_runtime.request import U64_MAX, Request, SamplingParams
+
+# Beyond any vocabulary, and inside every integer type on the way to the sampler.
+_TOP_K_CEILING: Final = 2**31 - 1
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+StopString = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class CompletionRequest(BaseModel):
+    """A completion as a client asks for it; unknown members are ignored, ``null`` means left out.
+
+    Attributes:
+        job_id: The client's name for the job.
+        prompt: Text to continue.
+        max_tokens: Upper bound on new tokens.
+        temperature: 0 is greedy.
+        top_p: 1.0 is off.
+        top_k: 0 is off.
+        min_p: 0.0 is off.
+        repetition_penalty: 1.0 is off.
+        stop: Strings that end the completion.
+        seed: Of the request's random stream; drawn when left out.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+    job_id: Annotated[str, Field(min_length=1, max_length=256)]
+    prompt: Annotated[str, Field(min_length=1, max_length=32768)]
+    max_tokens: Annotated[int, Field(ge=1, le=2048)]
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    top_p: Fraction = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Fraction = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    stop: Annotated[list[StopString], Field(max_length=4)] = Field(default_factory=list)
+    seed: Annotated[int, Field(ge=0, le=U64_MAX)] | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if value is None:
+            raise PydanticUseDefault
+        return value
+
+    def to_runtime(self, request_id: str, deadline: float | None) -> Request:
+        """Return the engine's form of this request.
+
+        Args:
+            request_id: Unique among live requests; a client may use one ``job_id`` twice.
+            deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
+        """
+        return Request(
+            request_id=request_id,
+            prompt=self.prompt,
+            max_tokens=self.max_tokens,
+            sampling=SamplingParams(
+                repetition_penalty=self.repetition_penalty,
+                temperature=self.temperature,
+                top_k=min(self.top_k, _TOP_K_CEILING),
+                top_p=self.top_p,
+                min_p=self.min_p,
+                seed=self.seed,
+            ),
+            stop=tuple(self.stop),
+            deadline=deadline,
+        )
+
+
+PRIVATE_FIELDS: Final = frozenset({"prompt", "stop"})
+"""Fields that are never repeated to anyone."""

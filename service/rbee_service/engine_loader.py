@@ -1,0 +1,62 @@
+"""Brings a language model's engine into the service; the only place that knows the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from rbee_runtime.artifact import Manifest
+from rbee_runtime.events import Event
+from rbee_runtime.request import Request
+from rbee_service.backend import InferenceBackend
+from rbee_service.loading import LayerProgress
+
+
+class CompletionBackend(InferenceBackend[Request, Event], Protocol):
+    """A backend that answers for one language model.
+
+    Attributes:
+        manifest: Of the model's artifact.
+        backend_name: ``cpu``, ``cuda`` or ``tensorrt``.
+    """
+
+    @property
+    def manifest(self) -> Manifest: ...  # noqa: D102
+    @property
+    def backend_name(self) -> str: ...  # noqa: D102
+
+
+class Loader(Protocol):
+    """Loads the artifact of a language model; blocks for seconds."""
+
+    def __call__(
+        self,
+        artifact: Path,
+        backend: str | None,
+        device: int,
+        progress: Callable[[LayerProgress], None],
+    ) -> CompletionBackend:
+        """Return the backend, after it answered a warm-up.
+
+        Raises:
+            ArtifactError: The artifact cannot be used.
+            DeviceError: The backend does not run on the device.
+            OutOfMemory: The model does not fit.
+        """
+
+
+def load_engine(
+    artifact: Path,
+    backend: str | None,
+    device: int,
+    progress: Callable[[LayerProgress], None],
+) -> CompletionBackend:
+    """Load with the runtime's engine; a :class:`Loader`."""
+    # These imports take a good part of a second, which the HTTP server does not wait for.
+    from rbee_runtime.engine import Engine, LoadProgress
+
+    def tell(loading: LoadProgress) -> None:
+        progress(LayerProgress(loading.layers_loaded, loading.layers_total, loading.bytes_loaded))
+
+    return Engine.load(artifact, backend=backend, device=device, progress=tell)

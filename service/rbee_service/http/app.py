@@ -1,0 +1,104 @@
+"""An HTTP application with what every kind of worker needs around its routes.
+
+Authentication, correlation ids and errors live here; the routes themselves are added by the caller.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any, Final
+
+import structlog
+from sanic import HTTPResponse, Request, Sanic
+from sanic.exceptions import SanicException
+from sanic.response import BaseHTTPResponse
+
+from rbee_service.auth import ApiToken, Unauthorized
+from rbee_service.errors import ApiError, ErrorCode, InvalidFields
+from rbee_service.http.replies import json_reply
+
+MAX_BODY_BYTES: Final = 1 << 20
+
+_CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_STREAM_SILENCE_SECONDS: Final = 3600
+
+App = Sanic[Any, Any]
+
+
+def create_app(name: str, token: ApiToken | None) -> App:
+    """Return an application without routes.
+
+    Every route, and everything that is not one, asks for the token; a route added with
+    ``ctx_public=True`` does not.
+
+    Args:
+        name: Unique in the process, of ``[A-Za-z0-9_-]``.
+        token: ``None`` leaves everything open.
+    """
+    app: App = Sanic(name, configure_logging=False)
+    app.config.update(
+        {
+            "AUTO_EXTEND": False,
+            "MOTD": False,
+            "ACCESS_LOG": False,
+            "REQUEST_MAX_SIZE": MAX_BODY_BYTES,
+            # What a client that has gone away would have been told needs no page.
+            "FALLBACK_ERROR_FORMAT": "json",
+            # A request may wait its turn in silence; its own deadline bounds it, not the server.
+            "RESPONSE_TIMEOUT": _STREAM_SILENCE_SECONDS,
+        }
+    )
+
+    async def correlate(request: Request) -> None:
+        # A connection's requests share one task and so one logging context.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(correlation_id=correlation_id(request))
+
+    async def authenticate(request: Request) -> None:
+        public = request.route is not None and getattr(request.route.ctx, "public", False)
+        if token is not None and not public:
+            token.check(request.headers.getone("authorization", None))
+
+    async def echo_correlation(request: Request, response: BaseHTTPResponse) -> None:
+        response.headers["x-correlation-id"] = correlation_id(request)
+
+    app.register_middleware(correlate, "request")
+    app.register_middleware(authenticate, "request")
+    app.register_middleware(echo_correlation, "response")
+    app.error_handler.add(Exception, _answer_failure)
+    return app
+
+
+def correlation_id(request: Request) -> str:
+    """Return the id the client sent, or one made for it where it sent none that is well-formed."""
+    known: str | None = getattr(request.ctx, "correlation_id", None)
+    if known is None:
+        sent = request.headers.getone("x-correlation-id", "")
+        known = sent if _CORRELATION_ID.fullmatch(sent) else str(uuid.uuid4())
+        request.ctx.correlation_id = known
+    return known
+
+
+def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
+    match failure:
+        case InvalidFields():
+            return json_reply(failure.body(), 400)
+        case Unauthorized():
+            structlog.get_logger().warning("Refused", code=failure.code, path=request.path)
+            return json_reply(failure.body(), failure.status, {"www-authenticate": "Bearer"})
+        case ApiError():
+            if failure.status >= 500:
+                structlog.get_logger().info(
+                    "Refused", code=failure.code.value, path=request.path, reason=failure.message
+                )
+            headers = {}
+            if failure.retry_after is not None:
+                headers["retry-after"] = str(failure.retry_after)
+            return json_reply(failure.body(), failure.status, headers)
+        case SanicException() if failure.status_code < 500:
+            refusal = ApiError(ErrorCode.INVALID_REQUEST, str(failure), status=failure.status_code)
+            kept = {k: v for k, v in (failure.headers or {}).items() if k.lower() == "allow"}
+            return json_reply(refusal.body(), refusal.status, kept)
+    structlog.get_logger().error("A request failed", path=request.path, exc_info=failure)
+    return json_reply(ApiError(ErrorCode.INTERNAL, "internal error").body(), 500)

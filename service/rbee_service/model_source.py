@@ -1,0 +1,112 @@
+"""From what ``--model`` names to an artifact directory, by way of an export where one is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from rbee_runtime.artifact import MANIFEST_NAME
+from rbee_runtime.errors import ArtifactError
+
+CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
+
+_READ_BYTES: Final = 4096
+_LONGEST_LINE: Final = 2000
+
+
+def artifact_cache(environment: Mapping[str, str]) -> Path:
+    """Return the directory that exports on the spot go to."""
+    named = environment.get(CACHE_VARIABLE)
+    return Path(named) if named else Path.home() / ".cache" / "rbee" / "artifacts"
+
+
+async def resolve_model(model: Path, cache: Path) -> Path:
+    """Return the artifact directory of ``model``.
+
+    A checkpoint is handed to the exporter, which finds it in ``cache`` where it has been exported
+    before. Cancelling ends the exporter too.
+
+    Args:
+        model: An artifact directory, a GGUF file or a safetensors directory.
+        cache: Where exported artifacts lie.
+
+    Raises:
+        ArtifactError: It is none of these, or its export failed.
+    """
+    if not model.exists():
+        raise ArtifactError(f"{model}: no such file or directory; check --model")
+    if (model / MANIFEST_NAME).is_file():
+        return model
+    if model.suffix == ".gguf" or any(model.glob("*.safetensors")):
+        return await _export(model, cache)
+    raise ArtifactError(
+        f"{model}: neither an artifact directory (no {MANIFEST_NAME}), nor a .gguf file, nor a "
+        "directory with .safetensors files"
+    )
+
+
+async def _export(model: Path, cache: Path) -> Path:
+    log = structlog.get_logger()
+    log.info("Exporting the model, or finding it exported", model=str(model), cache=str(cache))
+    exporter = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "rbee_export", "--model", str(model), "--cache", str(cache), "--print-path"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # A Ctrl-C in the terminal is for the worker, which ends the exporter itself.
+        start_new_session=True,
+    )
+    try:
+        printed, complaint, code = await asyncio.gather(
+            _last_line(exporter.stdout), _told(exporter.stderr), exporter.wait()
+        )
+    finally:
+        if exporter.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(exporter.pid, signal.SIGKILL)
+    if code != 0:
+        raise ArtifactError(complaint or f"{model}: the exporter ended with exit code {code}")
+    if not printed:
+        raise ArtifactError(f"{model}: the exporter named no artifact")
+    return Path(printed)
+
+
+async def _last_line(stream: asyncio.StreamReader | None) -> str:
+    last = deque([line async for line in _lines(stream)], maxlen=1)
+    return last[0] if last else ""
+
+
+async def _told(stream: asyncio.StreamReader | None) -> str:
+    log = structlog.get_logger()
+    last = ""
+    async for line in _lines(stream):
+        last = line
+        log.info("Exporter", said=line)
+    return last
+
+
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[str]:
+    """Yield the lines that are not blank; of one redrawn in place, its final state."""
+    pending = b""
+    while stream is not None and (chunk := await stream.read(_READ_BYTES)):
+        *complete, pending = (pending + chunk).split(b"\n")
+        pending = pending[-_LONGEST_LINE:]
+        for line in complete:
+            if text := _final(line):
+                yield text
+    if text := _final(pending):
+        yield text
+
+
+def _final(line: bytes) -> str:
+    return line.decode("utf-8", "replace").strip().rsplit("\r", 1)[-1].strip()

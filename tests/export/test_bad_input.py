@@ -1,0 +1,511 @@
+"""What cannot be exported: one line that says why, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from conftest import MakeGguf, MakeLlama
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from support.tiny_llama import copy_of
+
+from rbee_export import ExportError, open_checkpoint
+from rbee_export.cli import main
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """``refused(*arguments, code=3)``: run the program and return the one line it says."""
+
+    def run(*arguments: str | Path, code: int = 3) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            assert isinstance(exit_.code, int)
+            status = exit_.code
+        output = capsys.readouterr()
+        assert status == code, output.err
+        assert output.out == ""
+        assert "Traceback" not in output.err
+        assert len(output.err.splitlines()) == 1, output.err
+        assert output.err.startswith("rbee-export: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return output.err
+
+    return run
+
+
+# Safetensors directories
+
+
+def rewrite_json(name: str, **changes: Any) -> Damage:
+    """Change keys of a JSON file; ``...`` takes one out."""
+
+    def damage(directory: Path) -> None:
+        file = directory / name
+        settings = {**json.loads(file.read_text()), **changes}
+        file.write_text(json.dumps({k: v for k, v in settings.items() if v is not ...}))
+
+    return damage
+
+
+def rewrite_tensors(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(directory: Path) -> None:
+        file = directory / "model.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+
+    return damage
+
+
+def write(name: str, content: str | bytes) -> Damage:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda directory: (directory / name).write_bytes(data)
+
+
+def remove(name: str) -> Damage:
+    return lambda directory: (directory / name).unlink()
+
+
+def cut(name: str, size: int) -> Damage:
+    return lambda directory: os.truncate(directory / name, size)
+
+
+def cut_last_byte(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 1)
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+config = functools.partial(rewrite_json, "config.json")
+DIRECTORIES: dict[str, tuple[Damage, str]] = {
+    "no config": (remove("config.json"), "config.json: missing; is this a model directory?"),
+    "config no JSON": (write("config.json", "{"), "config.json: cannot be read"),
+    "config not UTF-8": (write("config.json", b"\xff\xfe"), "config.json: cannot be read"),
+    "config a list": (write("config.json", "[]"), "config.json: not a JSON object"),
+    "config without layers": (config(num_hidden_layers=...), "'num_hidden_layers' is missing"),
+    "config with a word for a number": (config(hidden_size="wide"), "config.json"),
+    "config with null for a number": (config(num_attention_heads=None), "config.json"),
+    "config with a list for a number": (config(vocab_size=[1]), "config.json"),
+    "config with a word for rope": (config(rope_scaling="linear"), "config.json"),
+    "config with half a rope": (
+        config(rope_scaling={"rope_type": "linear"}),
+        "'factor' is missing",
+    ),
+    "negative": (config(num_hidden_layers=-1), "a dimension of its configuration is below 1"),
+    "no heads": (config(num_attention_heads=0, head_dim=16), "below 1"),
+    "no heads, no width": (config(num_attention_heads=0, head_dim=None), "config.json"),
+    "heads that do not share": (config(num_key_value_heads=3), "4 query heads cannot share 3"),
+    "head of 8": (config(head_dim=8), "head dimension 8 is not a multiple of 16"),
+    "unknown family": (config(model_type="mamba"), "model type 'mamba' is not supported"),
+    "no family": (config(model_type=...), "model type None is not supported"),
+    "sliding window": (
+        config(model_type="mistral", sliding_window=64),
+        "sliding-window attention (64) is not supported",
+    ),
+    "biases": (config(attention_bias=True), "projections with biases are not supported"),
+    "biases in the MLP": (config(mlp_bias=True), "projections with biases are not supported"),
+    "activation": (config(hidden_act="gelu"), "activation 'gelu' is not supported"),
+    "rope": (config(rope_scaling={"rope_type": "yarn"}), "rope scaling 'yarn' is not supported"),
+    "no weights": (remove("model.safetensors"), "no *.safetensors file in the directory"),
+    "empty weights": (write("model.safetensors", b""), "not a whole safetensors file"),
+    "cut header": (cut("model.safetensors", 100), "not a whole safetensors file"),
+    "cut data": (cut_last_byte, "not a whole safetensors file"),
+    "corrupt header": (
+        write("model.safetensors", struct.pack("<Q", 8) + b"{{{{{{{{"),
+        "not a whole safetensors file",
+    ),
+    "header beyond the file": (
+        write("model.safetensors", struct.pack("<Q", 2**62) + b"{}"),
+        "not a whole safetensors file",
+    ),
+    "missing tensor": (rewrite_tensors(lambda t: t.pop(UP)), f"tensor {UP} is missing"),
+    "missing head": (
+        rewrite_tensors(lambda t: t.pop("lm_head.weight")),
+        "lm_head.weight is missing",
+    ),
+    "wrong shape": (
+        rewrite_tensors(lambda t: t.update({UP: t[UP][:, :32].copy()})),
+        "layers.1.up has shape [128, 32], its configuration says [128, 64]",
+    ),
+    "integers": (
+        rewrite_tensors(lambda t: t.update({UP: t[UP].astype(np.int32)})),
+        f"tensor {UP} has type I32; supported are F32, F16, BF16",
+    ),
+    "index no JSON": (write("model.safetensors.index.json", "{"), "cannot be read"),
+    "index without a map": (write("model.safetensors.index.json", "{}"), "index.json"),
+    "index with a bad map": (
+        write("model.safetensors.index.json", '{"weight_map": [1]}'),
+        "index.json",
+    ),
+    "no tokenizer": (remove("tokenizer.json"), "tokenizer.json: missing; save the model's fast"),
+    "tokenizer no JSON": (write("tokenizer.json", "{"), "tokenizer.json"),
+    "tokenizer not UTF-8": (write("tokenizer.json", b"\xff"), "tokenizer.json"),
+    "end not a number": (
+        rewrite_json("generation_config.json", eos_token_id="end"),
+        "eos_token_id",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIRECTORIES)
+def test_bad_directories(
+    case: str, tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    damage, message = DIRECTORIES[case]
+    model = copy_of(tiny_llama, tmp_path)
+    damage(model)
+    assert message in refused("--model", model, "--out", tmp_path / "out")
+
+
+def test_a_missing_shard(
+    make_llama: MakeLlama, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    model = copy_of(make_llama(max_shard_size="100KB"), tmp_path)
+    shard = sorted(model.glob("*.safetensors"))[1]
+    shard.unlink()
+    said = refused("--model", model, "--out", tmp_path / "out")
+    assert f"{shard}: missing, but named by model.safetensors.index.json" in said
+
+
+def test_shards_stay_inside_the_directory(
+    make_llama: MakeLlama, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    model = copy_of(make_llama(max_shard_size="100KB"), tmp_path)
+    index = model / "model.safetensors.index.json"
+    outside = tmp_path / "outside.safetensors"
+    save_file({UP: np.zeros((128, 64), np.float32)}, outside)
+    content = json.loads(index.read_text())
+    content["weight_map"][UP] = "../outside.safetensors"
+    index.write_text(json.dumps(content))
+    assert "index.json" in refused("--model", model, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rows_that_are_no_whole_blocks(
+    precision: str, make_llama: MakeLlama, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    model = make_llama(intermediate_size=100)
+    said = refused("--model", model, "--out", tmp_path / "out", "--precision", precision)
+    assert "layers.0.down has 100 columns, not a multiple of 32; use --precision fp32" in said
+
+
+def test_kept_blocks_of_a_file_without_any(
+    tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    said = refused("--model", tiny_llama, "--out", tmp_path / "out", "--precision", "gguf")
+    assert "no quantised blocks for --precision gguf to keep; use fp32, int8 or int4" in said
+
+
+# GGUF files
+
+
+@pytest.fixture(scope="session")
+def gguf_bytes(make_gguf: MakeGguf) -> bytes:
+    return bytes(make_gguf("Q4_1").path.read_bytes())
+
+
+def overwrite(at: int, data: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: content[:at] + data + content[at + len(data) :]
+
+
+COUNT = struct.Struct("<Q")
+FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda _: b"", "not a whole GGUF file"),
+    "text": (lambda _: b"# Model card\n" * 100, "not a whole GGUF file"),
+    "other magic": (overwrite(0, b"GGML"), "not a whole GGUF file"),
+    "version 1": (overwrite(4, b"\1\0\0\0"), "not a whole GGUF file"),
+    "version 99": (overwrite(4, b"\x63\0\0\0"), "not a whole GGUF file"),
+    "huge tensor count": (overwrite(8, COUNT.pack(2**63)), "not a whole GGUF file"),
+    "tensor count one too many": (overwrite(8, COUNT.pack(22)), "not a whole GGUF file"),
+    "huge key count": (overwrite(16, COUNT.pack(2**63)), "not a whole GGUF file"),
+    "one key too many": (overwrite(16, COUNT.pack(40)), "not a whole GGUF file"),
+    "huge key length": (overwrite(24, COUNT.pack(2**62)), "not a whole GGUF file"),
+    "key not UTF-8": (overwrite(32, b"\xff"), "not a whole GGUF file"),
+    "cut in the header": (lambda content: content[:20], "not a whole GGUF file"),
+    "cut in the metadata": (lambda content: content[:2000], "not a whole GGUF file"),
+    "last byte cut": (lambda content: content[:-1], "not a whole GGUF file"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_files(
+    case: str, gguf_bytes: bytes, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    change, message = FILES[case]
+    model = tmp_path / "model.gguf"
+    model.write_bytes(change(gguf_bytes))
+    assert message in refused("--model", model, "--out", tmp_path / "out")
+
+
+def refused_or_whole(path: Path) -> None:
+    """Open and read everything: sound, or refused in a line."""
+    try:
+        checkpoint = open_checkpoint(path)
+        checkpoint.tokenizer()
+        for name in ("embedding", "lm_head", "layers.0.q", "layers.1.down", "final_norm"):
+            checkpoint.tensor(name).dense()
+    except ExportError as error:
+        assert "\n" not in str(error)
+        assert str(path) in str(error)
+
+
+QUIET = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@given(part=st.floats(0, 1, exclude_max=True), metadata_only=st.booleans())
+@QUIET
+def test_a_file_cut_anywhere_is_refused(
+    part: float, metadata_only: bool, gguf_bytes: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(gguf_bytes[: int(part * (9000 if metadata_only else len(gguf_bytes)))])
+    with pytest.raises(ExportError) as caught:
+        open_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@given(at=st.floats(0, 1), data=st.binary(min_size=1, max_size=9))
+@example(at=0.0, data=b"GGUF\3\0\0\0\xff")
+@QUIET
+def test_a_file_with_any_bytes_changed_is_sound_or_refused(
+    at: float, data: bytes, gguf_bytes: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(overwrite(int(at * 12000), data)(gguf_bytes))
+    refused_or_whole(path)
+
+
+@given(at=st.floats(0, 1), data=st.binary(min_size=1, max_size=9))
+@QUIET
+def test_a_directory_with_any_bytes_changed_is_sound_or_refused(
+    at: float, data: bytes, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    if not model.exists():
+        model.mkdir()
+        for file in tiny_llama.iterdir():
+            (model / file.name).write_bytes(file.read_bytes())
+    content = (tiny_llama / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(overwrite(int(at * 3000), data)(content))
+    refused_or_whole(model)
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "IQ4_NL", "Q5_0", "Q6_K"])
+def test_types_nobody_reads_yet(kind: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    element = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[element]
+    model = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(model, "llama")
+    raw = np.zeros((2, 256 // block * size), np.uint8)
+    writer.add_tensor("blk.0.attn_q.weight", raw, raw_dtype=element)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = refused("--model", model, "--out", tmp_path / "out")
+    assert f"tensor blk.0.attn_q.weight has type {kind}; supported are" in said
+
+
+METADATA: dict[str, tuple[dict[str, Any], str]] = {
+    "architecture": ({"general.architecture": "mamba"}, "architecture 'mamba' is not supported"),
+    "no layers": ({"llama.block_count": None}, "llama.block_count is missing or not a number"),
+    "layers in words": ({"llama.block_count": "two"}, "llama.block_count is missing or not"),
+    "too many layers": ({"llama.block_count": 3}, "tensor blk.2.attn_norm.weight is missing"),
+    "heads of the wrong number": ({"llama.attention.head_count": 5}, "model"),
+    "no heads": ({"llama.attention.head_count": 0}, "below 1"),
+    "other width": ({"llama.embedding_length": 32}, "has shape"),
+    "no template, no merges": ({"tokenizer.ggml.merges": None}, "merges is missing"),
+    "unknown splitting": ({"tokenizer.ggml.pre": "klingon"}, "'klingon' is not supported"),
+    "fewer tokens than rows": ({"tokenizer.ggml.token_type": [1, 2]}, "token_type"),
+}
+
+
+@pytest.mark.parametrize("case", METADATA)
+def test_files_that_contradict_themselves(
+    case: str, make_gguf: MakeGguf, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    fields, message = METADATA[case]
+    if "general.architecture" in fields:
+        pytest.skip("written by another test")
+    file = make_gguf(fields=fields)
+    assert message in refused("--model", file.path, "--out", tmp_path / "out")
+
+
+def test_another_architecture(tmp_path: Path, refused: Callable[..., str]) -> None:
+    model = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(model, "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = refused("--model", model, "--out", tmp_path / "out")
+    assert "architecture 'mamba' is not supported; llama is" in said
+
+
+# Paths and flags
+
+
+def test_no_such_model(tmp_path: Path, refused: Callable[..., str]) -> None:
+    said = refused("--model", tmp_path / "gone", "--out", tmp_path / "out")
+    assert "gone: no such file or directory; --model takes a checkpoint on disk" in said
+
+
+def test_neither_file_nor_directory(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "model.bin").touch()
+    said = refused("--model", tmp_path / "model.bin", "--out", tmp_path / "out")
+    assert "neither a .gguf file nor a directory" in said
+
+
+def test_an_artifact_is_no_checkpoint(
+    tiny_artifact: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    assert "config.json: missing" in refused("--model", tiny_artifact, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["file", "directory", "below a file"])
+def test_a_target_that_is_something_else(
+    place: str, tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "precious").touch()
+    target = {"below a file": "file/out"}.get(place, place)
+    assert str(tmp_path) in refused("--model", tiny_llama, "--out", tmp_path / target)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--model"],
+        ["--model", "m", "--precision", "int3"],
+        ["--model", "m", "--out", "a", "--cache", "b"],
+        ["--model", "m", "--model-ref", "../x"],
+        ["--model", "m", "--model-ref", "a b"],
+        ["--model", "m", "--model-ref", ""],
+        ["--model", "m", "--model-ref", "x" * 513],
+        ["--model", "m", "--nonsense"],
+        ["--model", "m", "stray"],
+    ],
+)
+def test_bad_flags(flags: list[str], refused: Callable[..., str]) -> None:
+    assert "see rbee-export --help" in refused(*flags, code=2)
+
+
+# The program itself
+
+
+def run_program(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("rbee-export")
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_the_console_script_says_one_line(tmp_path: Path) -> None:
+    done = run_program("--model", tmp_path / "gone.gguf")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"rbee-export: {tmp_path}/gone.gguf: no such file or directory; "
+        "--model takes a checkpoint on disk\n"
+    )
+
+
+def limit_file_size() -> None:
+    # With the signal ignored, writing on fails as it does on a full disk, with an OSError.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_write_that_fails_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    done = run_program("--model", tiny_llama, "--out", tmp_path / "out", preexec_fn=limit_file_size)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "too large" in done.stderr
+    assert "nothing was written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes rights this user does not have")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_nothing(
+    tiny_llama: Path, small_disk: Path, refused: Callable[..., str]
+) -> None:
+    said = refused("--model", tiny_llama, "--out", small_disk / "out")
+    assert "No space left on device" in said
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_may_not_be_written(
+    tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        said = refused("--model", tiny_llama, "--out", tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)
+    assert "Permission denied" in said
+
+
+# What works
+
+
+def test_the_path_is_printed_and_the_cache_used_again(tiny_llama: Path, tmp_path: Path) -> None:
+    arguments = ["--model", tiny_llama, "--cache", tmp_path, "--print-path"]
+    first = run_program(*arguments)
+    assert first.returncode == 0, first.stderr
+    path = Path(first.stdout.removesuffix("\n"))
+    assert path.parent == tmp_path
+    written = (path / "artifact.json").stat().st_mtime_ns
+    again = run_program(*arguments)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert (path / "artifact.json").stat().st_mtime_ns == written
+    (path / "model.onnx").unlink()
+    assert run_program(*arguments).stdout == first.stdout
+    assert (path / "model.onnx").is_file()
+
+
+def test_the_reference_is_kept(tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--model", tiny_llama, "--out", out, "--model-ref", "hf:org/name"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert json.loads((out / "artifact.json").read_text())["model_ref"] == "hf:org/name"

@@ -1,0 +1,214 @@
+"""An artifact appears whole or not at all, and always with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeGguf
+
+from rbee_export import ExportError, Options, digest, export, identity, open_checkpoint
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.errors import ArtifactError
+
+
+def write(checkpoint: Path, target: Path, precision: Any = "int8", **hooks: Any) -> None:
+    opened = open_checkpoint(checkpoint)
+    export(opened, target, Options(precision), digest(opened.files), **hooks)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "gguf"])
+def test_the_same_input_gives_the_same_bytes(
+    precision: str, tiny_llama: Path, make_gguf: MakeGguf, tmp_path: Path
+) -> None:
+    checkpoint = make_gguf().path if precision == "gguf" else tiny_llama
+    write(checkpoint, tmp_path / "one", precision)
+    write(checkpoint, tmp_path / "two", precision)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert sorted(content(tmp_path / "one")) == [
+        "artifact.json",
+        "model.onnx",
+        "model.onnx.data",
+        "tokenizer.json",
+    ]
+    Artifact.open(tmp_path / "one").verify()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_another_process_gives_the_same_bytes(tiny_llama: Path, tmp_path: Path) -> None:
+    write(tiny_llama, tmp_path / "here")
+    run = [sys.executable, "-m", "rbee_export", "--model", str(tiny_llama), "--precision", "int8"]
+    subprocess.run([*run, "--out", str(tmp_path / "there")], check=True, capture_output=True)
+    assert content(tmp_path / "here") == content(tmp_path / "there")
+
+
+def test_identity_follows_content_and_options(tiny_llama: Path, make_gguf: MakeGguf) -> None:
+    opened = open_checkpoint(tiny_llama)
+    keys = [
+        identity(opened, Options(), "a"),
+        identity(opened, Options(), "b"),
+        identity(opened, Options("int4"), "a"),
+        identity(opened, Options("int8", "hf:org/name"), "a"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert identity(opened, Options("int8"), "a") == identity(opened, Options("auto"), "a")
+
+
+def test_the_digest_follows_names_and_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"x")
+    two.write_bytes(b"y")
+    first = digest([one, two])
+    assert digest([two, one]) == first
+    two.write_bytes(b"z")
+    assert digest([one, two]) != first
+    one.write_bytes(b"y")
+    two.write_bytes(b"x")
+    assert digest([one, two]) != first
+
+
+def test_an_artifact_is_replaced(tiny_llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "artifact"
+    write(tiny_llama, target, "int8")
+    (target / "stray").touch()
+    write(tiny_llama, target, "int4")
+    assert Artifact.open(target).manifest.precision == "int4"
+    assert not (target / "stray").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_an_empty_directory_is_filled(tiny_llama: Path, tmp_path: Path) -> None:
+    write(tiny_llama, tmp_path / "a" / "b")
+    (tmp_path / "empty").mkdir()
+    write(tiny_llama, tmp_path / "empty")
+    assert content(tmp_path / "empty") == content(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_is_no_artifact_is_left_alone(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    if kind == "directory":
+        target.mkdir()
+    precious = target / "data" if kind == "directory" else target
+    precious.write_text("do not lose")
+    with pytest.raises(ExportError, match="exists and is not an artifact; choose another --out"):
+        write(tiny_llama, target)
+    assert precious.read_text() == "do not lose"
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_an_error_half_way_leaves_the_old_artifact(tiny_llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "artifact"
+    write(tiny_llama, target, "int8")
+    before = content(target)
+
+    def stop(done: int, total: int) -> None:
+        assert (done, total) == (1, 2)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        write(tiny_llama, target, "int4", progress=stop)
+    assert content(target) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_two_exports_of_one_target_do_not_mix(tiny_llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "artifact"
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(_done: int, _total: int) -> None:
+        inside.set()
+        assert go_on.wait(20)
+
+    first = threading.Thread(
+        target=write, args=(tiny_llama, target), kwargs={"progress": wait}, daemon=True
+    )
+    first.start()
+    assert inside.wait(20)
+    try:
+        with pytest.raises(ExportError, match="another export is writing it; wait for that one"):
+            write(tiny_llama, target, "int4")
+        assert not target.exists()
+    finally:
+        go_on.set()
+        first.join(20)
+    assert Artifact.open(target).manifest.precision == "int8"
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+STALLED = """
+import signal, sys
+from pathlib import Path
+from rbee_export import Options, digest, export, open_checkpoint
+
+def stall(done, total):
+    print(done, flush=True)
+    signal.pause()
+
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+export(checkpoint, Path(sys.argv[2]), Options("int4"), digest(checkpoint.files), stall)
+"""
+
+
+@contextlib.contextmanager
+def stalled_export(checkpoint: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has written the first layer and does not go on."""
+    command = [sys.executable, "-c", STALLED, str(checkpoint), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_killed_export_leaves_nothing_that_loads(
+    replacing: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "artifact"
+    if replacing:
+        write(tiny_llama, target, "int8")
+    with stalled_export(tiny_llama, target) as process:
+        with pytest.raises(ExportError, match="another export is writing it"):
+            write(tiny_llama, target)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(20)
+    left = [path for path in tmp_path.iterdir() if path != target]
+    assert left  # it was killed in the middle
+    for path in left:
+        with pytest.raises(ArtifactError):
+            Artifact.open(path)
+    if replacing:
+        Artifact.open(target).verify()
+    else:
+        assert not target.exists()
+    write(tiny_llama, target, "int4")
+    Artifact.open(target).verify()
+    assert Artifact.open(target).manifest.precision == "int4"
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_progress_counts_layers_and_bytes(tiny_llama: Path, tmp_path: Path) -> None:
+    layers: list[tuple[int, int]] = []
+    write(tiny_llama, tmp_path / "a", progress=lambda done, total: layers.append((done, total)))
+    assert layers == [(1, 2), (2, 2)]
+    counted: list[tuple[int, int]] = []
+    files = open_checkpoint(tiny_llama).files
+    digest(files, lambda done, total: counted.append((done, total)))
+    size = sum(file.stat().st_size for file in files)
+    assert counted[-1] == (size, size)
+    assert counted == sorted(counted)

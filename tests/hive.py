@@ -1,0 +1,149 @@
+"""A hive for tests: a real HTTP server that remembers what it is sent and answers as it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Literal, Self
+
+SLOW_SECONDS = 0.1
+
+Answer = int | Literal["slow", "hang", "drop"]
+"""A status; or 200 after a while; or never; or closing the connection without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived.
+
+    Attributes:
+        path: Of the URL.
+        authorization: The header, where there was one.
+        body: Parsed JSON.
+        at: ``time.monotonic()`` of its arrival.
+    """
+
+    path: str
+    authorization: str | None
+    body: Any
+    at: float
+
+
+class Hive:
+    """Use as a context manager; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._received: list[Received] = []
+        self._scripts: dict[str, list[Answer]] = defaultdict(list)
+        self._arrival = threading.Condition()
+        self._closing = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def answer(self, path: str, script: Sequence[Answer]) -> None:
+        """Answer the next requests to ``path`` in this way, and later ones like the last."""
+        self._scripts[path] = list(script)
+
+    def received(self, path: str) -> list[Received]:
+        with self._arrival:
+            return [request for request in self._received if request.path == path]
+
+    def wait_for(self, path: str, count: int = 1, timeout: float = 10.0) -> list[Received]:
+        """Return the requests to ``path`` once there are ``count``; fail after ``timeout`` s."""
+        with self._arrival:
+            arrived = self._arrival.wait_for(
+                lambda: sum(r.path == path for r in self._received) >= count, timeout
+            )
+        found = self.received(path)
+        assert arrived, f"{len(found)} of {count} requests to {path} within {timeout} s"
+        return found
+
+    def wait_until(self, path: str, holds: Any, timeout: float = 10.0) -> Received:
+        """Return the first request to ``path`` whose body makes ``holds`` true."""
+
+        def match() -> Received | None:
+            return next((r for r in self._received if r.path == path and holds(r.body)), None)
+
+        with self._arrival:
+            found = self._arrival.wait_for(match, timeout)
+        assert found is not None, f"no such request to {path} within {timeout} s"
+        return found
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _next_answer(self, path: str) -> Answer:
+        script = self._scripts[path]
+        if not script:
+            return 200
+        return script.pop(0) if len(script) > 1 else script[0]
+
+    def _note(self, request: Received) -> Answer:
+        with self._arrival:
+            self._received.append(request)
+            answer = self._next_answer(request.path)
+            self._arrival.notify_all()
+        return answer
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        hive = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                answer = hive._note(
+                    Received(
+                        self.path,
+                        self.headers.get("authorization"),
+                        json.loads(body),
+                        time.monotonic(),
+                    )
+                )
+                if answer == "slow":
+                    hive._closing.wait(SLOW_SECONDS)
+                    answer = 200
+                if isinstance(answer, int):
+                    self.send_response(answer)
+                    self.send_header("content-length", "2")
+                    self.end_headers()
+                    self.wfile.write(b"{}")
+                    return
+                if answer == "hang":
+                    hive._closing.wait(30)
+                self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a worker that did not wait for its answer."""

@@ -1,0 +1,122 @@
+"""What ``--model`` may name, and how a checkpoint gets exported on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from rbee_runtime.artifact import MANIFEST_NAME
+from rbee_runtime.errors import ArtifactError
+from rbee_service.model_source import artifact_cache, resolve_model
+
+EXPORTER = """
+import json, os, pathlib, sys, time
+here = pathlib.Path(__file__).parent
+(here / "arguments").write_text(json.dumps(sys.argv[1:]))
+(here / "pid").write_text(str(os.getpid()))
+exec((here / "script").read_text())
+"""
+
+
+@pytest.fixture
+def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put an exporter in place that does what its ``script`` says."""
+    package = tmp_path / "path" / "rbee_export"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(EXPORTER)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return package
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.touch()
+    return path
+
+
+async def test_an_artifact_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).touch()
+    assert await resolve_model(tmp_path, Path("nowhere")) == tmp_path
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty directory", "text file"])
+async def test_what_is_no_model(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model"
+    if kind == "empty directory":
+        path.mkdir()
+    if kind == "text file":
+        path.write_text("x")
+    with pytest.raises(ArtifactError, match="model: ") as caught:
+        await resolve_model(path, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+async def test_a_checkpoint_is_exported(tmp_path: Path, exporter: Path, kind: str) -> None:
+    model = tmp_path / "m.gguf"
+    if kind == "gguf":
+        model.touch()
+    else:
+        model = tmp_path / "m"
+        model.mkdir()
+        (model / "model.safetensors").touch()
+    (exporter / "script").write_text(
+        'print("50 %\\r100 %", file=sys.stderr)\nprint("note")\nprint("/cache/the artifact")\n'
+    )
+    cache = tmp_path / "cache"
+    assert await resolve_model(model, cache) == Path("/cache/the artifact")
+    assert (exporter / "arguments").read_text() == (
+        f'["--model", "{model}", "--cache", "{cache}", "--print-path"]'
+    )
+
+
+async def test_the_exporter_s_last_words_are_passed_on(exporter: Path, checkpoint: Path) -> None:
+    (exporter / "script").write_text(
+        'print("x" * 100000, file=sys.stderr)\n'
+        'print("model.gguf: unsupported architecture mamba", file=sys.stderr)\nsys.exit(3)\n'
+    )
+    with pytest.raises(ArtifactError, match=r"^model\.gguf: unsupported architecture mamba$"):
+        await resolve_model(checkpoint, Path("cache"))
+
+
+@pytest.mark.parametrize("script", ["sys.exit(9)", "pass", "os.kill(os.getpid(), 9)"])
+async def test_an_exporter_without_words(exporter: Path, checkpoint: Path, script: str) -> None:
+    (exporter / "script").write_text(script)
+    with pytest.raises(ArtifactError, match=r"model\.gguf: the exporter"):
+        await resolve_model(checkpoint, Path("cache"))
+
+
+async def test_cancelling_ends_the_exporter(exporter: Path, checkpoint: Path) -> None:
+    (exporter / "script").write_text(
+        'print("at work", file=sys.stderr, flush=True)\ntime.sleep(60)'
+    )
+    resolving = asyncio.create_task(resolve_model(checkpoint, Path("cache")))
+    async with asyncio.timeout(10):
+        while not (exporter / "pid").exists() or not (exporter / "pid").read_text():
+            await asyncio.sleep(0.01)
+    pid = int((exporter / "pid").read_text())
+    assert alive(pid)
+    resolving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await resolving
+    async with asyncio.timeout(10):
+        while alive(pid):
+            await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_cache() -> None:
+    assert artifact_cache({"RBEE_ARTIFACT_CACHE": "/big/disk"}) == Path("/big/disk")
+    assert artifact_cache({}).parts[-2:] == ("rbee", "artifacts")

@@ -1,0 +1,129 @@
+"""Health, readiness and loading progress, before, while and after the model loads."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+from stand_in import Gate, StandInEngine, Status, opened, ready, running
+
+from rbee_service.loading import LayerProgress, LoadingBoard
+
+
+async def test_while_the_model_loads(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, Gate(StandInEngine())) as worker,
+        httpx.AsyncClient(base_url=worker.url) as client,
+    ):
+        for path in ("/health", "/v1/health"):
+            health = await client.get(path)
+            assert health.status_code == 200
+            assert health.content == b'{"status":"healthy","vram_bytes":0}'
+            assert health.headers["content-type"] == "application/json"
+        answer = await client.get("/v1/ready")
+        assert answer.status_code == 200
+        assert answer.content == (
+            b'{"ready":false,"state":"loading","progress_url":"/v1/loading/progress"}'
+        )
+        refused = await client.post("/v1/inference", content=b"anything")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["code"] == "INSUFFICIENT_RESOURCES"
+
+
+async def test_when_the_model_is_loaded(tmp_path: Path) -> None:
+    engine = StandInEngine(health=Status(slots_total=4, slots_available=4))
+    async with (
+        running(tmp_path, opened(engine)) as worker,
+        httpx.AsyncClient(base_url=worker.url) as client,
+    ):
+        await ready(worker)
+        assert (await client.get("/health")).content == (
+            b'{"status":"healthy","vram_bytes":536870912}'
+        )
+        assert (await client.get("/v1/ready")).content == (
+            b'{"ready":true,"state":"idle","model_loaded":true,"slots_total":4,"slots_available":4}'
+        )
+        engine.health = Status(slots_total=4, slots_available=3)
+        assert (await client.get("/v1/ready")).json()["state"] == "busy"
+        progress = await client.get("/v1/loading/progress")
+        assert progress.status_code == 503
+        assert progress.json()["retriable"] is False
+
+
+async def test_when_the_engine_has_died(tmp_path: Path) -> None:
+    engine = StandInEngine(health=Status(healthy=False, fault="the device is lost"))
+    async with (
+        running(tmp_path, opened(engine)) as worker,
+        httpx.AsyncClient(base_url=worker.url) as client,
+    ):
+        await ready(worker)
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert health.content == b'{"status":"unhealthy","vram_bytes":536870912}'
+        assert (await client.get("/v1/ready")).content == b'{"ready":false,"state":"error"}'
+
+
+async def test_loading_progress(tmp_path: Path) -> None:
+    gate = Gate(StandInEngine())
+    async with (
+        running(tmp_path, gate) as worker,
+        httpx.AsyncClient(base_url=worker.url, timeout=10) as client,
+        client.stream("GET", "/v1/loading/progress") as answer,
+    ):
+        assert answer.headers["content-type"] == "text/event-stream"
+        chunks = answer.aiter_raw()
+        first = b'{"stage":"loading_to_vram","layers_loaded":0,"layers_total":0,"vram_mb":0}'
+        assert await anext(chunks) == b"data: " + first + b"\n\n"
+        await gate.show(LayerProgress(12, 32, 2048 << 20))
+        assert await anext(chunks) == (
+            b'data: {"stage":"loading_to_vram","layers_loaded":12,"layers_total":32,'
+            b'"vram_mb":2048}\n\n'
+        )
+        gate.open()
+        rest = b"".join([chunk async for chunk in chunks])
+        assert rest == b'data: {"stage":"ready"}\n\ndata: [DONE]\n\n'
+
+
+async def test_progress_of_a_model_that_does_not_load(tmp_path: Path) -> None:
+    gate = Gate(StandInEngine(), failure=RuntimeError("broken"))
+    async with (
+        running(tmp_path, gate) as worker,
+        httpx.AsyncClient(base_url=worker.url, timeout=10) as client,
+        client.stream("GET", "/v1/loading/progress") as answer,
+    ):
+        chunks = answer.aiter_raw()
+        await anext(chunks)
+        gate.open()
+        assert b"".join([chunk async for chunk in chunks]) == b"data: [DONE]\n\n"
+
+
+async def test_a_watcher_hears_when_there_is_no_news() -> None:
+    board = LoadingBoard()
+    watching = board.watch(quiet=0.001)
+    assert await anext(watching) == LayerProgress()
+    assert await anext(watching) is None
+    assert await anext(watching) is None
+    board.post(LayerProgress(1, 2, 3))
+    assert await anext(watching) == LayerProgress(1, 2, 3)
+    board.close()
+    assert [progress async for progress in watching] == []
+
+
+async def test_every_watcher_sees_the_last_progress() -> None:
+    board = LoadingBoard()
+
+    async def last() -> LayerProgress | None:
+        seen = None
+        async for progress in board.watch(quiet=10):
+            seen = progress
+            if progress is not None and progress.layers_loaded == 50:
+                return progress
+        return seen
+
+    watchers = [asyncio.create_task(last()) for _ in range(5)]
+    for layer in range(51):
+        board.post(LayerProgress(layer, 50, layer))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*watchers) == [LayerProgress(50, 50, 50)] * 5

@@ -1,0 +1,69 @@
+"""Running an artifact step by step, below the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.engine import PREFILL_CHUNK
+from rbee_runtime.step import Step
+
+
+def open_cpu(artifact: Path, slots: int = 1) -> Backend:
+    return open_backend(Artifact.open(artifact), "cpu", 0, slots)
+
+
+def prefill(
+    backend: Backend, ids: Sequence[int], *, slot: int = 0, chunk: int = PREFILL_CHUNK
+) -> NDArray[np.float32]:
+    """Run a prompt as the engine does, in chunks, and return the logits after it."""
+    logits = np.empty((1, 0), np.float32)
+    for past in range(0, len(ids), chunk):
+        logits = backend.run(Step(slot, past, ids[past : past + chunk]))
+    return logits[0].copy()
+
+
+def forced_logits(
+    backend: Backend, ids: Sequence[int], prompt: int, *, slot: int = 0
+) -> NDArray[np.float32]:
+    """Prefill the first ``prompt`` ids, decode the rest, and return the logits after each step.
+
+    Returns:
+        ``float32[len(ids) - prompt + 1, vocab]``.
+    """
+    first = prefill(backend, ids[:prompt], slot=slot)
+    steps = (Step(slot, past, [ids[past]]) for past in range(prompt, len(ids)))
+    return np.stack([first, *(backend.run(step)[0].copy() for step in steps)])
+
+
+def greedy(backend: Backend, prompt: Sequence[int], *, slot: int = 0) -> Iterator[int]:
+    """Yield the likeliest continuation without end."""
+    token = int(prefill(backend, prompt, slot=slot).argmax())
+    past = len(prompt)
+    while True:
+        yield token
+        token = int(backend.run(Step(slot, past, [token]))[0].argmax())
+        past += 1
+
+
+def relative_error(values: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Return the root mean square of the difference over that of the centred reference."""
+    centred = reference - reference.mean(-1, keepdims=True)
+    return float(np.sqrt(np.mean((values - reference) ** 2) / np.mean(centred**2)))
+
+
+def mean_divergence(values: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Return the mean Kullback-Leibler divergence, in nats, of the rows' distributions."""
+    p, q = _log_softmax(reference), _log_softmax(values)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return normal
