@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+)
 
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
 from rbee_export.errors import ExportError
@@ -45,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, options: Options, console: Console) -> Path:
     checkpoint = open_checkpoint(arguments.model)
-    with Progress(
-        TextColumn("{task.description:>8}"), BarColumn(), DownloadColumn(), console=console
-    ) as bars:
+    with _progress(DownloadColumn(), console) as bars:
         task = bars.add_task("reading", total=None)
         content = digest(checkpoint.files, lambda n, of: bars.update(task, completed=n, total=of))
     precision = options.resolve(checkpoint)
@@ -67,11 +72,21 @@ def _run(arguments: argparse.Namespace, options: Options, console: Console) -> P
 def _write(
     checkpoint: Checkpoint, target: Path, options: Options, content: str, console: Console
 ) -> None:
-    with Progress(
-        TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), console=console
-    ) as bars:
+    with _progress(MofNCompleteColumn(), console) as bars:
         task = bars.add_task("layers", total=checkpoint.config.layers)
         export(checkpoint, target, options, content, lambda n, _: bars.update(task, completed=n))
+
+
+def _progress(counter: ProgressColumn, console: Console) -> Progress:
+    """Return bars that show on a terminal and nowhere else: a log gets the outcome alone."""
+    return Progress(
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        counter,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _is_artifact(path: Path) -> bool:

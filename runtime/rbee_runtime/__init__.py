@@ -5,8 +5,9 @@ with Engine.load(Path("artifacts/model")) as engine:
         print(text, end="", flush=True)
 """
 
+from typing import TYPE_CHECKING
+
 from rbee_runtime.artifact import Artifact, Manifest
-from rbee_runtime.engine import Engine, EngineStatus, LoadProgress
 from rbee_runtime.errors import (
     ArtifactError,
     ContextOverflow,
@@ -23,6 +24,9 @@ from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopRea
 from rbee_runtime.memory import MemoryUse
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from rbee_runtime.engine import Engine, EngineStatus, LoadProgress
 
 __all__ = [
     "GREEDY",
@@ -52,3 +56,15 @@ __all__ = [
     "StopReason",
     "Tokenizer",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the engine, and ONNX Runtime with it, only when somebody asks for it.
+
+    A worker answers its first health check while those still load.
+    """
+    if name in ("Engine", "EngineStatus", "LoadProgress"):
+        from rbee_runtime import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

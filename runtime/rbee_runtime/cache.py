@@ -26,7 +26,11 @@ class KvArena:
         shape = (geometry.layers, 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
         # Mapped by hand: NumPy asks for huge pages, of which every head of every layer would take
         # two megabytes with its first position.
-        memory = mmap.mmap(-1, math.prod(shape) * np.dtype(np.float32).itemsize)
+        memory = mmap.mmap(
+            -1,
+            math.prod(shape) * np.dtype(np.float32).itemsize,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+        )
         self._data = np.frombuffer(memory, np.float32).reshape(shape)
         self.slots = slots
         self.capacity = capacity

@@ -277,11 +277,12 @@ class Engine:
             prompt = self.tokenizer.encode(request.prompt)
         else:
             prompt = list(request.prompt)
-            vocab = self.manifest.shapes.vocab
-            if not all(0 <= token < vocab for token in prompt):
-                raise InvalidRequest("prompt", f"prompt has token ids outside 0..{vocab - 1}")
         if not prompt:
             raise InvalidRequest("prompt", "prompt has no tokens")
+        # A tokenizer may know more tokens than the model: text can hold unknown ones, too.
+        vocab = self.manifest.shapes.vocab
+        if min(prompt) < 0 or max(prompt) >= vocab:
+            raise InvalidRequest("prompt", f"prompt has token ids outside 0..{vocab - 1}")
         return prompt
 
     # --- below: the engine's thread ---

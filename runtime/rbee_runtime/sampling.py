@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_runtime.errors import InferenceFailed
 from rbee_runtime.request import SamplingParams
 
 _STRETCH = 512
 """Weights summed up at a time when drawing from a whole vocabulary."""
+
+_COLDEST = 1e-20
+"""Temperature below which only exact ties with the largest logit are left, down to any."""
 
 _THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-5, 0.0)
 """Weights, relative to the largest, at which to look for the head of a distribution."""
@@ -60,11 +64,18 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int]
 
     Returns:
         A token id per row, recorded in its :class:`RowSampler`.
+
+    Raises:
+        InferenceFailed: A row has no largest logit to go by: the model's arithmetic overflowed.
     """
     for row, scores in zip(rows, logits, strict=True):
         row.penalize(scores)
     tokens: list[int] = logits.argmax(axis=-1).tolist()
     for i, row in enumerate(rows):
+        if not np.isfinite(logits[i, tokens[i]]):
+            raise InferenceFailed(
+                "the model's logits are not finite; export it at --precision fp32"
+            )
         if row.params.temperature > 0.0:
             tokens[i] = _draw(logits[i], tokens[i], row)
         row.record(tokens[i])
@@ -75,7 +86,7 @@ def _draw(logits: NDArray[np.float32], best: int, row: RowSampler) -> int:
     params = row.params
     logits -= logits[best]
     if params.temperature != 1.0:
-        logits *= np.float32(1.0 / params.temperature)
+        logits *= np.float32(1.0 / max(params.temperature, _COLDEST))
     weights = np.exp(logits, out=logits)  # relative to the most likely token, whose weight is 1
     if params.top_k == 0 and params.top_p >= 1.0:
         if params.min_p > 0.0:

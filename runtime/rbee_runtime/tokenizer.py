@@ -65,8 +65,14 @@ class Tokenizer:
 
         Special tokens written in the text are recognised. A text that begins with the prefix, as
         rendered chats often do, does not get it twice.
+
+        Raises:
+            InvalidRequest: The text holds half of a surrogate pair, which is no character.
         """
-        ids: list[int] = self._tokenizer.encode(text).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(text).ids
+        except TypeError:
+            raise InvalidRequest("prompt", "prompt has an unpaired surrogate") from None
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             return ids[1:]
         return ids
@@ -106,7 +112,7 @@ class Tokenizer:
             return environment.from_string(self.chat_template).render(
                 messages=messages, add_generation_prompt=True, **self._special_tokens
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # whatever a stranger's program runs into
             raise InvalidRequest("messages", f"the chat template failed: {error}") from error
 
 

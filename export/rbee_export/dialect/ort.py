@@ -9,7 +9,9 @@ The graph's inputs and outputs, with B rows of S tokens each:
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
 
-Between the operators that care about rows, activations are flat: ``float32[B * S, width]``.
+Where every product is a ``MatMulNBits``, activations keep their rows, ``float32[B, S, width]``. A
+``Gemm`` takes matrices only, so the other precisions run on flat ones, ``float32[B * S, width]``,
+with a ``Reshape`` on either side of the attention.
 """
 
 from __future__ import annotations
@@ -44,11 +46,12 @@ class OrtDialect:
         self._row_shapes: dict[int, ir.Value] = {}
         self._outputs: list[ir.Value] = []
         self._past: list[ir.Value] = []
+        self._unpacked: list[ir.Value] = []
+        self._flat = weights.precision in ("fp32", "gguf")
 
         self._ids = _value("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         self._seqlens = _value("seqlens_k", ir.DataType.INT32, ["batch"])
         self._total = _value("total_sequence_length", ir.DataType.INT32, [])
-        self._rows = self._tape.op("Shape", [self._ids])
         cos, sin = config.rope.tables(config.head_dim, config.context_length)
         self._cos, self._sin = self._stored("rope.cos", cos), self._stored("rope.sin", sin)
         self._tied: Matrix | None = None
@@ -56,7 +59,7 @@ class OrtDialect:
     def model(self, producer_version: str) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
         graph = ir.Graph(
-            [self._ids, self._seqlens, self._total, *self._past],
+            [self._ids, self._seqlens, self._total, *self._past, *self._unpacked],
             self._outputs,
             nodes=self._tape.nodes,
             initializers=list(self._initializers.values()),
@@ -72,20 +75,22 @@ class OrtDialect:
         table = self._weights.matrix(name, rows, self._c.hidden)
         if self._c.tied_embedding:
             self._tied = table
-        flat = self._op("Reshape", [self._ids, self._ints("flat", [-1])])
+        ids = self._ids
+        if self._flat:
+            ids = self._op("Reshape", [ids, self._ints("flat", [-1])])
         if not isinstance(table, BlockMatrix):
-            return self._op("Gather", [self._stored(name, table), flat])
+            return self._op("Gather", [self._stored(name, table), ids])
         bytes_per_row = self._c.hidden * table.bits // 8
         data, scales = self._blocks(name, table, [rows, bytes_per_row])
         vectors = self._op(
             "GatherBlockQuantized",
-            [data, flat, scales],
+            [data, ids, scales],
             {"bits": table.bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1},
             domain=_MS,
         )
         if table.offsets is None:
             return vectors
-        offsets = self._op("Gather", [self._stored(f"{name}.offsets", table.offsets), flat])
+        offsets = self._op("Gather", [self._stored(f"{name}.offsets", table.offsets), ids])
         cut = self._op("Reshape", [vectors, self._ints("blocks", [0, -1, BLOCK])])
         shifted = self._op("Add", [cut, self._op("Unsqueeze", [offsets, self._ints("[-1]", [-1])])])
         return self._op("Reshape", [shifted, self._ints("whole", [0, -1])])
@@ -142,6 +147,8 @@ class OrtDialect:
         self._past += past
         for kv, value in zip(("key", "value"), present, strict=True):
             self._output(value, f"present_{kv}.{layer}", cache)
+        if not self._flat:
+            return attended
         return self._op("Reshape", [attended, self._ints("wide", [-1, c.heads * c.head_dim])])
 
     def swiglu(self, gate_up: ir.Value) -> ir.Value:
@@ -187,6 +194,10 @@ class OrtDialect:
         if matrix.offsets is None:
             return y
         offsets = self._stored(f"{name}.offsets", matrix.offsets)
+        if offsets not in self._unpacked:
+            # An initializer that is also an input is left as it is. Packed for large products, it
+            # would be read with many small jumps, which takes twice the time for one row.
+            self._unpacked.append(offsets)
         return self._op("Gemm", [self._block_sums(x), offsets, y], {"transB": 1})
 
     def _block_sums(self, x: ir.Value) -> ir.Value:
@@ -195,9 +206,12 @@ class OrtDialect:
         return self._op("ReduceSum", [cut, self._ints("[-1]", [-1])], {"keepdims": 0})
 
     def _in_rows(self, x: ir.Value, width: int) -> ir.Value:
-        """Give flat activations their rows back: ``[B * S, width]`` to ``[B, S, width]``."""
+        """Return activations as ``[B, S, width]``."""
+        if not self._flat:
+            return x
         if width not in self._row_shapes:
-            parts = [self._rows, self._ints(f"width.{width}", [width])]
+            shape = self._op("Shape", [self._ids])
+            parts = [shape, self._ints(f"width.{width}", [width])]
             self._row_shapes[width] = self._op("Concat", parts, {"axis": 0})
         return self._op("Reshape", [x, self._row_shapes[width]])
 

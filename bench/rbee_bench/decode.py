@@ -1,0 +1,120 @@
+"""How fast each engine decodes one sequence, all of them by turns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
+
+from rbee_bench.interleave import interleave
+from rbee_bench.peers import PeerFault, PeerProcess, Spec, Timing
+from rbee_bench.stats import spread
+from rbee_bench.subject import Progress, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One engine's rounds.
+
+    Attributes:
+        label: The engine.
+        ours: Whether it is the compiled runtime.
+        version: Its version.
+        tokens: Tokens timed a round; fewer than for the others where its text ended early.
+        rates: Tokens a second, one a round.
+    """
+
+    label: str
+    ours: bool
+    version: str
+    tokens: int
+    rates: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Tokens a second in the middle round."""
+        return statistics.median(self.rates)
+
+    @property
+    def spread(self) -> float:
+        """See :func:`~rbee_bench.stats.spread`."""
+        return spread(self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Every engine's rounds, measured by turns.
+
+    Attributes:
+        context: Prompt tokens.
+        tokens: Tokens asked for.
+        rows: The engines that ran, the compiled ones first.
+        skipped: By label, why an engine did not.
+    """
+
+    context: int
+    tokens: int
+    rows: tuple[Speed, ...]
+    skipped: dict[str, str]
+
+
+def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
+    """Describe everything that is timed, the compiled runtime first."""
+    return [
+        *(subject.compiled(precision, progress) for precision in ("int4", "gguf", "int8")),
+        *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai", "eager")),
+    ]
+
+
+def measure_decode(
+    specs: Sequence[Spec],
+    ids: Sequence[int],
+    context: int,
+    tokens: int,
+    rounds: int,
+    progress: Progress,
+) -> Decode:
+    """Time the greedy completion of the first ``context`` of ``ids``, repeated as needed.
+
+    Raises:
+        PeerFault: An engine that ran at first failed later.
+    """
+    prompt = list(islice(cycle(ids), context))
+    turns = len(specs) * (rounds + 1)
+    done = 0
+
+    def turn(label: str) -> None:
+        nonlocal done
+        done += 1
+        progress(label, done, turns)
+
+    skipped: dict[str, str] = {}
+    peers: dict[str, PeerProcess] = {}
+    with ExitStack() as stack:
+        for spec in specs:
+            progress(f"opening {spec.label}", 0, 0)
+            try:
+                peer = stack.enter_context(PeerProcess(spec))
+                peer.decode(prompt, tokens)
+            except PeerFault as fault:
+                skipped[spec.label] = str(fault)
+            else:
+                peers[spec.label] = peer
+        turns = len(peers) * (rounds + 1)
+        subjects = {label: partial(peer.decode, prompt, tokens) for label, peer in peers.items()}
+        timings = interleave(subjects, rounds, turn)
+        rows = tuple(_speed(peers[label], taken) for label, taken in timings.items())
+    return Decode(context, tokens, rows, skipped)
+
+
+def _speed(peer: PeerProcess, timings: Sequence[Timing]) -> Speed:
+    return Speed(
+        label=peer.spec.label,
+        ours=peer.spec.kind == "compiled",
+        version=peer.version,
+        tokens=min(timing.tokens for timing in timings),
+        rates=tuple(timing.rate for timing in timings),
+    )

@@ -1,0 +1,107 @@
+"""How far each engine's predictions are from what the weights mean, over ordinary text."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_bench.peers import PeerFault, PeerProcess, Spec
+from rbee_bench.peers.peer import Logits
+from rbee_bench.subject import Progress, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """One engine beside the reference.
+
+    Attributes:
+        label: The engine.
+        version: Its version.
+        divergence: Mean Kullback-Leibler divergence of its distribution from the reference's, in
+            nats, worked out in float64.
+        agreement: Share of positions at which the likeliest token is the same.
+    """
+
+    label: str
+    version: str
+    divergence: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Every engine beside the reference.
+
+    Attributes:
+        reference: Version of the reference.
+        tokens: Positions compared.
+        rows: The engines that ran.
+        skipped: By label, why an engine did not.
+    """
+
+    reference: str
+    tokens: int
+    rows: tuple[Closeness, ...]
+    skipped: dict[str, str]
+
+
+def measure_fidelity(subject: Subject, text: str, tokens: int, progress: Progress) -> Fidelity:
+    """Feed the first ``tokens`` tokens of ``text`` to every engine and compare all predictions.
+
+    Raises:
+        PeerFault: The reference cannot run here.
+        ValueError: The text is shorter than that.
+    """
+    ids = subject.tokenizer(progress).encode(text)[:tokens]
+    if len(ids) < tokens:
+        raise ValueError(f"the text has {len(ids)} tokens, not {tokens}; give a longer --text")
+    specs = [
+        *(subject.compiled(precision, progress) for precision in ("gguf", "int8", "int4")),
+        subject.peer("llama.cpp", tokens),
+        subject.peer("genai", tokens),
+    ]
+    reference = subject.peer("eager", tokens)
+    rows, skipped = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        progress(reference.label, 0, len(specs) + 1)
+        version, expected = _score(reference, ids, Path(scratch) / "reference")
+        for number, spec in enumerate(specs, start=1):
+            progress(spec.label, number, len(specs) + 1)
+            try:
+                ours, logits = _score(spec, ids, Path(scratch) / "logits")
+            except PeerFault as fault:
+                skipped[spec.label] = str(fault)
+            else:
+                rows.append(Closeness(spec.label, ours, *compare(logits, expected)))
+    return Fidelity(version, tokens, tuple(rows), skipped)
+
+
+def compare(logits: Logits, reference: Logits) -> tuple[float, float]:
+    """Return mean divergence from the reference in nats, and top-1 agreement.
+
+    Args:
+        logits: ``float32[tokens, vocab]``.
+        reference: As ``logits``.
+    """
+    divergence = 0.0
+    for mine, theirs in zip(logits, reference, strict=True):
+        p, q = _log_softmax(theirs), _log_softmax(mine)
+        divergence += float(np.exp(p) @ (p - q))
+    agreement = float((logits.argmax(-1) == reference.argmax(-1)).mean())
+    return divergence / len(reference), agreement
+
+
+def _score(spec: Spec, ids: Sequence[int], file: Path) -> tuple[str, Logits]:
+    with PeerProcess(spec) as peer:
+        return peer.version, peer.score(ids, file)
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max()
+    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return normal

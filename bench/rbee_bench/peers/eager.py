@@ -1,0 +1,66 @@
+"""Eager torch: the dequantised weights in transformers' model class, float32, with its KV cache."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rbee_bench.peers.dense import dense_directory
+from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, timed_steps
+
+
+class EagerPeer:
+    """The reference: what the weights mean, by the library they were published with.
+
+    Attributes:
+        version: See :class:`~rbee_bench.peers.peer.Peer`.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._torch: Any = importlib.import_module("torch")
+        transformers: Any = importlib.import_module("transformers")
+        self.version = f"torch {self._torch.__version__}, transformers {transformers.__version__}"
+        self._torch.set_num_threads(spec.threads)
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            dense_directory(spec.model, spec.workspace), dtype=self._torch.float32
+        ).eval()
+        self._cache: Any = None
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return timed_steps(self, prompt, tokens)
+
+    def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return complete_steps(self, prompt, tokens)
+
+    def score(self, ids: Sequence[int]) -> Iterator[Logits]:
+        """See :class:`~rbee_bench.peers.peer.Peer`. In pieces: eager steps take a minute."""
+        self._cache = None
+        for first in range(0, len(ids), _PIECE):
+            yield from self._run(ids[first : first + _PIECE], _PIECE)
+
+    def begin(self, prompt: Sequence[int]) -> Logits:
+        """See :class:`~rbee_bench.peers.peer.Stepper`."""
+        self._cache = None
+        return self._run(prompt, 1)[-1]
+
+    def step(self, token: int) -> Logits:
+        """See :class:`~rbee_bench.peers.peer.Stepper`."""
+        return self._run([token], 1)[-1]
+
+    def _run(self, tokens: Sequence[int], keep: int) -> Any:
+        with self._torch.inference_mode():
+            output = self._model(
+                self._torch.tensor([list(tokens)]),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        self._cache = output.past_key_values
+        return output.logits[0].numpy()
+
+
+_PIECE = 256
+"""Tokens a step when scoring: their logits are 50 MB at a vocabulary of 49,152."""

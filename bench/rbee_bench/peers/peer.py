@@ -1,0 +1,124 @@
+"""What is measured: engines that continue a sequence of tokens, greedily."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["compiled", "llama.cpp", "genai", "eager"]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A peer to open.
+
+    Attributes:
+        kind: Which engine.
+        label: Its name in tables.
+        model: An artifact for ``compiled``, the GGUF file it was made from for the others.
+        capacity: Positions its cache must hold.
+        threads: Threads to compute with; ``compiled`` decides by itself, the same way.
+        workspace: Directory for what a peer converts the model into, kept between runs.
+    """
+
+    kind: Kind
+    label: str
+    model: Path
+    capacity: int
+    threads: int
+    workspace: Path
+
+    def to_json(self) -> str:
+        """Return one line that :meth:`from_json` reads."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        paths = {name: Path(fields.pop(name)) for name in ("model", "workspace")}
+        return cls(**fields, **paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A timed decode.
+
+    Attributes:
+        tokens: Tokens after the first; fewer than asked for less one if the text came to an end.
+        seconds: From the first token to the last.
+    """
+
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+class Peer(Protocol):
+    """An engine with its model loaded.
+
+    Attributes:
+        version: Name and version of what computes.
+    """
+
+    version: str
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
+        """Complete ``prompt`` with ``tokens`` tokens, sampling included, and time all but one."""
+        ...
+
+    def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
+        """Return the ``tokens`` tokens that follow ``prompt``, going on past an end of text."""
+        ...
+
+    def score(self, ids: Sequence[int]) -> Iterator[Logits]:
+        """Yield the logits after each of ``ids``, ``float32[vocab]``, valid until the next."""
+        ...
+
+
+class Stepper(Protocol):
+    """Runs a model one step at a time."""
+
+    def begin(self, prompt: Sequence[int]) -> Logits:
+        """Forget everything, run ``prompt``, and return the logits after it."""
+        ...
+
+    def step(self, token: int) -> Logits:
+        """Run one more token and return the logits after it."""
+        ...
+
+
+def timed_steps(stepper: Stepper, prompt: Sequence[int], tokens: int) -> Timing:
+    """:meth:`Peer.decode` for an engine that leaves the loop to its caller."""
+    token = int(stepper.begin(prompt).argmax())
+    start = time.perf_counter()
+    for _ in range(tokens - 1):
+        token = int(stepper.step(token).argmax())
+    return Timing(tokens - 1, time.perf_counter() - start)
+
+
+def complete_steps(stepper: Stepper, prompt: Sequence[int], tokens: int) -> list[int]:
+    """:meth:`Peer.complete`, step by step."""
+    completion = [int(stepper.begin(prompt).argmax())]
+    while len(completion) < tokens:
+        completion.append(int(stepper.step(completion[-1]).argmax()))
+    return completion
+
+
+def score_steps(stepper: Stepper, ids: Sequence[int]) -> Iterator[Logits]:
+    """:meth:`Peer.score`, step by step, as decoding runs."""
+    yield stepper.begin(ids[:1])
+    for token in ids[1:]:
+        yield stepper.step(token)

@@ -1,0 +1,126 @@
+"""The near end of a peer's process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from rbee_bench.peers.peer import Logits, Spec, Timing
+
+
+_GRACE_SECONDS = 5.0
+"""An idle peer ends at once when its stdin does; one that is still computing is killed."""
+
+
+class PeerFault(Exception):
+    """A peer is not installed, or failed; the message says which, in one line."""
+
+
+class PeerProcess:
+    """A peer, opened in a process of its own, which ends with the ``with`` block.
+
+    Attributes:
+        spec: What was opened.
+        version: Name and version of what computes.
+
+    Raises:
+        PeerFault: From every method: the peer cannot be opened, raised an error, or died.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self._noise = tempfile.TemporaryFile()
+        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rbee_bench.peers.worker", spec.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._noise,
+            text=True,
+            env={**os.environ, **quiet, "OMP_NUM_THREADS": str(spec.threads)},
+        )
+        try:
+            self.version: str = self._hear()["version"]
+        except BaseException:
+            self.close()
+            raise
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        answer = self._ask(call="decode", prompt=list(prompt), tokens=tokens)
+        return Timing(answer["tokens"], answer["seconds"])
+
+    def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        completion: list[int] = self._ask(call="complete", prompt=list(prompt), tokens=tokens)[
+            "completion"
+        ]
+        return completion
+
+    def score(self, ids: Sequence[int], file: Path) -> Logits:
+        """Write the logits after each of ``ids`` to ``file`` and map it: ``float32[ids, vocab]``.
+
+        They go by way of a file because they are hundreds of megabytes.
+        """
+        self._ask(call="score", ids=list(ids), file=str(file))
+        return np.memmap(file, np.float32, mode="r").reshape(len(ids), -1)
+
+    def close(self) -> None:
+        """End the process, and wait for that."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._noise.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, **call: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(call), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._death() from None
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._death()
+        answer: dict[str, Any] = json.loads(line)
+        if "fault" in answer:
+            raise PeerFault(answer["fault"])
+        return answer
+
+    def _death(self) -> PeerFault:
+        code = self._process.wait()
+        self._noise.seek(0)
+        said = self._noise.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        return PeerFault(f"its process ended with code {code}: {last}".removesuffix(": "))

@@ -1,0 +1,90 @@
+"""A peer in a process of its own: one call a line on stdin, one answer a line on stdout.
+
+Engines bring thread pools and copies of runtimes that must not meet. An idle peer sleeps in a read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from rbee_bench.peers.peer import Peer, Spec
+
+
+def main() -> None:
+    """Open the peer of the first argument's :class:`Spec` and serve it until stdin ends."""
+    # Libraries print; the answers keep the real stdout for themselves.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        peer = _open(Spec.from_json(sys.argv[1]))
+    except ImportError as error:
+        _say(answers, fault=f"not installed: {error}")
+        return
+    except Exception as error:  # whatever a strange library raises, the others go on
+        _say(answers, fault=_line(error))
+        return
+    _say(answers, version=peer.version)
+    for line in sys.stdin:
+        try:
+            answer = _answer(peer, json.loads(line))
+        except Exception as error:  # as above
+            _say(answers, fault=_line(error))
+        else:
+            _say(answers, **answer)
+
+
+def _open(spec: Spec) -> Peer:
+    match spec.kind:
+        case "compiled":
+            from rbee_bench.peers.compiled import CompiledPeer
+
+            return CompiledPeer(spec)
+        case "llama.cpp":
+            from rbee_bench.peers.llamacpp import LlamaCppPeer
+
+            return LlamaCppPeer(spec)
+        case "genai":
+            from rbee_bench.peers.genai import GenaiPeer
+
+            return GenaiPeer(spec)
+        case "eager":
+            from rbee_bench.peers.eager import EagerPeer
+
+            return EagerPeer(spec)
+
+
+def _answer(peer: Peer, call: dict[str, Any]) -> dict[str, Any]:
+    match call["call"]:
+        case "decode":
+            timing = peer.decode(call["prompt"], call["tokens"])
+            return {"tokens": timing.tokens, "seconds": timing.seconds}
+        case "complete":
+            return {"completion": peer.complete(call["prompt"], call["tokens"])}
+        case "score":
+            _score(peer, call["ids"], Path(call["file"]))
+            return {}
+    raise ValueError(f"no such call: {call['call']}")
+
+
+def _score(peer: Peer, ids: list[int], file: Path) -> None:
+    with file.open("wb") as stream:
+        for logits in peer.score(ids):
+            stream.write(np.ascontiguousarray(logits, np.float32).tobytes())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _say(answers: IO[str], **answer: Any) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Results as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rbee_bench.decode import Decode
+from rbee_bench.fidelity import Fidelity
+from rbee_bench.parity import Parity
+from rbee_bench.start import Start
+from rbee_bench.stats import NOISY, paired_ratio
+
+
+def parity_report(result: Parity) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.parity.measure_parity` found."""
+    lines = [
+        f"{result.equal} of {len(result.agreed)} prompts: greedy completions of {result.tokens} "
+        "tokens equal, token for token",
+        f"ours at fp32: {result.ours}; reference: {result.reference}",
+    ]
+    for number, agreed in enumerate(result.agreed, start=1):
+        if agreed < result.tokens:
+            lines.append(f"prompt {number}: differs from token {agreed + 1} on")
+    return Text("\n".join(lines))
+
+
+def fidelity_report(result: Fidelity) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.fidelity.measure_fidelity` found."""
+    table = _table(
+        f"Closeness to the dequantised weights in fp32 over {result.tokens} tokens",
+        ("", "mean KL, nats", "same top token", "version"),
+    )
+    for row in result.rows:
+        table.add_row(row.label, f"{row.divergence:.4f}", f"{row.agreement:.1%}", row.version)
+    return Group(table, Text(f"reference: {result.reference}"), *_skipped(result.skipped))
+
+
+def decode_report(result: Decode) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.decode.measure_decode` found."""
+    ours = [row for row in result.rows if row.ours]
+    ratios = [f"{row.label} is" for row in ours]
+    table = _table(
+        f"Decode, one sequence, greedy: {result.tokens} tokens after {result.context}",
+        ("", "tokens/s", "spread", *ratios, "version"),
+    )
+    for row in result.rows:
+        times = [_times(paired_ratio(one.rates, row.rates)) for one in ours if one is not row]
+        if row.ours:
+            times.insert(ours.index(row), "")
+        table.add_row(row.label, f"{row.median:.1f}", f"{row.spread:.0%}", *times, row.version)
+    notes = [
+        f"{row.label}: its text ended early, after {row.tokens + 1} tokens"
+        for row in result.rows
+        if row.tokens < result.tokens - 1
+    ]
+    noise = {row.label: row.spread for row in result.rows}
+    return Group(table, *map(Text, notes), *_skipped(result.skipped), *_noise(noise))
+
+
+def start_report(result: Start) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.start.measure_start` found."""
+    table = _table(f"Worker, {result.precision}, from its start", ("", "", "at most"))
+    table.add_row("until ready", f"{result.median:.2f} s (spread {result.spread:.0%})", "3 s")
+    bound = _megabytes(result.bound_bytes)
+    table.add_row("memory once ready", _megabytes(result.ready_bytes), bound)
+    table.add_row("memory after 64 tokens", _megabytes(result.generated_bytes), bound)
+    formula = (
+        f"at most 1.2 x (weights {_megabytes(result.weights_bytes)} + cache "
+        f"{_megabytes(result.cache_bytes)}) + 200 MB; with only the "
+        f"{_megabytes(result.cache_used_bytes)} of the cache in use: "
+        f"{_megabytes(result.used_bound_bytes)}"
+    )
+    return Group(table, Text(formula), *_noise({"start": result.spread}))
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        last = number == len(columns) - 1 and column == "version"
+        table.add_column(column, justify="left" if number == 0 or last else "right")
+    return table
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} x"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"
+
+
+def _skipped(skipped: Mapping[str, str]) -> list[Text]:
+    return [Text(f"{label}: skipped, {why}") for label, why in skipped.items()]
+
+
+def _noise(spreads: Mapping[str, float]) -> list[Text]:
+    noisy = [f"{label} {value:.0%}" for label, value in spreads.items() if value > NOISY]
+    if not noisy:
+        return []
+    text = f"too noisy to say: {', '.join(noisy)} spread, over {NOISY:.0%}; run it again when quiet"
+    return [Text(text, style="yellow")]

@@ -1,0 +1,171 @@
+"""From a worker's start to its readiness, and the memory it then holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import IO
+
+import httpx
+import psutil
+
+from rbee_bench.stats import spread
+from rbee_bench.subject import Progress
+from rbee_runtime import Artifact, Engine
+
+_TOKENS = 64
+_PATIENCE_SECONDS = 60.0
+
+
+class StartFault(Exception):
+    """The worker did not become ready, or did not answer; one line says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A worker's start, several times over.
+
+    Attributes:
+        precision: Of the artifact it serves.
+        seconds: From the start of its process to ``/v1/ready`` saying so, one a round.
+        weights_bytes: The weights file.
+        cache_bytes: The KV cache, as reserved.
+        cache_used_bytes: What the completion can have touched of it.
+        ready_bytes: Resident memory once ready, the largest of the rounds.
+        generated_bytes: Resident memory after a completion of 64 tokens, the largest.
+    """
+
+    precision: str
+    seconds: tuple[float, ...]
+    weights_bytes: int
+    cache_bytes: int
+    cache_used_bytes: int
+    ready_bytes: int
+    generated_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Seconds to readiness in the middle round."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """See :func:`~rbee_bench.stats.spread`."""
+        return spread(self.seconds)
+
+    @property
+    def bound_bytes(self) -> int:
+        """What the worker may hold: 1.2 x (weights + cache) + 200 MB."""
+        return memory_bound(self.weights_bytes, self.cache_bytes)
+
+    @property
+    def used_bound_bytes(self) -> int:
+        """The same with the cache that was used in the place of the one reserved."""
+        return memory_bound(self.weights_bytes, self.cache_used_bytes)
+
+
+def memory_bound(weights: int, cache: int) -> int:
+    """Return the resident bytes a worker may hold with these."""
+    return (weights + cache) * 6 // 5 + 200_000_000
+
+
+def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
+    """Start and stop a worker once to warm the page cache, then ``rounds`` times.
+
+    Raises:
+        StartFault: It did not become ready, or did not answer.
+    """
+    taken = []
+    for number in range(rounds + 1):
+        progress("starts", number, rounds + 1)
+        taken.append(_start_once(artifact))
+    with Engine.load(artifact.path) as engine:
+        cache = engine.memory().cache
+        prompt = len(engine.tokenizer.encode(_PROMPT))
+    geometry = artifact.manifest.cache
+    return Start(
+        precision=artifact.manifest.precision,
+        seconds=tuple(once.seconds for once in taken[1:]),
+        weights_bytes=artifact.weight_bytes,
+        cache_bytes=cache,
+        cache_used_bytes=(prompt + _TOKENS) * geometry.bytes_per_token,
+        ready_bytes=max(once.ready for once in taken),
+        generated_bytes=max(once.generated for once in taken),
+    )
+
+
+_PROMPT = "Once upon a time"
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    seconds: float
+    ready: int
+    generated: int
+
+
+def _start_once(artifact: Artifact) -> _Once:
+    port = _free_port()
+    command = [sys.executable, "-m", "rbee_service", "--model", str(artifact.path)]
+    # A worker configured by the caller's environment would not be the one described.
+    prefixes = ("RBEE_", "LLORCH_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    with tempfile.TemporaryFile() as log:
+        began = time.perf_counter()
+        worker = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=log, stderr=log, env=environment
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                _await_ready(client, worker, log, began + _PATIENCE_SECONDS)
+                seconds = time.perf_counter() - began
+                process = psutil.Process(worker.pid)
+                ready = process.memory_info().rss
+                _complete(client)
+                return _Once(seconds, ready, process.memory_info().rss)
+        finally:
+            worker.terminate()
+            try:
+                worker.wait(10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+def _await_ready(
+    client: httpx.Client, worker: subprocess.Popen[bytes], log: IO[bytes], deadline: float
+) -> None:
+    while time.perf_counter() < deadline:
+        if worker.poll() is not None:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines() or ["(silent)"]
+            raise StartFault(f"the worker ended with code {worker.returncode}: {lines[-1]}")
+        try:
+            answer = client.get("/v1/ready").json()
+        except httpx.TransportError:
+            answer = {}  # its port is not open yet
+        if answer.get("ready"):
+            return
+        # Nothing announces readiness without asking; this is also the clock's resolution.
+        time.sleep(0.01)
+    raise StartFault(f"the worker was not ready after {_PATIENCE_SECONDS:.0f} s")
+
+
+def _complete(client: httpx.Client) -> None:
+    body = {"job_id": "bench", "prompt": _PROMPT, "max_tokens": _TOKENS, "temperature": 0.0}
+    answer = client.post("/v1/inference", json=body)
+    if '"type":"end"' not in answer.text:
+        raise StartFault(f"the worker answered {answer.status_code}: {answer.text[:200]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

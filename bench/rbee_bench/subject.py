@@ -1,0 +1,90 @@
+"""The model that is measured, in every form an engine wants it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee_bench.peers import Kind, Spec
+from rbee_export import Options, digest, export, open_checkpoint
+from rbee_runtime import Artifact, ArtifactError, Tokenizer
+from rbee_runtime.artifact import Precision
+
+Progress = Callable[[str, int, int], None]
+"""Called with what goes on, steps of it done, and steps in total (0 if unknown)."""
+
+_LABELS: dict[Kind, str] = {
+    "llama.cpp": "llama.cpp",
+    "genai": "ONNX Runtime GenAI int4",
+    "eager": "eager torch fp32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A GGUF file and where what is made of it goes.
+
+    Attributes:
+        gguf: The file.
+        content: Its digest.
+        artifacts: Directory for artifacts, and for the peers' own conversions.
+        threads: Threads every engine computes with.
+    """
+
+    gguf: Path
+    content: str
+    artifacts: Path
+    threads: int
+
+    @classmethod
+    def open(cls, gguf: Path, artifacts: Path, threads: int) -> Subject:
+        """Read the file once, to know artifacts of it from others of the same name."""
+        return cls(gguf, digest([gguf]), artifacts, threads)
+
+    def artifact(self, precision: Precision, progress: Progress) -> Artifact:
+        """Return the artifact at this precision, exported unless it is there already.
+
+        Raises:
+            ExportError: The file cannot be exported at this precision.
+            OSError: The artifact cannot be written.
+        """
+        path = self.artifacts / f"{self.gguf.stem}-{precision}"
+        try:
+            artifact = Artifact.open(path)
+        except ArtifactError:
+            pass
+        else:
+            if artifact.manifest.source.sha256 == self.content:
+                return artifact
+        what = f"exporting {precision}"
+        progress(what, 0, 0)
+        options = Options(precision)
+        export(
+            open_checkpoint(self.gguf),
+            path,
+            options,
+            self.content,
+            lambda done, total: progress(what, done, total),
+        )
+        return Artifact.open(path)
+
+    def compiled(self, precision: Precision, progress: Progress) -> Spec:
+        """Describe the runtime on the artifact at this precision; see :meth:`artifact`."""
+        path = self.artifact(precision, progress).path
+        return Spec("compiled", precision, path, 0, self.threads, self._workspace)
+
+    def peer(self, kind: Kind, capacity: int) -> Spec:
+        """Describe another engine on the file, with room for ``capacity`` positions."""
+        return Spec(kind, _LABELS[kind], self.gguf, capacity, self.threads, self._workspace)
+
+    def tokenizer(self, progress: Progress) -> Tokenizer:
+        """Return the model's tokenizer."""
+        artifact = self.artifact("gguf", progress)
+        return Tokenizer.open(
+            artifact.file("tokenizer"), None, artifact.manifest.bos_token_id, None
+        )
+
+    @property
+    def _workspace(self) -> Path:
+        return self.artifacts / ".bench" / f"{self.gguf.stem}-{self.content[:12]}"
