@@ -5,40 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
 from support.tiny_llama import save_gguf, save_llama
 
 from rbee_bench.sample_model import PACKAGE, find_sample_model
-from rbee_export import Checkpoint, Options, digest, export, open_checkpoint
-
-MakeLlama = Callable[..., Path]
-MakeArtifact = Callable[..., Path]
-OpenOnce = Callable[[Path], Checkpoint]
-
-
-@dataclass(frozen=True, slots=True)
-class TinyGguf:
-    """A small GGUF file.
-
-    Attributes:
-        path: The file.
-        source: The safetensors checkpoint it was made from.
-        weights: What its tensors stand for, by the names they have in ``source``.
-    """
-
-    path: Path
-    source: Path
-    weights: Mapping[str, NDArray[np.float32]]
-
-
-MakeGguf = Callable[..., TinyGguf]
+from rbee_export import Options, digest, export, open_checkpoint
 
 
 @pytest.fixture(scope="session")

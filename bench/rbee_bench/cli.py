@@ -64,11 +64,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace, machine: Machine, console: Console) -> Result:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
+    # Drawn when something moves: a thread that redraws would take time from what is measured.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
         task = bars.add_task("reading", total=None)
 
         def progress(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total or None)
+            bars.update(task, description=what, completed=done, total=total or None, refresh=True)
 
         subject = Subject.open(arguments.model, arguments.artifacts, machine.cores)
         match arguments.command:
@@ -87,7 +88,14 @@ def _decode(subject: Subject, arguments: argparse.Namespace, progress: OnProgres
     context, tokens = arguments.context, arguments.tokens
     specs = decode_specs(subject, context + tokens, progress)
     ids = subject.tokenizer(progress).encode(_built_in_text())
-    return measure_decode(specs, ids, context, tokens, arguments.rounds, progress)
+    return measure_decode(
+        specs,
+        ids,
+        context=context,
+        tokens=tokens,
+        rounds=arguments.rounds,
+        progress=progress,
+    )
 
 
 def _layout(result: Result) -> RenderableType:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
+from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import interleave
 from rbee_bench.peers import PeerFault, PeerProcess, Spec, Timing
 from rbee_bench.stats import spread
@@ -53,12 +54,14 @@ class Decode:
         tokens: Tokens asked for.
         rows: The engines that ran, the compiled ones first.
         skipped: By label, why an engine did not.
+        bystanders: Share of the processor that other programs had meanwhile.
     """
 
     context: int
     tokens: int
     rows: tuple[Speed, ...]
     skipped: dict[str, str]
+    bystanders: float
 
 
 def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
@@ -72,6 +75,7 @@ def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Sp
 def measure_decode(
     specs: Sequence[Spec],
     ids: Sequence[int],
+    *,
     context: int,
     tokens: int,
     rounds: int,
@@ -105,9 +109,10 @@ def measure_decode(
                 peers[spec.label] = peer
         turns = len(peers) * (rounds + 1)
         subjects = {label: partial(peer.decode, prompt, tokens) for label, peer in peers.items()}
+        bystanders = Bystanders(peer.process_id for peer in peers.values())
         timings = interleave(subjects, rounds, turn)
         rows = tuple(_speed(peers[label], taken) for label, taken in timings.items())
-    return Decode(context, tokens, rows, skipped)
+        return Decode(context, tokens, rows, skipped, bystanders.share())
 
 
 def _speed(peer: PeerProcess, timings: Sequence[Timing]) -> Speed:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rbee_bench.bystanders import BUSY
 from rbee_bench.decode import Decode
 from rbee_bench.fidelity import Fidelity
 from rbee_bench.parity import Parity
@@ -32,11 +33,12 @@ def fidelity_report(result: Fidelity) -> RenderableType:
     """Lay out what :func:`~rbee_bench.fidelity.measure_fidelity` found."""
     table = _table(
         f"Closeness to the dequantised weights in fp32 over {result.tokens} tokens",
-        ("", "mean KL, nats", "same top token", "version"),
+        ("", "mean KL, nats", "same top token"),
     )
     for row in result.rows:
-        table.add_row(row.label, f"{row.divergence:.4f}", f"{row.agreement:.1%}", row.version)
-    return Group(table, Text(f"reference: {result.reference}"), *_skipped(result.skipped))
+        table.add_row(row.label, f"{row.divergence:.4f}", f"{row.agreement:.1%}")
+    versions = _versions([result.reference, *(row.version for row in result.rows)])
+    return Group(table, *_skipped(result.skipped), versions)
 
 
 def decode_report(result: Decode) -> RenderableType:
@@ -45,20 +47,26 @@ def decode_report(result: Decode) -> RenderableType:
     ratios = [f"{row.label} is" for row in ours]
     table = _table(
         f"Decode, one sequence, greedy: {result.tokens} tokens after {result.context}",
-        ("", "tokens/s", "spread", *ratios, "version"),
+        ("", "tokens/s", "spread", *ratios),
     )
     for row in result.rows:
         times = [_times(paired_ratio(one.rates, row.rates)) for one in ours if one is not row]
         if row.ours:
             times.insert(ours.index(row), "")
-        table.add_row(row.label, f"{row.median:.1f}", f"{row.spread:.0%}", *times, row.version)
+        table.add_row(row.label, f"{row.median:.1f}", f"{row.spread:.0%}", *times)
     notes = [
         f"{row.label}: its text ended early, after {row.tokens + 1} tokens"
         for row in result.rows
         if row.tokens < result.tokens - 1
     ]
     noise = {row.label: row.spread for row in result.rows}
-    return Group(table, *map(Text, notes), *_skipped(result.skipped), *_noise(noise))
+    return Group(
+        table,
+        *map(Text, notes),
+        *_skipped(result.skipped),
+        *_noise(noise, result.bystanders),
+        _versions(row.version for row in result.rows),
+    )
 
 
 def start_report(result: Start) -> RenderableType:
@@ -74,14 +82,13 @@ def start_report(result: Start) -> RenderableType:
         f"{_megabytes(result.cache_used_bytes)} of the cache in use: "
         f"{_megabytes(result.used_bound_bytes)}"
     )
-    return Group(table, Text(formula), *_noise({"start": result.spread}))
+    return Group(table, Text(formula), *_noise({"start": result.spread}, result.bystanders))
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        last = number == len(columns) - 1 and column == "version"
-        table.add_column(column, justify="left" if number == 0 or last else "right")
+        table.add_column(column, justify="left" if number == 0 else "right")
     return table
 
 
@@ -97,9 +104,19 @@ def _skipped(skipped: Mapping[str, str]) -> list[Text]:
     return [Text(f"{label}: skipped, {why}") for label, why in skipped.items()]
 
 
-def _noise(spreads: Mapping[str, float]) -> list[Text]:
-    noisy = [f"{label} {value:.0%}" for label, value in spreads.items() if value > NOISY]
-    if not noisy:
+def _versions(versions: Iterable[str]) -> Text:
+    return Text("; ".join(dict.fromkeys(versions)))
+
+
+def _noise(spreads: Mapping[str, float], bystanders: float) -> list[Text]:
+    doubts = [
+        f"{label} {value:.0%} spread, over {NOISY:.0%}"
+        for label, value in spreads.items()
+        if value > NOISY
+    ]
+    if bystanders > BUSY:
+        doubts.append(f"other programs had {bystanders:.0%} of the processor, over {BUSY:.0%}")
+    if not doubts:
         return []
-    text = f"too noisy to say: {', '.join(noisy)} spread, over {NOISY:.0%}; run it again when quiet"
+    text = f"too noisy to say: {'; '.join(doubts)}; run it again when it is quiet"
     return [Text(text, style="yellow")]

@@ -15,6 +15,7 @@ from typing import IO
 import httpx
 import psutil
 
+from rbee_bench.bystanders import Bystanders
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
 from rbee_runtime import Artifact, Engine
@@ -39,6 +40,7 @@ class Start:
         cache_used_bytes: What the completion can have touched of it.
         ready_bytes: Resident memory once ready, the largest of the rounds.
         generated_bytes: Resident memory after a completion of 64 tokens, the largest.
+        bystanders: Share of the processor that other programs had meanwhile.
     """
 
     precision: str
@@ -48,6 +50,7 @@ class Start:
     cache_used_bytes: int
     ready_bytes: int
     generated_bytes: int
+    bystanders: float
 
     @property
     def median(self) -> float:
@@ -82,9 +85,11 @@ def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
         StartFault: It did not become ready, or did not answer.
     """
     taken = []
+    bystanders = Bystanders()
     for number in range(rounds + 1):
         progress("starts", number, rounds + 1)
         taken.append(_start_once(artifact))
+    others = bystanders.share()
     with Engine.load(artifact.path) as engine:
         cache = engine.memory().cache
         prompt = len(engine.tokenizer.encode(_PROMPT))
@@ -97,6 +102,7 @@ def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
         cache_used_bytes=(prompt + _TOKENS) * geometry.bytes_per_token,
         ready_bytes=max(once.ready for once in taken),
         generated_bytes=max(once.generated for once in taken),
+        bystanders=others,
     )
 
 

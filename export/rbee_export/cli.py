@@ -42,6 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         console.print(f"rbee-export: {cause}; nothing was written", style="red", markup=False)
         return FAILED
+    except MemoryError as error:
+        cause = f"out of memory ({error})" if str(error) else "out of memory"
+        console.print(f"rbee-export: {cause}; nothing was written", style="red", markup=False)
+        return FAILED
     except KeyboardInterrupt:
         console.print("rbee-export: interrupted; nothing was written", markup=False)
         return 130

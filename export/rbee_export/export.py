@@ -141,7 +141,8 @@ def export(
 def _check(checkpoint: Checkpoint) -> None:
     """Refuse what the graph could be built from, but not run."""
     c = checkpoint.config
-    if min(c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab) < 1:
+    sizes = (c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab)
+    if min(*sizes, c.context_length) < 1:
         raise CheckpointError(f"{checkpoint.name}: a dimension of its configuration is below 1")
     if c.heads % c.kv_heads:
         raise CheckpointError(

@@ -228,7 +228,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeGguf
+from support.makers import MakeGguf
 
 from rbee_export import ExportError, Options, digest, export, identity, open_checkpoint
 from rbee_runtime.artifact import Artifact

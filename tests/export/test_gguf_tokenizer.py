@@ -17,9 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.gguf_fields import read_fields
 from rbee_export.checkpoint.gguf_splitting import SPLITTINGS
-from rbee_export.checkpoint.gguf_tokenizer import GgufTokenizer, read_tokenizer
+from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 PROSE = (
@@ -62,13 +63,13 @@ TEXT = st.one_of(
 )
 
 
-def encode(tokenizer: GgufTokenizer, text: str, *, special: bool = True) -> list[int]:
+def encode(tokenizer: TokenizerSource, text: str, *, special: bool = True) -> list[int]:
     library = Tokenizer.from_str(tokenizer.tokenizer_json)
     ids: list[int] = library.encode(text, add_special_tokens=special).ids
     return ids
 
 
-def decode(tokenizer: GgufTokenizer, ids: list[int]) -> str:
+def decode(tokenizer: TokenizerSource, ids: list[int]) -> str:
     library = Tokenizer.from_str(tokenizer.tokenizer_json)
     text: str = library.decode(ids, skip_special_tokens=True)
     return text
@@ -135,7 +136,7 @@ def gpt2_fields(pre: str, reference: Tokenizer | None = None) -> dict[str, objec
 
 
 @functools.cache
-def rebuilt(pre: str) -> GgufTokenizer:
+def rebuilt(pre: str) -> TokenizerSource:
     return read_tokenizer(gpt2_fields(pre))
 
 
@@ -211,11 +212,11 @@ def real_fields(real_path: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def real(real_fields: dict[str, object]) -> GgufTokenizer:
+def real(real_fields: dict[str, object]) -> TokenizerSource:
     return read_tokenizer(real_fields)
 
 
-def test_real_file_facts(real: GgufTokenizer) -> None:
+def test_real_file_facts(real: TokenizerSource) -> None:
     assert real.bos_token_id == 1
     assert real.eos_token_ids == (2, 0)
     assert real.chat_template is not None
@@ -228,7 +229,7 @@ def test_real_file_facts(real: GgufTokenizer) -> None:
     assert decode(real, [1, 504, 3575, 2]) == "The capital"
 
 
-def test_real_file_ids_equal_transformers(real: GgufTokenizer, real_path: Path) -> None:
+def test_real_file_ids_equal_transformers(real: TokenizerSource, real_path: Path) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(real_path.parent, gguf_file=real_path.name)
@@ -240,7 +241,7 @@ def test_real_file_ids_equal_transformers(real: GgufTokenizer, real_path: Path) 
         assert ids == theirs(text, add_special_tokens=False).input_ids, text
 
 
-def test_real_file_restores_every_character_it_has_bytes_for(real: GgufTokenizer) -> None:
+def test_real_file_restores_every_character_it_has_bytes_for(real: TokenizerSource) -> None:
     tokenizer = Tokenizer.from_str(real.tokenizer_json)
     for text in PROSE:
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
@@ -296,7 +297,7 @@ def pieces(model_file: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 @pytest.fixture(scope="module")
-def llama(pieces: sentencepiece.SentencePieceProcessor) -> GgufTokenizer:
+def llama(pieces: sentencepiece.SentencePieceProcessor) -> TokenizerSource:
     return read_tokenizer(llama_fields(pieces))
 
 
@@ -317,7 +318,7 @@ PLAIN = TEXT.filter(lambda text: not any(t in text for t in ("<s>", "</s>", "<un
 @example(" " * 13 + "x")
 @settings(max_examples=200, deadline=None)
 def test_scores_merge_as_sentencepiece_does(
-    llama: GgufTokenizer, pieces: sentencepiece.SentencePieceProcessor, text: str
+    llama: TokenizerSource, pieces: sentencepiece.SentencePieceProcessor, text: str
 ) -> None:
     ids = encode(llama, text)
     assert ids == [1, *pieces.encode(text)]
@@ -327,7 +328,7 @@ def test_scores_merge_as_sentencepiece_does(
 @given(text=TEXT)
 @settings(max_examples=100, deadline=None)
 def test_sentencepiece_ids_equal_transformers(
-    llama: GgufTokenizer, llama_fast: Any, text: str
+    llama: TokenizerSource, llama_fast: Any, text: str
 ) -> None:
     ids = encode(llama, text)
     assert ids == llama_fast(text).input_ids
@@ -336,7 +337,7 @@ def test_sentencepiece_ids_equal_transformers(
     )
 
 
-def handmade(*pieces: tuple[str, float, TokenType]) -> GgufTokenizer:
+def handmade(*pieces: tuple[str, float, TokenType]) -> TokenizerSource:
     """A tokenizer of these pieces after the usual three, without a space before the text."""
     return read_tokenizer(
         {

@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
 from numpy.typing import NDArray
+from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
 from support.running import forced_logits, greedy, open_cpu, prefill, relative_error
 from support.tiny_llama import load_reference, reference_logits, with_rounded_products, with_weights
 
@@ -21,7 +21,7 @@ from rbee_export.errors import ExportError
 from rbee_export.weights import Weights
 from rbee_runtime.artifact import Artifact
 
-KINDS = ("Q4_0", "Q4_1", "Q8_0", "F16", "F32")
+KINDS = ("Q4_0", "Q4_1", "Q8_0", "BF16", "F16", "F32")
 BLOCK_KINDS = ("Q4_0", "Q4_1", "Q8_0")
 MATRICES = {
     "embedding": "model.embed_tokens",

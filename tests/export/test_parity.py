@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeArtifact, MakeLlama
+from support.makers import MakeArtifact, MakeLlama
 from support.running import greedy, open_cpu, prefill
 from support.tiny_llama import load_reference, reference_logits
 

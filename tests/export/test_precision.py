@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from conftest import MakeArtifact, MakeLlama
 from safetensors.numpy import load_file
+from support.makers import MakeArtifact, MakeLlama
 from support.running import forced_logits, mean_divergence, open_cpu, prefill, relative_error
 from support.tiny_llama import (
     load_reference,

@@ -9,8 +9,8 @@ from typing import Any, cast
 import gguf
 import numpy as np
 import pytest
-from conftest import MakeArtifact, OpenOnce
 from numpy.typing import NDArray
+from support.makers import MakeArtifact, OpenOnce
 from support.running import forced_logits, greedy, mean_divergence, open_cpu
 from support.tiny_llama import reference_logits
 from tokenizers import Tokenizer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.makers import MakeArtifact, MakeLlama
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.engine import Engine
@@ -180,7 +181,9 @@ def test_a_graph_that_is_none(copy: Path) -> None:
     assert "ONNX Runtime cannot load the graph" in refusal(copy, Engine.load)
 
 
-def test_a_graph_of_another_model(copy: Path, make_llama: Any, make_artifact: Any) -> None:
+def test_a_graph_of_another_model(
+    copy: Path, make_llama: MakeLlama, make_artifact: MakeArtifact
+) -> None:
     other = make_artifact(make_llama(num_hidden_layers=3), "int8")
     replace_file(copy, "graph", Artifact.open(other).file("graph").read_bytes())
     assert "graph" in refusal(copy, Engine.load)

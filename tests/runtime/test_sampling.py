@@ -142,10 +142,14 @@ def test_the_head_grows_as_far_as_it_must(params: SamplingParams, sharpness: flo
 def test_greedy_takes_the_largest_and_of_equals_the_first() -> None:
     logits = np.array([[1, 5, 5, 2], [9, -1, 9, 9], [-3, -2, -1, -0.5]], np.float32)
     filters = SamplingParams(temperature=0.0, top_k=3, top_p=0.1, min_p=1.0, seed=3)
-    assert sample(logits, [RowSampler(GREEDY, []), RowSampler(filters, []), Row()]) == [1, 0, 3]
+    assert sample(logits, [RowSampler(GREEDY, []), RowSampler(filters, []), greedy_row()]) == [
+        1,
+        0,
+        3,
+    ]
 
 
-def Row(**params: Any) -> RowSampler:  # noqa: N802
+def greedy_row(**params: Any) -> RowSampler:
     return RowSampler(SamplingParams(**{"temperature": 0.0, **params}), [])
 
 
@@ -221,13 +225,13 @@ def test_the_penalty_divides_the_positive_and_multiplies_the_negative(penalty: f
 
 
 def test_what_was_drawn_is_penalised_next_time() -> None:
-    row = Row(repetition_penalty=2.0)
+    row = greedy_row(repetition_penalty=2.0)
     logits = np.array([[3, 4, 5]], np.float32)
     assert [sample(logits.copy(), [row])[0] for _ in range(4)] == [2, 1, 0, 2]
 
 
 def test_no_penalty_changes_nothing() -> None:
-    row = Row()
+    row = greedy_row()
     logits = np.array([[3, 4, 5]], np.float32)
     assert [sample(logits.copy(), [row])[0] for _ in range(3)] == [2, 2, 2]
 

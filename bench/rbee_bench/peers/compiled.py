@@ -65,6 +65,7 @@ class _BackendStepper:
         return self._run([token])
 
     def _run(self, tokens: Sequence[int]) -> Logits:
-        logits = self._backend.run(Step(0, self._past, tokens))
+        (logits,) = self._backend.run(Step(0, self._past, tokens))
         self._past += len(tokens)
-        return logits[0]
+        row: Logits = logits
+        return row

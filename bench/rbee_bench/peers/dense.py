@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ def whole_directory(target: Path) -> Iterator[Path]:
         directory = Path(staging) / target.name
         directory.mkdir()
         yield directory
-        os.replace(directory, target)
+        directory.replace(target)
 
 
 def _save(gguf: Path, directory: Path) -> None:

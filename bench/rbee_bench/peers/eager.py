@@ -44,13 +44,13 @@ class EagerPeer:
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""
         self._cache = None
-        return self._run(prompt, 1)[-1]
+        return self._run(prompt, 1)[0]
 
     def step(self, token: int) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""
-        return self._run([token], 1)[-1]
+        return self._run([token], 1)[0]
 
-    def _run(self, tokens: Sequence[int], keep: int) -> Any:
+    def _run(self, tokens: Sequence[int], keep: int) -> Sequence[Logits]:
         with self._torch.inference_mode():
             output = self._model(
                 self._torch.tensor([list(tokens)]),
@@ -59,7 +59,8 @@ class EagerPeer:
                 logits_to_keep=keep,
             )
         self._cache = output.past_key_values
-        return output.logits[0].numpy()
+        rows: Sequence[Logits] = output.logits[0].numpy()
+        return rows
 
 
 _PIECE = 256

@@ -18,7 +18,9 @@ _NEWER_CLASSES = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGe
 
 def main(gguf: Path, workspace: Path, target: Path) -> None:
     """Build the model of ``gguf`` in ``target``."""
-    transformers: Any = importlib.import_module("transformers")
+    # With its first model class, transformers puts another module object in its own place.
+    assert importlib.import_module("transformers").LlamaForCausalLM
+    transformers: Any = sys.modules["transformers"]
     for name in _NEWER_CLASSES:
         if not hasattr(transformers, name):
             setattr(transformers, name, type(name, (), {}))

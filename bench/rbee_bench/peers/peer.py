@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,10 @@ class Spec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        paths = {name: Path(fields.pop(name)) for name in ("model", "workspace")}
-        return cls(**fields, **paths)
+        fields: dict[str, Any] = json.loads(text)
+        for name in ("model", "workspace"):
+            fields[name] = Path(fields[name])
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

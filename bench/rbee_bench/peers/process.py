@@ -17,7 +17,6 @@ import numpy as np
 
 from rbee_bench.peers.peer import Logits, Spec, Timing
 
-
 _GRACE_SECONDS = 5.0
 """An idle peer ends at once when its stdin does; one that is still computing is killed."""
 
@@ -39,7 +38,7 @@ class PeerProcess:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._noise = tempfile.TemporaryFile()
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rbee_bench.peers.worker", spec.to_json()],
@@ -54,6 +53,11 @@ class PeerProcess:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def process_id(self) -> int:
+        """Its process, while it lives."""
+        return self._process.pid
 
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""

@@ -63,6 +63,8 @@ def _answer(peer: Peer, call: dict[str, Any]) -> dict[str, Any]:
     match call["call"]:
         case "decode":
             timing = peer.decode(call["prompt"], call["tokens"])
+            if timing.tokens < 1:
+                raise ValueError("its text ended at the first token, which leaves nothing to time")
             return {"tokens": timing.tokens, "seconds": timing.seconds}
         case "complete":
             return {"completion": peer.complete(call["prompt"], call["tokens"])}

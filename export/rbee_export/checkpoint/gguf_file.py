@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -198,7 +199,11 @@ def _config(
 
     def number(key: str, default: float | None = None) -> float:
         value = fields.get(f"llama.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise CheckpointError(f"{path}: metadata key llama.{key} is missing or not a number")
         return value
 
@@ -210,9 +215,11 @@ def _config(
     if int(number("rope.dimension_count", head_dim)) != head_dim:
         raise UnsupportedModel(f"{path}: partial rotary embedding is not supported for llama")
     embedding = tensors.get("token_embd.weight")
-    if embedding is None:
-        raise CheckpointError(f"{path}: tensor token_embd.weight is missing")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{path}: tensor token_embd.weight is missing or no matrix")
     divisors = tensors.get("rope_freqs.weight")
+    if divisors is not None and divisors.data.shape != (head_dim // 2,):
+        raise CheckpointError(f"{path}: rope_freqs.weight does not hold {head_dim // 2} numbers")
     scaling: float | None = None
     kind = fields.get("llama.rope.scaling.type", "none")
     if kind == "linear":

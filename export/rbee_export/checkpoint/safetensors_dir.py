@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import ml_dtypes
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -119,24 +120,33 @@ class SafetensorsCheckpoint:
             raise CheckpointError(
                 f"{file}: missing; save the model's fast tokenizer into the directory"
             )
+        try:
+            text = file.read_text(encoding="utf-8")
+            tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"{file}: not a tokenizer ({error}); save it again") from error
         options = _read_json(self.path / "tokenizer_config.json", required=False)
         generation = _read_json(self.path / "generation_config.json", required=False)
         eos = generation.get("eos_token_id", self.settings.get("eos_token_id"))
+        ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        if not all(type(end) is int for end in ends):
+            raise CheckpointError(f"{self.path}: eos_token_id is neither an id nor a list of ids")
         bos = self.settings.get("bos_token_id")
         return TokenizerSource(
-            tokenizer_json=file.read_text(encoding="utf-8"),
+            tokenizer_json=text,
             bos_token_id=bos if isinstance(bos, int) else None,
-            eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+            eos_token_ids=tuple(ends),
             chat_template=self._chat_template(options),
         )
 
     def _chat_template(self, options: Mapping[str, Any]) -> str | None:
         file = self.path / "chat_template.jinja"
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            return _read_text(file)
         template = options.get("chat_template")
         if isinstance(template, list):  # several named ones
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
         return template if isinstance(template, str) else None
 
 
@@ -155,6 +165,13 @@ def _read(shard: Path, stored: str, kind: str) -> NDArray[np.float32]:
     return np.asarray(values).astype(np.float32)
 
 
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
+
+
 def _read_json(file: Path, *, required: bool = True) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -162,7 +179,7 @@ def _read_json(file: Path, *, required: bool = True) -> dict[str, Any]:
         if required:
             raise CheckpointError(f"{file}: missing; is this a model directory?") from None
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: not a JSON object")
@@ -173,7 +190,12 @@ def _shards(path: Path) -> dict[str, Path]:
     """Map every tensor's stored name to the file that holds it."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted({path / str(name) for name in _read_json(index)["weight_map"].values()})
+        named = _read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not all(map(_is_file_name, named.values())):
+            raise CheckpointError(
+                f"{index}: weight_map must give a file name for each tensor; download it again"
+            )
+        files = sorted({path / name for name in named.values()})
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
@@ -192,58 +214,114 @@ def _shards(path: Path) -> dict[str, Path]:
     return shards
 
 
+def _is_file_name(name: object) -> bool:
+    """Return whether this names a file of the same directory."""
+    return isinstance(name, str) and name == Path(name).name
+
+
+def _named_files(index: Path) -> list[str]:
+    """Return the names of the files an index lists, all of them beside it."""
+    listed = _read_json(index).get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) else {None}
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(
+                f"{index}: its weight_map does not map tensors to files beside it; "
+                "download it again"
+            )
+    return sorted(names)
+
+
 def _config(path: Path, settings: Mapping[str, Any]) -> DecoderConfig:
+    """Read the configuration.
+
+    Raises:
+        CheckpointError: A value is missing or of the wrong kind.
+        UnsupportedModel: The architecture is not known here.
+    """
+    file = path / "config.json"
+    try:
+        return _read_config(path, settings)
+    except KeyError as error:
+        raise CheckpointError(f"{file}: {error} is missing") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{file}: a value is of the wrong kind: {error}") from error
+
+
+def _read_config(path: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     family = settings.get("model_type")
     if family not in ("llama", "mistral"):
         raise UnsupportedModel(
             f"{path}: model type {family!r} is not supported; llama and mistral are"
         )
-    context_length = int(settings.get("max_position_embeddings", 2048))
-    window = settings.get("sliding_window")
-    if family == "mistral" and window is not None and window < context_length:
+    number = _Numbers(path / "config.json", settings)
+    context_length = number.whole("max_position_embeddings", 2048)
+    window = number.whole("sliding_window", context_length)
+    if family == "mistral" and window < context_length:
         raise UnsupportedModel(f"{path}: sliding-window attention ({window}) is not supported")
     if settings.get("attention_bias") or settings.get("mlp_bias"):
         raise UnsupportedModel(f"{path}: projections with biases are not supported for {family}")
     if settings.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"{path}: activation {settings['hidden_act']!r} is not supported")
-    try:
-        heads = int(settings["num_attention_heads"])
-        hidden = int(settings["hidden_size"])
-        return DecoderConfig(
-            family="llama",
-            layers=int(settings["num_hidden_layers"]),
-            hidden=hidden,
-            intermediate=int(settings["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(settings.get("num_key_value_heads") or heads),
-            head_dim=int(settings.get("head_dim") or hidden // heads),
-            vocab=int(settings["vocab_size"]),
-            context_length=context_length,
-            norm_epsilon=float(settings.get("rms_norm_eps", 1e-6)),
-            rope=_rope(path, settings),
-            tied_embedding=bool(settings.get("tie_word_embeddings", False)),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path / 'config.json'}: {error} is missing") from error
+    heads, hidden = number.whole("num_attention_heads"), number.whole("hidden_size")
+    return DecoderConfig(
+        family="llama",
+        layers=number.whole("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=number.whole("intermediate_size"),
+        heads=heads,
+        kv_heads=number.whole("num_key_value_heads", heads),
+        head_dim=number.whole("head_dim", hidden // max(heads, 1)),
+        vocab=number.whole("vocab_size"),
+        context_length=context_length,
+        norm_epsilon=number.real("rms_norm_eps", 1e-6),
+        rope=_rope(path, settings),
+        tied_embedding=bool(settings.get("tie_word_embeddings", False)),
+    )
 
 
 def _rope(path: Path, settings: Mapping[str, Any]) -> Rope:
+    file = path / "config.json"
     # Newer configurations nest theta among the parameters; older ones keep it outside.
     options = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    theta = float(options.get("rope_theta") or settings.get("rope_theta") or 10000.0)
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{file}: its rope parameters are not an object")
+    number = _Numbers(file, options)
+    theta = number.real("rope_theta", _Numbers(file, settings).real("rope_theta", 10000.0))
     kind = options.get("rope_type", options.get("type", "default"))
     if kind == "default":
         return Rope(theta)
     if kind == "linear":
-        return Rope(theta, float(options["factor"]))
+        return Rope(theta, number.real("factor"))
     if kind == "llama3":
         return Rope(
             theta,
             Llama3Scaling(
-                factor=float(options["factor"]),
-                low_freq_factor=float(options["low_freq_factor"]),
-                high_freq_factor=float(options["high_freq_factor"]),
-                original_context=int(options["original_max_position_embeddings"]),
+                factor=number.real("factor"),
+                low_freq_factor=number.real("low_freq_factor"),
+                high_freq_factor=number.real("high_freq_factor"),
+                original_context=number.whole("original_max_position_embeddings"),
             ),
         )
     raise UnsupportedModel(f"{path}: rope scaling {kind!r} is not supported")
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Reads numbers out of a JSON object; ``null`` counts as missing."""
+
+    file: Path
+    settings: Mapping[str, Any]
+
+    def real(self, key: str, default: float | None = None) -> float:
+        value = self.settings.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{self.file}: {key} is missing or not a number")
+        return float(value)
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self.real(key, default)
+        if not value.is_integer():
+            raise CheckpointError(f"{self.file}: {key} is not a whole number")
+        return int(value)
