@@ -18,7 +18,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside ``target`` that takes its place when the block ends well.
 
     If the block raises, or the process dies, ``target`` is as it was. What a killed run left
-    behind is removed by the next one.
+    behind is removed by the next one, which also puts the old artifact back should the process have
+    died in the instant between taking that away and moving the new one into its place.
 
     Raises:
         ExportError: ``target`` exists and is no artifact, or another export is writing it.
@@ -26,27 +27,37 @@ def staged_directory(target: Path) -> Iterator[Path]:
     if target.exists() and not (target / MANIFEST_NAME).is_file() and not _is_empty(target):
         raise ExportError(f"{target}: exists and is not an artifact; choose another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.partial")
-    with _locked(target.with_name(f".{target.name}.lock"), target):
+    staging, retired, lock = (
+        target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "retired", "lock")
+    )
+    with _locked(lock, target):
+        if retired.exists() and not target.exists():
+            retired.rename(target)
+        _remove(retired)
         _remove(staging)
         staging.mkdir()
         try:
             yield staging
             _sync(staging)
-            _swap(staging, target)
+            _swap(staging, target, retired)
         finally:
             _remove(staging)
 
 
 @contextlib.contextmanager
 def _locked(file: Path, target: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(
-                f"{target}: another export is writing it; wait for that one"
-            ) from None
+    with contextlib.ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(file.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ExportError(
+                    f"{target}: another export is writing it; wait for that one"
+                ) from None
+            # An export that ended meanwhile may have removed the file, and the lock with it.
+            if os.fstat(lock.fileno()).st_nlink:
+                break
         try:
             yield
         finally:
@@ -72,12 +83,8 @@ def _sync(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _swap(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    retired = target.with_name(f".{target.name}.retired")
-    _remove(retired)
-    target.rename(retired)
+def _swap(staging: Path, target: Path, retired: Path) -> None:
+    if target.exists():
+        target.rename(retired)
     staging.rename(target)
     _remove(retired)

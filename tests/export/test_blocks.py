@@ -64,6 +64,17 @@ def test_the_refit_is_never_worse(weights: NDArray[np.float32], bits: Bits) -> N
     assert (fitted <= unfitted * (1 + 1e-5) + rounding).all()
 
 
+@given(weights=matrices(), bits=BITS)
+@settings(max_examples=60, deadline=None)
+def test_scales_fit_by_least_squares(weights: NDArray[np.float32], bits: Bits) -> None:
+    matrix = quantize(weights, bits)
+    q = matrix.elements().astype(np.float64) - 2 ** (bits - 1)
+    residual = in_blocks(weights) - q * matrix.scales[..., None]
+    # What is left over has no part along the integers.
+    along = np.abs((residual * q).sum(-1))
+    assert (along <= 1e-5 * np.abs(in_blocks(weights) * q).sum(-1)).all()
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_zero_blocks_stay_zero(bits: Bits) -> None:
     weights = np.zeros((2, 96), np.float32)

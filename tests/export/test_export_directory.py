@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from support.makers import MakeGguf
@@ -72,6 +74,9 @@ def test_the_digest_follows_names_and_bytes(tmp_path: Path) -> None:
     two.write_bytes(b"y")
     first = digest([one, two])
     assert digest([two, one]) == first
+    assert digest([one, two.rename(tmp_path / "zwei")]) != first
+    (tmp_path / "zwei").rename(two)
+    assert digest([one, two]) == first
     two.write_bytes(b"z")
     assert digest([one, two]) != first
     one.write_bytes(b"y")
@@ -199,6 +204,45 @@ def test_a_killed_export_leaves_nothing_that_loads(
     write(tiny_llama, target, "int4")
     Artifact.open(target).verify()
     assert Artifact.open(target).manifest.precision == "int4"
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_an_artifact_taken_away_by_a_killed_export_is_put_back(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "artifact"
+    write(tiny_llama, target, "int8")
+    before = content(target)
+    target.rename(tmp_path / ".artifact.retired")  # where it is killed between its two renames
+
+    def stop(_done: int, _total: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        write(tiny_llama, target, "int4", progress=stop)
+    assert content(target) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_lock_on_a_file_that_is_gone_does_not_count(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export opens the lock's file just before another, ending, removes it."""
+    target, lock = tmp_path / "artifact", tmp_path / ".artifact.lock"
+    flock, calls = fcntl.flock, itertools.count()
+
+    def ending(file: TextIO, operation: int) -> None:
+        flock(file, operation)
+        if next(calls) == 0:
+            lock.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", ending)
+
+    def check(_done: int, _total: int) -> None:
+        with lock.open() as file, pytest.raises(BlockingIOError):
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    write(tiny_llama, target, progress=check)
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 

@@ -219,36 +219,7 @@ def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name
 
 
-def _named_files(index: Path) -> list[str]:
-    """Return the names of the files an index lists, all of them beside it."""
-    listed = _read_json(index).get("weight_map")
-    names = set(listed.values()) if isinstance(listed, dict) else {None}
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(
-                f"{index}: its weight_map does not map tensors to files beside it; "
-                "download it again"
-            )
-    return sorted(names)
-
-
 def _config(path: Path, settings: Mapping[str, Any]) -> DecoderConfig:
-    """Read the configuration.
-
-    Raises:
-        CheckpointError: A value is missing or of the wrong kind.
-        UnsupportedModel: The architecture is not known here.
-    """
-    file = path / "config.json"
-    try:
-        return _read_config(path, settings)
-    except KeyError as error:
-        raise CheckpointError(f"{file}: {error} is missing") from error
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(f"{file}: a value is of the wrong kind: {error}") from error
-
-
-def _read_config(path: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     family = settings.get("model_type")
     if family not in ("llama", "mistral"):
         raise UnsupportedModel(
@@ -318,6 +289,8 @@ class _Numbers:
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(f"{self.file}: {key} is missing or not a number")
+        if not abs(value) < 2**53:  # beyond, and with infinity and NaN, nothing is exact
+            raise CheckpointError(f"{self.file}: {key} is out of range")
         return float(value)
 
     def whole(self, key: str, default: int | None = None) -> int:

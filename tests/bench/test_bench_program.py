@@ -1,0 +1,111 @@
+"""The whole program on a small model, with whatever engines are installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.makers import MakeGguf
+
+from rbee_bench.cli import main
+
+ENGINES = {"llama.cpp", "ONNX Runtime GenAI int4", "eager torch fp32"}
+
+
+class Program:
+    """Runs subcommands over one directory of artifacts."""
+
+    def __init__(self, gguf: Path, artifacts: Path) -> None:
+        self._common = ["--model", str(gguf), "--artifacts", str(artifacts)]
+        self._json = artifacts / "result.json"
+
+    def __call__(self, command: str) -> int:
+        return main([*command.split(), *self._common, "--json", str(self._json)])
+
+    def result(self, kind: str) -> dict[str, Any]:
+        """Return what the last command measured."""
+        document = json.loads(self._json.read_text())
+        assert document["command"][:2] == ["rbee-bench", kind]
+        assert document["machine"]["cores"] >= 1
+        found: dict[str, Any] = document[kind]
+        return found
+
+
+@pytest.fixture(scope="module")
+def program(make_gguf: MakeGguf, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program(make_gguf().path, tmp_path_factory.mktemp("bench"))
+
+
+def _labels(result: dict[str, Any]) -> set[str]:
+    return {row["label"] for row in result["rows"]} | set(result["skipped"])
+
+
+def test_parity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("parity --prompts 3 --tokens 8") == 0
+    assert program.result("parity")["agreed"] == [8, 8, 8]
+    assert "3 of 3 prompts" in capsys.readouterr().out
+
+
+def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("fidelity --tokens 48") == 0
+    result = program.result("fidelity")
+    assert result["tokens"] == 48
+    assert _labels(result) == {"gguf", "int8", "int4"} | ENGINES - {"eager torch fp32"}
+    ours = {row["label"]: row for row in result["rows"]}
+    assert 0.0 < ours["gguf"]["divergence"] < 0.02 < ours["int4"]["divergence"]
+    assert ours["gguf"]["agreement"] > 0.8
+    assert "over 48 tokens" in capsys.readouterr().out
+
+
+def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("decode --tokens 8 --rounds 2 --context 4") == 0
+    result = program.result("decode")
+    assert _labels(result) == {"int4", "gguf", "int8"} | ENGINES
+    for row in result["rows"]:
+        assert len(row["rates"]) == 2
+        assert min(row["rates"]) > 0.0
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_start(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("start --rounds 1") == 0
+    result = program.result("start")
+    assert 0.0 < result["seconds"][0] < 60.0
+    assert result["weights_bytes"] < result["ready_bytes"]
+    assert "until ready" in capsys.readouterr().out
+
+
+def test_a_text_that_is_too_short_is_said_in_one_line(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("Too short.")
+    assert program(f"fidelity --tokens 500 --text {text}") == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("rbee-bench fidelity: the text has ")
+    assert said.endswith("tokens, not 500; give a longer --text")
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("", "COMMAND"),
+        ("decode --tokens 1", "--tokens: must be at least 2"),
+        ("start --rounds 0", "--rounds: must be at least 1"),
+        ("parity --prompts 21", "--prompts: invalid choice"),
+        ("parity --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),
+    ],
+)
+def test_bad_arguments_exit_2_with_one_line(
+    command: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main(command.split())
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    said = capsys.readouterr().err.strip()
+    assert complaint in said
+    assert "\n" not in said

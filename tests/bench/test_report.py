@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+from rich.console import Console, RenderableType
+
+from rbee_bench.decode import Decode, Speed
+from rbee_bench.fidelity import Closeness, Fidelity
+from rbee_bench.parity import Parity
+from rbee_bench.report import decode_report, fidelity_report, parity_report, start_report
+from rbee_bench.start import Start, memory_bound
+
+_DECODE = Decode(
+    context=32,
+    tokens=128,
+    rows=(
+        Speed("int4", True, "ours 1", 127, (150.0, 75.0, 151.0)),
+        Speed("gguf", True, "ours 1", 127, (130.0, 66.0, 132.0)),
+        Speed("other", False, "other 2", 127, (100.0, 50.0, 102.0)),
+    ),
+    skipped={"absent": "not installed: no module"},
+    bystanders=0.0,
+)
+_STEADY = dataclasses.replace(
+    _DECODE, rows=tuple(dataclasses.replace(r, rates=r.rates[::2]) for r in _DECODE.rows)
+)
+_START = Start(
+    precision="gguf",
+    seconds=(1.0, 1.25, 1.5),
+    weights_bytes=100_000_000,
+    cache_bytes=400_000_000,
+    cache_used_bytes=4_000_000,
+    ready_bytes=250_000_000,
+    generated_bytes=260_000_000,
+    bystanders=0.0,
+)
+
+
+def _shown(renderable: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def _row(text: str, label: str) -> list[str]:
+    line = next(line for line in text.splitlines() if f"│ {label} " in line)
+    return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
+def test_decode_gives_each_of_ours_over_each_other() -> None:
+    text = _shown(decode_report(_DECODE))
+    assert _row(text, "other")[1] == "100.0"
+    assert _row(text, "other")[3:] == ["1.50 x", "1.30 x"]
+    assert _row(text, "int4")[3:] == ["", "0.87 x"]
+    assert "absent: skipped, not installed: no module" in text
+    assert "ours 1; other 2" in text
+
+
+def test_decode_says_when_rounds_differ_too_much() -> None:
+    assert "too noisy" not in _shown(decode_report(_STEADY))
+    assert "too noisy to say: int4 25% spread" in _shown(decode_report(_DECODE))
+
+
+def test_decode_says_when_other_programs_were_in_the_way() -> None:
+    text = _shown(decode_report(dataclasses.replace(_STEADY, bystanders=0.4)))
+    assert "too noisy to say: other programs had 40% of the processor" in text
+
+
+def test_decode_says_when_a_text_ended_early() -> None:
+    short = dataclasses.replace(_STEADY.rows[2], tokens=60)
+    text = _shown(decode_report(dataclasses.replace(_STEADY, rows=(*_STEADY.rows[:2], short))))
+    assert "other: its text ended early, after 61 tokens" in text
+    assert "ended early" not in _shown(decode_report(_STEADY))
+
+
+def test_parity_names_the_prompts_that_differ() -> None:
+    text = _shown(parity_report(Parity("ours 1", "torch 2", 64, (64, 17, 64))))
+    assert "2 of 3 prompts" in text
+    assert "prompt 2: differs from token 18 on" in text
+
+
+def test_fidelity_gives_divergence_and_agreement() -> None:
+    row = Closeness("gguf", "ours 1", 0.00412, 0.9612)
+    text = _shown(fidelity_report(Fidelity("torch 2", 1024, (row,), {"absent": "why"})))
+    assert _row(text, "gguf") == ["gguf", "0.0041", "96.1%"]
+    assert "absent: skipped, why" in text
+
+
+def test_start_holds_memory_to_its_bound() -> None:
+    text = _shown(start_report(_START))
+    assert _row(text, "until ready") == ["until ready", "1.25 s (spread 20%)", "3 s"]
+    assert _row(text, "memory after 64 tokens") == ["memory after 64 tokens", "260 MB", "800 MB"]
+    assert "325 MB" in text  # 1.2 x (100 + 4) + 200: with the cache that was used
+    assert memory_bound(100, 50) == 200_000_180
