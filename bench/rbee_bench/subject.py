@@ -78,6 +78,11 @@ class Subject:
         """Describe another engine on the file, with room for ``capacity`` positions."""
         return Spec(kind, _LABELS[kind], self.gguf, capacity, self.threads, self._workspace)
 
+    def untuned(self, kind: Kind, capacity: int) -> Spec:
+        """As :meth:`peer`, but with the threads the engine takes when nobody tells it."""
+        label = f"{_LABELS[kind]}, untuned"
+        return Spec(kind, label, self.gguf, capacity, 0, self._workspace)
+
     def tokenizer(self, progress: Progress) -> Tokenizer:
         """Return the model's tokenizer."""
         artifact = self.artifact("gguf", progress)

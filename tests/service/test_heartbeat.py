@@ -66,7 +66,7 @@ async def test_a_slow_hive_does_not_make_beats_pile_up(
     async with beating(hive.url + OLD, 0.1):
         beats = await asyncio.to_thread(hive.wait_for, OLD, 4)
     gaps = [later.at - earlier.at for earlier, later in pairwise(beats)]
-    assert gaps[0] >= 0.3
+    assert gaps[0] > 0.2  # the timeout counts from before the hive hears of it
     assert all(gap > 0.05 for gap in gaps)
 
 

@@ -31,8 +31,9 @@ class GenaiPeer:
         self._genai.disable_telemetry_events()
         self.version = f"onnxruntime-genai {version('onnxruntime-genai')}"
         config = self._genai.Config(str(_built(spec.model, spec.workspace)))
-        threads = {"session_options": {"intra_op_num_threads": spec.threads}}
-        config.overlay(json.dumps({"model": {"decoder": threads}}))
+        if spec.threads:
+            threads = {"session_options": {"intra_op_num_threads": spec.threads}}
+            config.overlay(json.dumps({"model": {"decoder": threads}}))
         self._model = self._genai.Model(config)
         self._capacity = spec.capacity
         self._generator: Any = None

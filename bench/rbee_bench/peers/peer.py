@@ -25,7 +25,7 @@ class Spec:
         label: Its name in tables.
         model: An artifact for ``compiled``, the GGUF file it was made from for the others.
         capacity: Positions its cache must hold.
-        threads: Threads to compute with; ``compiled`` decides by itself, the same way.
+        threads: Threads to compute with; 0 leaves it to the engine, as ``compiled`` always does.
         workspace: Directory for what a peer converts the model into, kept between runs.
     """
 

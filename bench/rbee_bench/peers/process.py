@@ -46,7 +46,7 @@ class PeerProcess:
             stdout=subprocess.PIPE,
             stderr=self._noise,
             text=True,
-            env={**os.environ, **quiet, "OMP_NUM_THREADS": str(spec.threads)},
+            env={**os.environ, **quiet, **_openmp(spec.threads)},
         )
         try:
             self.version: str = self._hear()["version"]
@@ -128,3 +128,7 @@ class PeerProcess:
         said = self._noise.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(said) if line.strip()), "")
         return PeerFault(f"its process ended with code {code}: {last}".removesuffix(": "))
+
+
+def _openmp(threads: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads)} if threads else {}
