@@ -23,10 +23,11 @@ from rbee_runtime.errors import (
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.memory import MemoryUse
 from rbee_runtime.request import GREEDY, Request, SamplingParams
+from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from rbee_runtime.engine import Engine, EngineStatus, LoadProgress
+    from rbee_runtime.engine import Engine
 
 __all__ = [
     "GREEDY",
@@ -63,8 +64,8 @@ def __getattr__(name: str) -> object:
 
     A worker answers its first health check while those still load.
     """
-    if name in ("Engine", "EngineStatus", "LoadProgress"):
-        from rbee_runtime import engine
+    if name == "Engine":
+        from rbee_runtime.engine import Engine
 
-        return getattr(engine, name)
+        return Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -199,18 +199,21 @@ class Artifact:
         This also brings the weights into the page cache, which the session needs next.
 
         Raises:
-            ArtifactError: A file's content is not what the exporter wrote.
+            ArtifactError: A file cannot be read, or is not what the exporter wrote.
         """
         total = sum(entry.size for entry in self.manifest.files)
         done = 0
         for entry in self.manifest.files:
             digest = hashlib.sha256()
-            with (self.path / entry.path).open("rb", buffering=0) as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    done += len(chunk)
-                    if progress is not None:
-                        progress(done, total)
+            try:
+                with (self.path / entry.path).open("rb", buffering=0) as file:
+                    while chunk := file.read(_CHUNK):
+                        digest.update(chunk)
+                        done += len(chunk)
+                        if progress is not None:
+                            progress(done, total)
+            except OSError as error:
+                raise ArtifactError(f"{self.path / entry.path}: cannot be read: {error}") from error
             if digest.hexdigest() != entry.sha256:
                 raise ArtifactError(
                     f"{self.path}: {entry.path} is corrupt (sha256 differs from the manifest); "

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
@@ -26,6 +25,7 @@ from rbee_runtime.request import Request, SamplingParams
 from rbee_runtime.sampling import sample
 from rbee_runtime.scheduler import Scheduler
 from rbee_runtime.sequence import Phase, Sequence
+from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.step import Step
 from rbee_runtime.tokenizer import Tokenizer
 
@@ -34,42 +34,6 @@ PREFILL_CHUNK = 256
 
 Sink = Callable[[Event], None]
 """Takes a request's events, on the engine's thread: it must return at once and raise nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far loading has come.
-
-    Attributes:
-        stage: ``loading_to_vram`` while weights are read, ``ready`` at the end.
-        layers_loaded: Layers whose share of the bytes has been read.
-        layers_total: Layers of the model.
-        bytes_loaded: Bytes read so far.
-    """
-
-    stage: Literal["loading_to_vram", "ready"]
-    layers_loaded: int
-    layers_total: int
-    bytes_loaded: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """What the engine is doing.
-
-    Attributes:
-        slots_total: Requests it serves at a time.
-        slots_available: Of these, how many are free.
-        queued: Requests that wait for one.
-        healthy: Whether its thread is alive and well.
-        fault: What went wrong, if it is not.
-    """
-
-    slots_total: int
-    slots_available: int
-    queued: int
-    healthy: bool
-    fault: str | None
 
 
 @dataclass(slots=True)
@@ -264,12 +228,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _encode(self, request: Request) -> list[int]:

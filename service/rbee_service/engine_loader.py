@@ -54,7 +54,8 @@ def load_engine(
 ) -> CompletionBackend:
     """Load with the runtime's engine; a :class:`Loader`."""
     # These imports take a good part of a second, which the HTTP server does not wait for.
-    from rbee_runtime.engine import Engine, LoadProgress
+    from rbee_runtime.engine import Engine
+    from rbee_runtime.status import LoadProgress
 
     def tell(loading: LoadProgress) -> None:
         progress(LayerProgress(loading.layers_loaded, loading.layers_total, loading.bytes_loaded))

@@ -13,10 +13,11 @@ from support.collecting import submit
 from support.running import greedy, open_cpu
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.engine import PREFILL_CHUNK, Engine, LoadProgress
+from rbee_runtime.engine import PREFILL_CHUNK, Engine
 from rbee_runtime.errors import ArtifactError, ContextOverflow, DeviceError, InvalidRequest
 from rbee_runtime.events import Event, Finished, Started, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
+from rbee_runtime.status import LoadProgress
 
 PROMPT = "Once upon a time"
 WARM = SamplingParams(temperature=1.0, seed=7)
