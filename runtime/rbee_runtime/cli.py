@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import queue
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
-from rbee_runtime.events import Event, Failed, Finished, Piece
+from rbee_runtime.events import Finished, Piece
 from rbee_runtime.request import Request, SamplingParams
 
 BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED = 2, 3, 5, 1
@@ -55,20 +54,17 @@ def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
     request = Request(
         "generate", prompt, arguments.max_tokens, sampling, tuple(arguments.stop or ())
     )
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.submit(request, events.put)
-    while not isinstance(event := events.get(), Finished):
-        if isinstance(event, Failed):
-            raise event.error
+    for event in engine.stream(request):
         if isinstance(event, Piece):
             print(event.text, end="", flush=True)
-    print()
-    print(
-        f"{event.prompt_tokens} prompt tokens in {event.prefill_seconds:.2f} s, "
-        f"{event.completion_tokens} tokens at {event.tokens_per_second:.0f} tokens/s "
-        f"({event.reason})",
-        file=sys.stderr,
-    )
+        elif isinstance(event, Finished):
+            print()
+            print(
+                f"{event.prompt_tokens} prompt tokens in {event.prefill_seconds:.2f} s, "
+                f"{event.completion_tokens} tokens at {event.tokens_per_second:.0f} tokens/s "
+                f"({event.reason})",
+                file=sys.stderr,
+            )
     return 0
 
 

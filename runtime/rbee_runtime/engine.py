@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,18 +184,30 @@ class Engine:
         Raises:
             RuntimeFault: As :meth:`submit`, or what the request failed with.
         """
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        request_id = f"generate-{id(events)}"
         params = SamplingParams() if sampling is None else sampling
-        self.submit(Request(request_id, prompt, max_tokens, params, stop), events.put)
+        request_id = f"generate-{uuid.uuid4().hex}"
+        for event in self.stream(Request(request_id, prompt, max_tokens, params, stop)):
+            if isinstance(event, Piece):
+                yield event.text
+
+    def stream(self, request: Request) -> Iterator[Started | Piece | Finished]:
+        """Yield a request's events, ``Finished`` last. Leaving the loop early cancels the request.
+
+        Raises:
+            RuntimeFault: As :meth:`submit`, or what the request failed with.
+        """
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.submit(request, events.put)
         try:
-            while not isinstance(event := events.get(), Finished):
+            while True:
+                event = events.get()
                 if isinstance(event, Failed):
                     raise event.error
-                if isinstance(event, Piece):
-                    yield event.text
+                yield event
+                if isinstance(event, Finished):
+                    return
         finally:
-            self.cancel(request_id)
+            self.cancel(request.request_id)
 
     def status(self) -> EngineStatus:
         """Return what the engine is doing."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
 from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, score_steps
-from rbee_runtime import GREEDY, Artifact, Engine, Event, Failed, Finished, Request
+from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.step import Step
 
@@ -36,12 +35,9 @@ class CompiledPeer:
 
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._engine.submit(Request("bench", prompt, tokens, GREEDY), events.put)
-        while not isinstance(event := events.get(), Finished):
-            if isinstance(event, Failed):
-                raise event.error
-        return Timing(event.completion_tokens - 1, event.decode_seconds)
+        *_, finished = self._engine.stream(Request("bench", prompt, tokens, GREEDY))
+        assert isinstance(finished, Finished)  # the last event of a stream that raised nothing
+        return Timing(finished.completion_tokens - 1, finished.decode_seconds)
 
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
