@@ -65,7 +65,7 @@ class Subject:
             path,
             options,
             self.content,
-            lambda done, total: progress(what, done, total),
+            lambda _, done, total: progress(what, done, total),
         )
         return Artifact.open(path)
 

@@ -1,22 +1,23 @@
 """Block-quantised matrices, in the layout ONNX Runtime's ``MatMulNBits`` reads.
 
-A row of ``K`` weights is cut into blocks of 32. Element ``j`` of a block stands for
+A row of ``K`` weights is cut into blocks of 32, or of 16 where a source's own blocks are no longer.
+Element ``j`` of a block stands for
 
     w = (q[j] - z) * d + c,    z = 2 ** (bits - 1)
 
 with an unsigned integer ``q``, the block's scale ``d`` and, for sources whose blocks have a minimum
-(``w = q * d + m``, GGUF's Q4_1), its offset ``c = m + z * d``. Since
+(``w = p * d + m``, GGUF's Q4_1), its offset ``c``. Since
 
     x @ w.T = x @ ((q - z) * d).T + blocksum(x) @ c.T,    blocksum(x)[b] = sum of x over block b
 
-an offset costs one small matrix product and no precision. Centring on ``z`` rather than storing
-``m``
-matters: the kernel rounds activations to eight bits, and its error grows with ``|q - z| * d``.
+an offset costs one small matrix product and no precision. The source's integers ``p`` are stored as
+``q = p - h + z``, ``h`` the middle of their range, and ``c = m + h * d``: the kernel rounds
+activations to eight bits, and its error grows with ``|q - z| * d``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,12 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 32
-"""Weights per block, along the input dimension."""
+"""Weights per block that this module quantises to, along the input dimension."""
 
 Bits = Literal[4, 8]
 
-_ROWS_AT_ONCE = 4096
-"""Rows quantised together, which bounds the temporary arrays for a vocabulary-sized matrix."""
+_WEIGHTS_AT_ONCE = 1 << 18
+"""Weights worked on together. Bounds the temporary arrays, and keeps them in the processor's
+cache.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,29 @@ class BlockMatrix:
 
     Attributes:
         bits: Width of an element.
-        packed: ``uint8[N, K / 32, 4 * bits]``; at 4 bits the even element has the low nibble.
-        scales: ``float32[N, K / 32]``, the ``d`` above.
-        offsets: ``float32[N, K / 32]``, the ``c`` above, or ``None`` for all zero.
+        packed: ``uint8[N, K / block, block * bits / 8]``; at 4 bits the even element has the low
+            nibble.
+        scales: ``float32[N, K / block]``, the ``d`` above.
+        offsets: ``float32[N, K / block]``, the ``c`` above, or ``None`` for all zero.
+        exact: It stands for its source's values as they were, but for the rounding of ``c`` to
+            float32.
     """
 
     bits: Bits
     packed: NDArray[np.uint8]
     scales: NDArray[np.float32]
     offsets: NDArray[np.float32] | None = None
+    exact: bool = False
+
+    @property
+    def block(self) -> int:
+        """Weights per block."""
+        return int(self.packed.shape[2]) * 8 // self.bits
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(N, K)``."""
-        return self.packed.shape[0], self.packed.shape[1] * BLOCK
+        return self.packed.shape[0], self.packed.shape[1] * self.block
 
     @property
     def nbytes(self) -> int:
@@ -59,33 +71,51 @@ class BlockMatrix:
         offsets = 0 if self.offsets is None else self.offsets.nbytes
         return self.packed.nbytes + self.scales.nbytes + offsets
 
-    def elements(self) -> NDArray[np.uint8]:
-        """Return the unpacked integers ``q``, ``uint8[N, K / 32, 32]``."""
+    @property
+    def description(self) -> str:
+        """How it holds its source, e.g. ``8-bit, blocks of 32, offsets, exact``."""
+        offsets = "" if self.offsets is None else "offsets, "
+        faithful = "exact" if self.exact else "rounded"
+        return f"{self.bits}-bit, blocks of {self.block}, {offsets}{faithful}"
+
+    def elements(self, rows: slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the unpacked integers ``q`` of some rows, ``uint8[rows, K / block, block]``."""
+        packed = self.packed[rows]
         if self.bits == 8:
-            return self.packed
-        q = np.empty((*self.packed.shape[:2], BLOCK), np.uint8)
-        q[..., 0::2] = self.packed & 0x0F
-        q[..., 1::2] = self.packed >> 4
+            return packed
+        q = np.empty((*packed.shape[:2], self.block), np.uint8)
+        q[..., 0::2] = packed & 0x0F
+        q[..., 1::2] = packed >> 4
         return q
 
     def dequantize(self) -> NDArray[np.float32]:
         """Return the matrix it stands for, ``float32[N, K]``.
 
-        With offsets this evaluates ``q * d + (c - z * d)``, the order of operations of the source,
-        so that the result equals the source's own dequantisation bit for bit.
+        An exact matrix gives the source's own values bit for bit (zeros but for their sign) where
+        it has no offsets, or where its offsets needed no rounding.
         """
-        q = self.elements().astype(np.float32)
+        rows, columns = self.shape
+        weights = np.empty((rows, columns), np.float32)
         zero = np.float32(1 << (self.bits - 1))
-        d = self.scales[..., None]
-        if self.offsets is None:
-            w = (q - zero) * d
-        else:
-            w = q * d + (self.offsets[..., None] - zero * d)
-        return w.reshape(self.shape)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part in row_ranges(rows, columns):
+                w = weights[part].reshape(-1, *self.scales.shape[1:], self.block)
+                np.subtract(self.elements(part), zero, out=w)
+                w *= self.scales[part][..., None]
+                if self.offsets is not None:
+                    w += self.offsets[part][..., None]
+        return weights
+
+
+def row_ranges(rows: int, columns: int) -> Iterator[slice]:
+    """Cut the rows of a matrix into ranges small enough to work on together."""
+    step = max(1, _WEIGHTS_AT_ONCE // max(columns, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def pack(q: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:
-    """Pack integers ``uint8[N, blocks, 32]`` into ``uint8[N, blocks, 4 * bits]``."""
+    """Pack integers ``uint8[N, blocks, block]`` into ``uint8[N, blocks, block * bits / 8]``."""
     if bits == 8:
         return np.ascontiguousarray(q)
     return (q[..., 0::2] | (q[..., 1::2] << 4)).astype(np.uint8, copy=False)
@@ -95,17 +125,20 @@ def concatenate(matrices: Sequence[BlockMatrix]) -> BlockMatrix | None:
     """Stack matrices along their outputs, so that one product serves them all.
 
     Returns:
-        The stack, or ``None`` where they differ in bits or in having offsets.
+        The stack, exact if all of them are, or ``None`` where they differ in bits, in the size of
+        their blocks or in having offsets.
     """
     first = matrices[0]
     offsets = [m.offsets for m in matrices if m.offsets is not None]
-    if len(offsets) not in (0, len(matrices)) or any(m.bits != first.bits for m in matrices):
+    kinds = {(m.bits, m.block) for m in matrices}
+    if len(kinds) > 1 or len(offsets) not in (0, len(matrices)):
         return None
     return BlockMatrix(
         first.bits,
         np.concatenate([m.packed for m in matrices]),
         np.concatenate([m.scales for m in matrices]),
         np.concatenate(offsets) if offsets else None,
+        exact=all(m.exact for m in matrices),
     )
 
 
@@ -124,8 +157,7 @@ def quantize(weights: NDArray[np.float32], bits: Bits) -> BlockMatrix:
         raise ValueError(f"input dimension {columns} is not a multiple of {BLOCK}")
     packed = np.empty((rows, columns // BLOCK, BLOCK * bits // 8), np.uint8)
     scales = np.empty((rows, columns // BLOCK), np.float32)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    for part in row_ranges(rows, columns):
         blocks = weights[part].reshape(-1, columns // BLOCK, BLOCK).astype(np.float32, copy=False)
         q, scales[part] = _quantize_blocks(blocks, bits)
         packed[part] = pack(q, bits)

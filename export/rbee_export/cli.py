@@ -1,96 +1,122 @@
-"""``rbee-export``: compile a checkpoint into an artifact."""
+"""``rbee-export``: compile a checkpoint into an artifact, and look at artifacts."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-)
 
+from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
 from rbee_export.errors import ExportError
 from rbee_export.export import Options, export, identity
+from rbee_export.fidelity import Text, measure, perplexity
+from rbee_export.report import describe, fidelity_table, size
+from rbee_export.stages import Stages
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
 
-BAD_ARGUMENTS, FAILED = 2, 3
-_REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
+_SAME = 0.01
+"""Relative difference up to which two perplexities of one artifact are the same: processors round
+differently.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program and return its exit code: 0 done, 2 bad arguments, 3 the export failed."""
-    arguments = _parser().parse_args(argv)
+    """Run the program and return its exit code: 0 done, 2 bad arguments, 3 it failed."""
+    arguments = parse(argv)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    options = Options(arguments.precision, arguments.model_ref)
+    programs = {None: _export, "inspect": _inspect, "verify": _verify}
+    written = "; nothing was written" if arguments.command is None else ""
     try:
-        path = _run(arguments, options, console)
-    except ExportError as error:
-        console.print(f"rbee-export: {error}", style="red", markup=False)
-        return FAILED
+        programs[arguments.command](arguments, console)
+    except (ExportError, ArtifactError) as error:
+        cause = str(error)
     except OSError as error:
         cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        console.print(f"rbee-export: {cause}; nothing was written", style="red", markup=False)
-        return FAILED
+        cause += written
     except MemoryError as error:
-        cause = f"out of memory ({error})" if str(error) else "out of memory"
-        console.print(f"rbee-export: {cause}; nothing was written", style="red", markup=False)
-        return FAILED
+        cause = (f"out of memory ({error})" if str(error) else "out of memory") + written
     except KeyboardInterrupt:
-        console.print("rbee-export: interrupted; nothing was written", markup=False)
+        console.print(f"rbee-export: interrupted{written}", markup=False)
         return 130
-    if arguments.print_path:
-        print(path)
-    return 0
+    else:
+        return 0
+    console.print(f"rbee-export: {cause}", style="red", markup=False)
+    return FAILED
 
 
-def _run(arguments: argparse.Namespace, options: Options, console: Console) -> Path:
+def _export(arguments: argparse.Namespace, console: Console) -> None:
+    options = Options(arguments.precision, arguments.model_ref, arguments.tensorrt)
+    text = None
+    if arguments.verify:
+        text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
     checkpoint = open_checkpoint(arguments.model)
-    with _progress(DownloadColumn(), console) as bars:
-        task = bars.add_task("reading", total=None)
-        content = digest(checkpoint.files, lambda n, of: bars.update(task, completed=n, total=of))
+    content = _digest(checkpoint, console)
     precision = options.resolve(checkpoint)
     if arguments.cache is not None:
         target = arguments.cache / identity(checkpoint, options, content)[:32]
-        if _is_artifact(target):
-            return Path(target)
     else:
         stem = checkpoint.name.removesuffix(".gguf")
         target = arguments.out or Path("artifacts") / f"{stem}-{precision}"
-    _write(checkpoint, target, options, content, console)
-    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
-    console.print(f"{target}  {precision}, {size:.0f} MB", markup=False)
-    return Path(target)
+    if arguments.cache is None or not _is_artifact(target):
+        with Stages(console) as stages:
+            manifest = export(checkpoint, target, options, content, stages.show, text)
+        total = sum(entry.size for entry in manifest.files)
+        console.print(f"{target}  {precision}, {size(total)}", markup=False)
+        if manifest.fidelity is not None:
+            console.print(fidelity_table(manifest.fidelity))
+    if arguments.print_path:
+        print(target)
 
 
-def _write(
-    checkpoint: Checkpoint, target: Path, options: Options, content: str, console: Console
-) -> None:
-    with _progress(MofNCompleteColumn(), console) as bars:
-        task = bars.add_task("layers", total=checkpoint.config.layers)
-        export(checkpoint, target, options, content, lambda n, _: bars.update(task, completed=n))
+def _inspect(arguments: argparse.Namespace, _: Console) -> None:
+    artifact = Artifact.open(arguments.artifact)
+    if arguments.json:
+        print(artifact.manifest.model_dump_json(indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(describe(artifact))
 
 
-def _progress(counter: ProgressColumn, console: Console) -> Progress:
-    """Return bars that show on a terminal and nowhere else: a log gets the outcome alone."""
-    return Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        counter,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def _verify(arguments: argparse.Namespace, console: Console) -> None:
+    artifact = Artifact.open(arguments.artifact)
+    with Stages(console) as stages:
+        artifact.verify(lambda done, total: stages.show("checksums", done, total))
+    console.print(f"{artifact.path}: every file is as it was written", markup=False)
+    recorded = artifact.manifest.fidelity
+    text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
+    if arguments.source is not None:
+        checkpoint = open_checkpoint(arguments.source)
+        if _digest(checkpoint, console) != artifact.manifest.source.sha256:
+            raise ExportError(
+                f"{arguments.source}: is not the checkpoint that {artifact.path} was made from"
+            )
+        with Stages(console) as stages:
+            console.print(fidelity_table(measure(artifact, checkpoint, text, stages.show)))
+        return
+    if recorded is None:
+        raise ExportError(
+            f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
+        )
+    if recorded.text != text.name:
+        raise ExportError(
+            f"{artifact.path}: its fidelity was measured on {recorded.text}; "
+            "give that file with --calibration, or the checkpoint with --model"
+        )
+    again = perplexity(artifact, text)
+    if abs(again / recorded.perplexity - 1) > _SAME:
+        raise ExportError(
+            f"{artifact.path}: perplexity is {again:.2f} here and was {recorded.perplexity:.2f} "
+            "when it was exported; export the model again"
+        )
+    console.print(fidelity_table(recorded))
+
+
+def _digest(checkpoint: Checkpoint, console: Console) -> str:
+    with Stages(console) as stages:
+        return digest(checkpoint.files, lambda n, of: stages.show("reading", n, of))
 
 
 def _is_artifact(path: Path) -> bool:
@@ -99,60 +125,6 @@ def _is_artifact(path: Path) -> bool:
     except ArtifactError:
         return False
     return True
-
-
-def _model_ref(text: str) -> str:
-    if not _REFERENCE.fullmatch(text) or "../" in text:
-        raise argparse.ArgumentTypeError(
-            "must be 1-512 characters of A-Z a-z 0-9 . _ : / - without ../"
-        )
-    return text
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="rbee-export",
-        description="Compile a checkpoint, ahead of time, into an artifact the worker serves.",
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        help="a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors",
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--out",
-        type=Path,
-        help="directory to write, replacing an artifact there (default: artifacts/NAME-PRECISION)",
-    )
-    where.add_argument(
-        "--cache",
-        type=Path,
-        help="write below this directory, named by content and options; reuse what is there",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "int8", "int4", "gguf"],
-        default="auto",
-        help="auto (default): gguf, the file's own blocks, for a quantised GGUF; else int8",
-    )
-    parser.add_argument(
-        "--model-ref",
-        type=_model_ref,
-        help="the reference the worker announces, e.g. hf:org/name (default: from the file name)",
-    )
-    parser.add_argument(
-        "--print-path", action="store_true", help="print the artifact's path on stdout"
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,81 +1,140 @@
-"""The model definition: a pre-norm decoder-only transformer, as the Llama papers draw it.
+"""The model definition: a decoder-only transformer with the knobs its families turn.
 
 Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
 
-    embedding                         [vocab, hidden]
-    layers.{i}.attention_norm         [hidden]
-    layers.{i}.q, .k, .v              [heads * head_dim, hidden], k and v with kv_heads
-    layers.{i}.o                      [hidden, heads * head_dim]
-    layers.{i}.mlp_norm               [hidden]
-    layers.{i}.gate, .up              [intermediate, hidden]
-    layers.{i}.down                   [hidden, intermediate]
-    final_norm                        [hidden]
-    lm_head                           [vocab, hidden], absent when tied to the embedding
+    embedding                            [vocab, hidden]
+    layers.{i}.attention_norm            [hidden], where branches start with a norm
+    layers.{i}.q, .k, .v                 [heads * head_dim, hidden], k and v with kv_heads
+    layers.{i}.q_norm, .k_norm           [head_dim], or the whole width of queries and of keys
+    layers.{i}.o                         [hidden, heads * head_dim]
+    layers.{i}.attention_post_norm       [hidden], where branches end with a norm
+    layers.{i}.mlp_norm                  [hidden]
+    layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
+    layers.{i}.down                      [hidden, intermediate]
+    layers.{i}.mlp_post_norm             [hidden]
+    final_norm                           [hidden]
+    lm_head                              [vocab, hidden], absent when tied to the embedding
+
+A bias goes by the name of its matrix or layer norm with ``_bias`` appended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import onnx_ir as ir
+from rbee_export.checkpoint.config import Activation, DecoderConfig
 
-from rbee_export.checkpoint import DecoderConfig
+V = TypeVar("V")
 
 
-class Dialect(Protocol):
-    """The operations a decoder is made of, each emitting nodes into a graph."""
+class Dialect(Protocol[V]):
+    """The operations a decoder is made of; ``V`` is what stands for activations."""
 
-    def embedding(self, name: str, rows: int) -> ir.Value:
-        """Look the graph's input tokens up in a table of ``rows`` vectors."""
+    def embedding(self, name: str, rows: int) -> V:
+        """Look the input tokens up in a table of ``rows`` vectors."""
         ...
 
-    def rms_norm(self, x: ir.Value, name: str) -> ir.Value:
-        """Scale each vector to unit root mean square, then by a weight (Zhang & Sennrich 2019)."""
+    def norm(self, x: V, name: str) -> V:
+        """Normalise each vector: RMS (Zhang & Sennrich 2019) or layer norm (Ba et al. 2016)."""
         ...
 
-    def add_rms_norm(self, residual: ir.Value, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Return ``residual + x`` and its RMS norm."""
+    def add(self, a: V, b: V) -> V:
+        """Return ``a + b``."""
         ...
 
-    def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int]) -> ir.Value:
+    def add_norm(self, residual: V, x: V, name: str) -> tuple[V, V]:
+        """Return ``residual + x`` and its norm."""
+        ...
+
+    def scale(self, x: V, factor: float) -> V:
+        """Return ``x * factor``."""
+        ...
+
+    def linear(self, x: V, columns: int, rows: Mapping[str, int], *, bias: bool) -> V:
         """Multiply by matrices of ``[rows[name], columns]``; their results stand side by side."""
         ...
 
-    def attention(self, qkv: ir.Value, layer: int) -> ir.Value:
-        """Rotate queries and keys, append keys and values to the layer's cache, attend causally."""
+    def attention(self, qkv: V, layer: int, norms: tuple[str, str] | None) -> V:
+        """Norm queries and keys where ``norms`` names weights, rotate them, append keys and values
+        to the layer's cache, attend causally.
+        """
         ...
 
-    def swiglu(self, gate_up: ir.Value) -> ir.Value:
-        """Return ``silu(gate) * up`` of two halves side by side (Shazeer 2020)."""
+    def activation(self, x: V, kind: Activation) -> V:
+        """Apply an activation function."""
         ...
 
-    def last_position(self, x: ir.Value) -> ir.Value:
+    def gated(self, gate_up: V, kind: Activation) -> V:
+        """Return ``activation(gate) * up`` of two halves side by side (Shazeer 2020)."""
+        ...
+
+    def last_position(self, x: V) -> V:
         """Keep the last position of every row."""
         ...
 
-    def logits(self, x: ir.Value, name: str, rows: int) -> None:
-        """Multiply by a matrix of ``rows`` outputs and make the result the graph's output."""
+    def logits(
+        self, x: V, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None
+    ) -> None:
+        """Multiply by a matrix of ``rows`` outputs, cap the result, and make it the output."""
         ...
 
 
-def build(ops: Dialect, c: DecoderConfig, progress: Callable[[int], None] | None = None) -> None:
+def build(ops: Dialect[V], c: DecoderConfig, progress: Callable[[int], None] | None = None) -> None:
     """Emit the decoder described by ``c``, reporting each layer done to ``progress``."""
-    q_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    residual = ops.embedding("embedding", c.vocab)
-    x = ops.rms_norm(residual, "layers.0.attention_norm")
+    residual = _scaled(ops, ops.embedding("embedding", c.vocab), c.embedding_scale)
+    x = ops.norm(residual, "layers.0.attention_norm") if c.pre_norm else residual
     for i in range(c.layers):
         at = f"layers.{i}."
-        qkv = ops.linear(x, c.hidden, {at + "q": q_width, at + "k": kv_width, at + "v": kv_width})
-        attended = ops.attention(qkv, i)
-        x = ops.linear(attended, q_width, {at + "o": c.hidden})
-        residual, x = ops.add_rms_norm(residual, x, at + "mlp_norm")
-
-        gate_up = ops.linear(x, c.hidden, {at + "gate": c.intermediate, at + "up": c.intermediate})
-        x = ops.linear(ops.swiglu(gate_up), c.intermediate, {at + "down": c.hidden})
-        following = f"layers.{i + 1}.attention_norm" if i + 1 < c.layers else "final_norm"
-        residual, x = ops.add_rms_norm(residual, x, following)
+        if c.parallel:
+            branches = ops.add(_attention(ops, c, i, x), _mlp(ops, c, at, x))
+        else:
+            branch = _finished(ops, c, _attention(ops, c, i, x), at + "attention_post_norm")
+            residual, x = _join(ops, residual, branch, at + "mlp_norm" if c.pre_norm else None)
+            branches = _finished(ops, c, _mlp(ops, c, at, x), at + "mlp_post_norm")
+        following = f"layers.{i + 1}.attention_norm" if c.pre_norm else None
+        last = i + 1 == c.layers
+        residual, x = _join(ops, residual, branches, "final_norm" if last else following)
         if progress is not None:
             progress(i + 1)
-    x = ops.last_position(x)
-    ops.logits(x, "embedding" if c.tied_embedding else "lm_head", c.vocab)
+    x = _scaled(ops, ops.last_position(x), c.logits_scale)
+    head = "embedding" if c.tied_embedding else "lm_head"
+    ops.logits(x, head, c.vocab, tied=c.tied_embedding, bias=c.head_bias, cap=c.logits_cap)
+
+
+def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
+    at = f"layers.{layer}."
+    rows = {at + "q": c.q_width, at + "k": c.kv_width, at + "v": c.kv_width}
+    qkv = ops.linear(x, c.hidden, rows, bias=c.qkv_bias)
+    norms = None if c.qk_norm == "none" else (at + "q_norm", at + "k_norm")
+    attended = ops.attention(qkv, layer, norms)
+    return ops.linear(attended, c.q_width, {at + "o": c.hidden}, bias=c.o_bias)
+
+
+def _mlp(ops: Dialect[V], c: DecoderConfig, at: str, x: V) -> V:
+    if c.gated:
+        rows = {at + "gate": c.intermediate, at + "up": c.intermediate}
+        inner = ops.gated(ops.linear(x, c.hidden, rows, bias=c.mlp_bias), c.activation)
+    else:
+        up = ops.linear(x, c.hidden, {at + "up": c.intermediate}, bias=c.mlp_bias)
+        inner = ops.activation(up, c.activation)
+    return ops.linear(inner, c.intermediate, {at + "down": c.hidden}, bias=c.mlp_bias)
+
+
+def _finished(ops: Dialect[V], c: DecoderConfig, branch: V, norm: str) -> V:
+    """Return a branch as it joins the residual stream."""
+    if c.post_norm:
+        branch = ops.norm(branch, norm)
+    return _scaled(ops, branch, c.residual_scale)
+
+
+def _join(ops: Dialect[V], residual: V, branch: V, norm: str | None) -> tuple[V, V]:
+    """Return the residual stream with a branch added, and what the next branch starts from."""
+    if norm is not None:
+        return ops.add_norm(residual, branch, norm)
+    joined = ops.add(residual, branch)
+    return joined, joined
+
+
+def _scaled(ops: Dialect[V], x: V, factor: float) -> V:
+    return x if factor == 1.0 else ops.scale(x, factor)

@@ -4,41 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import onnx_ir as ir
 
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
 from rbee_export.decoder import build
-from rbee_export.dialect import OrtDialect
+from rbee_export.dialect import OrtDialect, StandardDialect
+from rbee_export.engine_builder import build_engine
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
+from rbee_export.fidelity import Progress, Text, measure
 from rbee_export.staging import staged_directory
-from rbee_export.weights import Precision, Weights
+from rbee_export.weights import Held, Weights
 from rbee_export.weights_file import WeightsFile
 from rbee_runtime.artifact import (
     MANIFEST_NAME,
+    Artifact,
     CacheGeometry,
+    Engine,
     FileEntry,
+    LongRope,
     Manifest,
+    Precision,
+    Role,
     Shapes,
     Source,
+    WeightGroup,
 )
 
 EXPORTER = f"rbee-export {version('onnx-worker-rbee')}"
 
+_LONGEST_CONTEXT = 1 << 21
+"""Positions whose rotary tables still fit into memory."""
+
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
 
 
-LayerProgress = Callable[[int, int], None]
-"""Called with layers done and layers in total."""
+_COMPUTE: Mapping[Precision, ir.DataType] = MappingProxyType(
+    {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+)
+_CACHE: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
+    {"fp16": "float16", "bf16": "bfloat16"}
+)
 
 
-def _ignore(_done: int, _total: int) -> None:
+def _ignore(_stage: str, _done: int, _total: int) -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRtTarget:
+    """Engines to build into an artifact.
+
+    Attributes:
+        architectures: GPUs to build for, e.g. ``SM89``; none for the one that is here.
+        max_batch: Rows of a decode step at most.
+        max_len: Positions of a slot.
+    """
+
+    architectures: tuple[str, ...]
+    max_batch: int = 8
+    max_len: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +81,12 @@ class Options:
             ``int8`` otherwise.
         model_ref: The reference the worker will announce; ``None`` makes one of the checkpoint's
             name.
+        tensorrt: Compile for TensorRT; ``None`` for ONNX Runtime.
     """
 
     precision: Literal["auto"] | Precision = "auto"
     model_ref: str | None = None
+    tensorrt: TensorRtTarget | None = None
 
     def resolve(self, checkpoint: Checkpoint) -> Precision:
         """Return the precision for this checkpoint.
@@ -73,7 +106,7 @@ class Options:
 
 def identity(checkpoint: Checkpoint, options: Options, content: str) -> str:
     """Return a hex key that differs wherever content (its digest), options or exporter differ."""
-    text = f"{EXPORTER}\0{content}\0{options.resolve(checkpoint)}\0{options.model_ref}"
+    text = f"{EXPORTER}\0{content}\0{options.resolve(checkpoint)}\0{options.model_ref}\0{options.tensorrt}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -82,18 +115,20 @@ def export(
     target: Path,
     options: Options,
     content: str,
-    progress: LayerProgress = _ignore,
+    progress: Progress = _ignore,
+    text: Text | None = None,
 ) -> Manifest:
     """Write the artifact of ``checkpoint`` to the directory ``target``, whole or not at all.
 
-    The same checkpoint and options give the same bytes.
+    The same checkpoint and options give the same bytes, engines apart.
 
     Args:
         checkpoint: What to export.
         target: The directory to write; an artifact already there is replaced.
         options: What to make of it.
         content: The checkpoint's :func:`~rbee_export.checkpoint.digest`.
-        progress: Called with layers written and layers in total.
+        progress: Called as the export proceeds.
+        text: What to measure fidelity on; ``None`` leaves it unmeasured.
 
     Raises:
         CheckpointError: The checkpoint is damaged.
@@ -104,38 +139,98 @@ def export(
     config, precision = checkpoint.config, options.resolve(checkpoint)
     _check(checkpoint)
     tokenizer = checkpoint.tokenizer()
+    weights = Weights(checkpoint, precision)
+    dtype = _COMPUTE.get(precision, ir.DataType.FLOAT)
+    standard = options.tensorrt is not None
     with staged_directory(target) as staging:
-        with WeightsFile(staging / WEIGHTS) as weights:
-            ops = OrtDialect(config, Weights(checkpoint, precision), weights)
-            build(ops, config, lambda done: progress(done, config.layers))
+        with WeightsFile(staging / WEIGHTS) as file:
+            dialect = StandardDialect if standard else OrtDialect
+            ops = dialect(config, weights, file, dtype)
+            build(ops, config, lambda done: progress("layers", done, config.layers))
             ir.save(ops.model(EXPORTER), staging / GRAPH)
+        engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
         manifest = Manifest(
             exporter=EXPORTER,
             source=Source(format=checkpoint.format, name=checkpoint.name, sha256=content),
-            model_ref=options.model_ref or _reference(checkpoint),
+            model_ref=options.model_ref or reference(checkpoint.name),
             family=config.family,
             shapes=_shapes(config),
             precision=precision,
-            dialect="ort",
+            dialect="standard" if standard else "ort",
             cache=CacheGeometry(
                 layers=config.layers,
                 kv_heads=config.kv_heads,
                 head_dim=config.head_dim,
-                dtype="float32",
+                dtype=_CACHE.get(precision, "float32"),
             ),
             files=(
-                _entry("graph", staging / GRAPH),
-                FileEntry(role="weights", path=WEIGHTS, size=weights.size, sha256=weights.sha256),
-                _entry("tokenizer", staging / TOKENIZER),
+                file_entry("graph", staging / GRAPH),
+                *file.entries,
+                file_entry("tokenizer", staging / TOKENIZER),
+                *(file_entry("engine", staging / engine.path) for engine in engines),
             ),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_ids=tokenizer.eos_token_ids,
             chat_template=tokenizer.chat_template,
+            long_rope=None
+            if config.long_rope_from is None
+            else LongRope(original_context=config.long_rope_from),
+            weights=_groups(weights.report),
+            engines=engines,
         )
-        text = manifest.model_dump_json(indent=2)
-        (staging / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        if text is not None:
+            fidelity = measure(Artifact(staging, manifest), checkpoint, text, progress)
+            manifest = manifest.model_copy(update={"fidelity": fidelity})
+        write_manifest(manifest, staging)
     return manifest
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write a manifest into an artifact's directory."""
+    text = manifest.model_dump_json(indent=2)
+    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _engines(
+    staging: Path, target: TensorRtTarget | None, progress: Progress
+) -> tuple[Engine, ...]:
+    if target is None:
+        return ()
+    engines = []
+    for arch in target.architectures or (None,):
+        file = staging / f"{arch or 'native'}.engine"
+        info = build_engine(
+            staging / GRAPH,
+            file,
+            arch=arch,
+            max_batch=target.max_batch,
+            max_len=target.max_len,
+            progress=progress,
+        )
+        engines.append(
+            Engine(
+                path=file.name,
+                library=info.library,
+                version=info.version,
+                architecture=info.arch,
+                max_batch=target.max_batch,
+                max_length=info.max_len,
+            )
+        )
+    return tuple(engines)
+
+
+def _groups(report: Sequence[Held]) -> tuple[WeightGroup, ...]:
+    """Sum up what became of the weights, those of all layers together."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for held in report:
+        key = (held.name.rpartition(".")[2], held.source, held.held)
+        groups.setdefault(key, []).append(held.nbytes)
+    return tuple(
+        WeightGroup(name=name, source=source, held=how, count=len(sizes), nbytes=sum(sizes))
+        for (name, source, how), sizes in groups.items()
+    )
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -148,16 +243,26 @@ def _check(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.name}: {c.heads} query heads cannot share {c.kv_heads} key heads"
         )
+    if c.context_length > _LONGEST_CONTEXT or max(c.head_dim, c.heads) > 4096:
+        raise CheckpointError(
+            f"{checkpoint.name}: a context of {c.context_length}, or {c.heads} heads of "
+            f"{c.head_dim}, is no model's"
+        )
     if c.head_dim % 16:
         raise UnsupportedModel(
             f"{checkpoint.name}: head dimension {c.head_dim} is not a multiple of 16, "
             "which the attention operator needs"
         )
+    if any(a.rope is not None and a.rope.dims % 16 for a in c.attention):
+        raise UnsupportedModel(
+            f"{checkpoint.name}: the rotated part of a head is not a multiple of 16 wide, "
+            "which the attention operator needs"
+        )
 
 
-def _reference(checkpoint: Checkpoint) -> str:
+def reference(name: str) -> str:
     """Make a model reference of a checkpoint's name, in the characters the contract allows."""
-    stem = checkpoint.name.removesuffix(".gguf")
+    stem = name.removesuffix(".gguf")
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
 
 
@@ -174,7 +279,8 @@ def _shapes(c: DecoderConfig) -> Shapes:
     )
 
 
-def _entry(role: Literal["graph", "tokenizer"], file: Path) -> FileEntry:
-    content = file.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return FileEntry(role=role, path=file.name, size=len(content), sha256=digest)
+def file_entry(role: Role, file: Path) -> FileEntry:
+    """Return a file of an artifact as its manifest lists it."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(role=role, path=file.name, size=file.stat().st_size, sha256=digest)

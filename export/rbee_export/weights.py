@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.blocks import BLOCK, BlockMatrix, concatenate, quantize
 from rbee_export.checkpoint import Checkpoint, Tensor
 from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_runtime.artifact import Precision
 
-Precision = Literal["fp32", "int8", "int4", "gguf"]
 Matrix = BlockMatrix | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What became of one weight.
+
+    Attributes:
+        name: Its canonical name.
+        source: How the checkpoint stores it, e.g. ``Q4_K``.
+        held: How the artifact does, e.g. ``4-bit, blocks of 32, offsets, exact``.
+        nbytes: Bytes it takes there.
+    """
+
+    name: str
+    source: str
+    held: str
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +40,15 @@ class Weights:
 
     Attributes:
         checkpoint: Where they come from.
-        precision: ``fp32`` dequantises everything; ``int8`` and ``int4`` quantise in blocks of 32,
-            the embedding and output projection always to 8 bits; ``gguf`` keeps the file's own
-            blocks.
+        precision: ``fp32``, ``fp16`` and ``bf16`` hold everything so; ``int8`` and ``int4``
+            quantise in blocks of 32, the embedding and output projection always to 8 bits;
+            ``gguf`` keeps the file's own blocks.
+        report: What became of each weight that was asked for.
     """
 
     checkpoint: Checkpoint
     precision: Precision
+    report: list[Held] = field(default_factory=list)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         """Return a weight of ``float32[size]``.
@@ -37,9 +56,23 @@ class Weights:
         Raises:
             CheckpointError: It is missing or of another shape.
         """
-        tensor = self.checkpoint.tensor(name)
-        self._check(name, tensor, (size,))
-        return tensor.dense()
+        tensor = self._tensor(name, (size,))
+        values = tensor.dense()
+        self._note(name, tensor, values)
+        return values
+
+    def dense(self, name: str, rows: int, columns: int) -> NDArray[np.float32]:
+        """Return what a weight stands for in the checkpoint, ``float32[rows, columns]``.
+
+        At ``bf16``, it is rounded to that.
+
+        Raises:
+            CheckpointError: It is missing or of another shape.
+        """
+        weights = self._tensor(name, (rows, columns)).dense()
+        if self.precision == "bf16":
+            return weights.astype(ml_dtypes.bfloat16).astype(np.float32)
+        return weights
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
         """Return a weight of ``[rows, columns]`` at this precision.
@@ -48,11 +81,15 @@ class Weights:
             CheckpointError: It is missing or of another shape.
             UnsupportedModel: Its columns cannot be cut into blocks.
         """
-        tensor = self.checkpoint.tensor(name)
-        self._check(name, tensor, (rows, columns))
+        tensor = self._tensor(name, (rows, columns))
+        matrix = self._at_precision(name, tensor, columns)
+        self._note(name, tensor, matrix)
+        return matrix
+
+    def _at_precision(self, name: str, tensor: Tensor, columns: int) -> Matrix:
         if self.precision == "gguf":
             return tensor.blocks() or tensor.dense()
-        if self.precision == "fp32":
+        if self.precision not in ("int8", "int4"):
             return tensor.dense()
         if columns % BLOCK:
             raise UnsupportedModel(
@@ -62,12 +99,23 @@ class Weights:
         outer = name in ("embedding", "lm_head")
         return quantize(tensor.dense(), 8 if self.precision == "int8" or outer else 4)
 
-    def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
+        if isinstance(matrix, BlockMatrix):
+            held, size = matrix.description, matrix.nbytes
+        elif self.precision in ("fp16", "bf16"):
+            held, size = self.precision, matrix.nbytes // 2
+        else:
+            held, size = "fp32", matrix.nbytes
+        self.report.append(Held(name, tensor.kind, held, size))
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = self.checkpoint.tensor(name)
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{self.checkpoint.name}: {name} has shape {list(tensor.shape)}, "
                 f"its configuration says {list(shape)}"
             )
+        return tensor
 
 
 def pack_rows(matrices: Sequence[Matrix]) -> Matrix | None:

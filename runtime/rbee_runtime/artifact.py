@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from rbee_runtime.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Precision = Literal["fp32", "int8", "int4", "gguf"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
+Dialect = Literal["ort", "standard", "optimum"]
+Role = Literal["graph", "weights", "tokenizer", "engine"]
 ByteProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
 
@@ -83,12 +85,82 @@ class CacheGeometry(_Frozen):
     layers: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "float16", "bfloat16"]
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes one position of one slot takes, keys and values of every layer together."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+        element = 4 if self.dtype == "float32" else 2
+        return 2 * self.layers * self.kv_heads * self.head_dim * element
+
+
+class LongRope(_Frozen):
+    """Two sets of rotary frequencies; which one a sequence turns by depends on its length.
+
+    Attributes:
+        original_context: Sequences that will not grow beyond this take the first rows of the
+            rotary tables, others the rows from here on.
+    """
+
+    original_context: PositiveInt
+
+
+class WeightGroup(_Frozen):
+    """Weights that are held alike.
+
+    Attributes:
+        name: Canonical name without the layer, e.g. ``down``.
+        source: How the checkpoint stored them, e.g. ``Q4_K``.
+        held: How the artifact does, e.g. ``4-bit, blocks of 32, offsets, exact``.
+        count: How many there are.
+        nbytes: Bytes they take together.
+    """
+
+    name: str
+    source: str
+    held: str
+    count: PositiveInt
+    nbytes: int = Field(ge=0)
+
+
+class Fidelity(_Frozen):
+    """How far an artifact's predictions are from what the checkpoint's weights mean.
+
+    Attributes:
+        text: What was predicted: ``built-in``, or the name of a file.
+        tokens: Positions compared.
+        divergence: Mean Kullback-Leibler divergence from the reference, in nats.
+        agreement: Share of positions at which the likeliest token is the same.
+        perplexity: Of the artifact.
+        reference_perplexity: Of the checkpoint's weights in float32.
+    """
+
+    text: str
+    tokens: PositiveInt
+    divergence: float
+    agreement: float
+    perplexity: float
+    reference_perplexity: float
+
+
+class Engine(_Frozen):
+    """A TensorRT engine in the artifact.
+
+    Attributes:
+        path: Its file.
+        library: The library that built it, and the one that can run it.
+        version: Of that library.
+        architecture: The GPUs it is for, e.g. ``SM89``.
+        max_batch: Rows of a decode step at most.
+        max_length: Positions of a slot at most.
+    """
+
+    path: str
+    library: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    architecture: str
+    max_batch: PositiveInt
+    max_length: PositiveInt
 
 
 class FileEntry(_Frozen):
@@ -101,7 +173,7 @@ class FileEntry(_Frozen):
         sha256: Digest of its content.
     """
 
-    role: Literal["graph", "weights", "tokenizer"]
+    role: Role
     path: str
     size: int = Field(ge=0)
     sha256: Sha256
@@ -116,7 +188,7 @@ class FileEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The content of ``artifact.json``, format version 1.
+    """The content of ``artifact.json``, format version 2.
 
     Attributes:
         format_version: Version of this layout; a reader refuses a newer one.
@@ -126,27 +198,36 @@ class Manifest(_Frozen):
         family: Row of the exporter's family table, e.g. ``llama``.
         shapes: The model's dimensions.
         precision: How the weights are held.
-        dialect: Vocabulary of the graph: ``ort`` uses ONNX Runtime's fused operators.
+        dialect: Vocabulary of the graph: ``ort`` uses ONNX Runtime's fused operators, ``standard``
+            those of ONNX alone, ``optimum`` is a graph traced by optimum.
         cache: Geometry of the KV cache.
         files: Every other file of the directory.
         bos_token_id: Beginning-of-text token, where the model has one.
         eos_token_ids: All tokens that end a completion.
         chat_template: Jinja source that turns chat messages into a prompt, where the model has one.
+        long_rope: Where the model has two sets of rotary frequencies.
+        weights: What the weights were and how they are held.
+        fidelity: Measured at export, unless that was skipped.
+        engines: TensorRT engines.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     exporter: str
     source: Source
     model_ref: str
     family: str
     shapes: Shapes
     precision: Precision
-    dialect: Literal["ort"]
+    dialect: Dialect
     cache: CacheGeometry
     files: tuple[FileEntry, ...]
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     chat_template: str | None
+    long_rope: LongRope | None = None
+    weights: tuple[WeightGroup, ...] = ()
+    fidelity: Fidelity | None = None
+    engines: tuple[Engine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +260,22 @@ class Artifact:
                     f"{path}: {entry.path} has {size} bytes, its manifest says {entry.size}; "
                     "export the model again"
                 )
-        for role in ("graph", "weights", "tokenizer"):
-            if sum(entry.role == role for entry in manifest.files) != 1:
+        roles = [entry.role for entry in manifest.files]
+        for role in ("graph", "tokenizer"):
+            if roles.count(role) != 1:
                 raise ArtifactError(f"{path}: the manifest must name exactly one {role} file")
+        if "weights" not in roles:
+            raise ArtifactError(f"{path}: the manifest names no weights file")
         return cls(path, manifest)
 
-    def file(self, role: Literal["graph", "weights", "tokenizer"]) -> Path:
+    def file(self, role: Literal["graph", "tokenizer"]) -> Path:
         """Return the path of the file with this role."""
         return next(self.path / e.path for e in self.manifest.files if e.role == role)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights file."""
-        return next(e.size for e in self.manifest.files if e.role == "weights")
+        """Bytes of the weights' files."""
+        return sum(e.size for e in self.manifest.files if e.role == "weights")
 
     def verify(self, progress: ByteProgress | None = None) -> None:
         """Read every file once and compare its sha256 with the manifest.
@@ -234,10 +318,13 @@ def _read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        age, remedy = (
+            ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
+        )
         raise ArtifactError(
-            f"{file}: format version {version} is newer than this runtime reads "
-            f"({FORMAT_VERSION}); upgrade the worker or export the model again"
+            f"{file}: format version {version} is {age} than this runtime reads "
+            f"({FORMAT_VERSION}); {remedy}export the model again"
         )
     try:
         return Manifest.model_validate(raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,15 @@ class KvArena:
 
     def __init__(self, geometry: CacheGeometry, slots: int, capacity: int) -> None:
         shape = (geometry.layers, 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
+        dtype = np.dtype(geometry.dtype)
         # Mapped by hand: NumPy asks for huge pages, of which every head of every layer would take
         # two megabytes with its first position.
         memory = mmap.mmap(
             -1,
-            math.prod(shape) * np.dtype(np.float32).itemsize,
+            math.prod(shape) * dtype.itemsize,
             flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
         )
-        self._data = np.frombuffer(memory, np.float32).reshape(shape)
+        self._data = np.frombuffer(memory, dtype).reshape(shape)
         self.slots = slots
         self.capacity = capacity
 
@@ -40,12 +42,12 @@ class KvArena:
         """Bytes of the whole allocation."""
         return self._data.nbytes
 
-    def keys(self, layer: int, slot: int) -> NDArray[np.float32]:
-        """Return one slot's keys: a view of ``float32[1, kv_heads, capacity, head_dim]``."""
-        view: NDArray[np.float32] = self._data[layer, 0, slot : slot + 1]
+    def keys(self, layer: int, slot: int) -> NDArray[np.floating[Any]]:
+        """Return one slot's keys: a view of ``[1, kv_heads, capacity, head_dim]``."""
+        view: NDArray[np.floating[Any]] = self._data[layer, 0, slot : slot + 1]
         return view
 
-    def values(self, layer: int, slot: int) -> NDArray[np.float32]:
-        """Return one slot's values: a view of ``float32[1, kv_heads, capacity, head_dim]``."""
-        view: NDArray[np.float32] = self._data[layer, 1, slot : slot + 1]
+    def values(self, layer: int, slot: int) -> NDArray[np.floating[Any]]:
+        """Return one slot's values: a view of ``[1, kv_heads, capacity, head_dim]``."""
+        view: NDArray[np.floating[Any]] = self._data[layer, 1, slot : slot + 1]
         return view

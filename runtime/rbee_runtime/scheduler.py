@@ -79,4 +79,5 @@ class Scheduler:
         self._running.rotate(-1)
         assert sequence.slot is not None
         assert sequence.phase in (Phase.PREFILL, Phase.DECODE)
-        return sequence, Step(sequence.slot, sequence.cached, sequence.pending(self.chunk))
+        tokens = sequence.pending(self.chunk)
+        return sequence, Step(sequence.slot, sequence.cached, tokens, sequence.length)

@@ -51,6 +51,11 @@ class Sequence:
         self._matcher = StopMatcher(request.stop)
 
     @property
+    def length(self) -> int:
+        """Positions it may grow to."""
+        return len(self.prompt) + self.request.max_tokens
+
+    @property
     def stop_sequence(self) -> str | None:
         """The stop string that ended it."""
         return self._matcher.matched

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-import jinja2
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rbee_runtime.chat_template import BadTemplate, ChatTemplate
 from rbee_runtime.errors import ArtifactError, InvalidRequest
 
 _REPLACEMENT = "\ufffd"
@@ -37,6 +35,7 @@ class Tokenizer:
         names = {key: tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
         self._special_tokens = {key: name for key, name in names.items() if name is not None}
         self.chat_template = chat_template
+        self._template: ChatTemplate | None = None  # compiled when first used
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._byte_ids = _byte_tokens(tokenizer)
@@ -90,34 +89,39 @@ class Tokenizer:
         """Return whether this id is one byte, whose text hangs on the bytes beside it."""
         return token_id in self._byte_ids
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """Return the prompt that asks for the next assistant message.
 
-        The template comes from the checkpoint, that is, from strangers: it runs in a sandbox.
+        The template comes from the checkpoint, that is, from strangers: it runs in a sandbox, with
+        bounds on time and memory.
 
         Args:
             messages: Each with ``role`` and ``content``.
+            tools: JSON schemas of the functions that the model may call.
 
         Raises:
             InvalidRequest: The model has no template, or the template rejects the messages.
         """
         if self.chat_template is None:
             raise InvalidRequest("messages", "this model has no chat template; send a plain prompt")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        # The names and defaults are those of transformers, which templates are written for.
+        variables = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self._special_tokens,
+        }
         try:
-            return environment.from_string(self.chat_template).render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
-            )
-        except Exception as error:  # whatever a stranger's program runs into
+            if self._template is None:
+                self._template = ChatTemplate(self.chat_template)
+            return self._template.render(variables)
+        except BadTemplate as error:
             raise InvalidRequest("messages", f"the chat template failed: {error}") from error
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
 
 
 def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> frozenset[int]:

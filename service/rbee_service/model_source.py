@@ -59,7 +59,16 @@ async def _export(model: Path, cache: Path) -> Path:
     log.info("Exporting the model, or finding it exported", model=str(model), cache=str(cache))
     exporter = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "rbee_export", "--model", str(model), "--cache", str(cache), "--print-path"),
+        *(
+            "-m",
+            "rbee_export",
+            "--model",
+            str(model),
+            "--cache",
+            str(cache),
+            "--no-verify",
+            "--print-path",
+        ),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Literal
 
 import numpy as np
@@ -101,9 +102,9 @@ def test_integers_times_a_scale_are_exact(bits: Bits) -> None:
 
 
 def test_many_rows_are_quantised_like_one() -> None:
-    weights = np.random.default_rng(0).standard_normal((4100, 32)).astype(np.float32)
+    weights = np.random.default_rng(0).standard_normal((8200, 32)).astype(np.float32)
     matrix = quantize(weights, 4)
-    for row in (0, 4095, 4096, 4099):
+    for row in (0, 8191, 8192, 8199):
         alone = quantize(weights[row : row + 1], 4)
         np.testing.assert_array_equal(matrix.packed[row], alone.packed[0])
         np.testing.assert_array_equal(matrix.scales[row], alone.scales[0])
@@ -121,6 +122,36 @@ def test_packing_is_undone_by_elements(q: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(BlockMatrix(8, pack(q, 8), scales).elements(), q)
 
 
+@pytest.mark.parametrize("block", [16, 32])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_matrix_stands_for_what_its_formula_says(block: int, bits: Bits) -> None:
+    draw = np.random.default_rng(block + bits)
+    q = draw.integers(0, 2**bits, (5000, 128 // block, block)).astype(np.uint8)
+    scales, offsets = draw.standard_normal((2, *q.shape[:2]), np.float32)
+    matrix = BlockMatrix(bits, pack(q, bits), scales, offsets, exact=True)
+    assert matrix.shape == (5000, 128)
+    assert matrix.block == block
+    assert matrix.nbytes == 5000 * 128 * bits // 8 + 2 * scales.nbytes
+    assert matrix.description == f"{bits}-bit, blocks of {block}, offsets, exact"
+    np.testing.assert_array_equal(matrix.elements(), q)
+    np.testing.assert_array_equal(matrix.elements(slice(7, 9)), q[7:9])
+    expected = (q.astype(np.float64) - 2 ** (bits - 1)) * scales[..., None] + offsets[..., None]
+    np.testing.assert_allclose(matrix.dequantize(), expected.reshape(5000, 128), atol=1e-4)
+
+
+def test_large_matrices_leave_little_behind() -> None:
+    weights = np.zeros((4096, 1024), np.float32)
+    tracemalloc.start()
+    try:
+        matrix = quantize(weights, 8)
+        assert tracemalloc.get_traced_memory()[1] < matrix.nbytes + (8 << 20)
+        tracemalloc.reset_peak()
+        matrix.dequantize()
+        assert tracemalloc.get_traced_memory()[1] < matrix.nbytes + weights.nbytes + (4 << 20)
+    finally:
+        tracemalloc.stop()
+
+
 def test_columns_must_be_whole_blocks() -> None:
     with pytest.raises(ValueError, match="input dimension 33 is not a multiple of 32"):
         quantize(np.zeros((1, 33), np.float32), 8)
@@ -132,6 +163,7 @@ def test_matrices_of_one_kind_are_stacked() -> None:
     assert stacked is not None
     assert stacked.shape == (6, 64)
     assert stacked.nbytes == quantize(weights, 4).nbytes
+    assert not stacked.exact
     np.testing.assert_array_equal(stacked.dequantize(), quantize(weights, 4).dequantize())
 
 
@@ -141,6 +173,8 @@ def test_matrices_of_different_kinds_are_not() -> None:
     shifted = BlockMatrix(4, four.packed, four.scales, np.ones_like(four.scales))
     assert concatenate([four, eight]) is None
     assert concatenate([four, shifted]) is None
+    sixteen = BlockMatrix(4, four.packed.reshape(2, 2, 8), np.ones((2, 2), np.float32))
+    assert concatenate([four, sixteen]) is None
     both = concatenate([shifted, shifted])
     assert both is not None
     assert both.offsets is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.family_table import LLAMA3
 from support.makers import MakeArtifact, MakeLlama
 from support.running import greedy, open_cpu, prefill
 from support.tiny_llama import load_reference, reference_logits
@@ -17,13 +18,6 @@ from rbee_runtime.artifact import Artifact
 from rbee_runtime.engine import PREFILL_CHUNK
 from rbee_runtime.step import Step
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 128,
-}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "tied": {"tie_word_embeddings": True},

@@ -95,14 +95,13 @@ def test_a_manifest_that_is_something_else(content: str, copy: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_version(copy: Path) -> None:
-    rewrite(copy, lambda m: m.update(format_version=2, precision="fp2", new_field=1))
+    rewrite(copy, lambda m: m.update(format_version=3, precision="fp2", new_field=1))
     message = refusal(copy)
-    assert "format version 2 is newer than this runtime reads (1)" in message
+    assert "format version 3 is newer than this runtime reads (2)" in message
     assert "upgrade the worker or export the model again" in message
 
 
 INVALID: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "old version": (lambda m: m.update(format_version=0), "format_version"),
     "version in words": (lambda m: m.update(format_version="new"), "format_version"),
     "unknown field": (lambda m: m.update(colour="red"), "colour"),
     "unknown precision": (lambda m: m.update(precision="int3"), "precision"),
@@ -164,7 +163,20 @@ def test_a_flipped_bit(role: str, where: float, copy: Path) -> None:
     assert "is corrupt" in refusal(copy, Engine.load)
 
 
-@pytest.mark.parametrize("role", ["graph", "weights", "tokenizer"])
+def test_a_manifest_of_an_older_version(copy: Path) -> None:
+    rewrite(copy, lambda m: m.update(format_version=1))
+    assert "format version 1 is older than this runtime reads (2)" in refusal(copy)
+
+
+def test_weights_are_needed(copy: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["files"] = [e for e in manifest["files"] if e["role"] != "weights"]
+
+    rewrite(copy, change)
+    assert "names no weights file" in refusal(copy)
+
+
+@pytest.mark.parametrize("role", ["graph", "tokenizer"])
 @pytest.mark.parametrize("count", [0, 2])
 def test_each_role_has_one_file(role: str, count: int, copy: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:

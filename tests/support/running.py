@@ -19,12 +19,26 @@ def open_cpu(artifact: Path, slots: int = 1) -> Backend:
 
 
 def prefill(
-    backend: Backend, ids: Sequence[int], *, slot: int = 0, chunk: int = PREFILL_CHUNK
+    backend: Backend,
+    ids: Sequence[int],
+    *,
+    slot: int = 0,
+    chunk: int = PREFILL_CHUNK,
+    length: int = 0,
 ) -> NDArray[np.float32]:
-    """Run a prompt as the engine does, in chunks, and return the logits after it."""
+    """Run a prompt as the engine does, in chunks, and return the logits after it.
+
+    Args:
+        backend: Where to.
+        ids: The prompt.
+        slot: Slot to fill.
+        chunk: Tokens to run at once.
+        length: Tokens the sequence is to have in the end, if more than the prompt.
+    """
     logits = np.empty((1, 0), np.float32)
+    whole = max(length, len(ids))
     for past in range(0, len(ids), chunk):
-        logits = backend.run(Step(slot, past, ids[past : past + chunk]))
+        logits = backend.run(Step(slot, past, ids[past : past + chunk], whole))
     return logits[0].copy()
 
 
@@ -36,8 +50,8 @@ def forced_logits(
     Returns:
         ``float32[len(ids) - prompt + 1, vocab]``.
     """
-    first = prefill(backend, ids[:prompt], slot=slot)
-    steps = (Step(slot, past, [ids[past]]) for past in range(prompt, len(ids)))
+    first = prefill(backend, ids[:prompt], slot=slot, length=len(ids))
+    steps = (Step(slot, past, [ids[past]], len(ids)) for past in range(prompt, len(ids)))
     return np.stack([first, *(backend.run(step)[0].copy() for step in steps)])
 
 

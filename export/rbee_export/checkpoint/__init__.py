@@ -6,13 +6,14 @@ from rbee_export.checkpoint.checkpoint import (
     digest,
     open_checkpoint,
 )
-from rbee_export.checkpoint.config import DecoderConfig, Llama3Scaling, Rope
+from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.tensor import Tensor
 
 __all__ = [
+    "Attention",
     "Checkpoint",
     "DecoderConfig",
-    "Llama3Scaling",
     "Rope",
     "Tensor",
     "TokenizerSource",

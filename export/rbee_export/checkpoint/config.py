@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from rbee_export.checkpoint.rope import Rope
 
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Frequency-dependent stretching of the rotary embedding, introduced with Llama 3.1.
-
-    Attributes:
-        factor: How much the long wavelengths are stretched.
-        low_freq_factor: Wavelengths above ``original_context / low_freq_factor`` are stretched
-            whole.
-        high_freq_factor: Wavelengths below ``original_context / high_freq_factor`` are left alone.
-        original_context: Context length the model was first trained for.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary position embedding (Su et al. 2021), halves rotated against each other.
+class Attention:
+    """How one layer attends.
 
     Attributes:
-        theta: Base of the geometric series of wavelengths.
-        scaling: A linear factor on positions, or Llama 3's scheme; ``None`` for neither.
-        divisors: One divisor per frequency, ``head_dim / 2`` of them, as GGUF stores Llama 3's
-            scheme already worked out; ``None`` for none.
+        rope: Rotary embedding; ``None`` for a layer without positions.
+        window: Latest positions a token sees, itself included; ``None`` for all.
     """
 
-    theta: float
-    scaling: float | Llama3Scaling | None = None
-    divisors: tuple[float, ...] | None = None
-
-    def frequencies(self, head_dim: int) -> NDArray[np.float32]:
-        """Return the angle each pair of dimensions turns a position, ``float32[head_dim / 2]``."""
-        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-        frequencies = (np.float32(1.0) / np.float32(self.theta) ** exponents).astype(np.float32)
-        if self.divisors is not None:
-            frequencies /= np.asarray(self.divisors, np.float32)
-        if isinstance(self.scaling, Llama3Scaling):
-            return _llama3(frequencies, self.scaling)
-        if self.scaling is not None:
-            return frequencies / np.float32(self.scaling)
-        return frequencies
-
-    def tables(
-        self, head_dim: int, positions: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return cosines and sines of all angles, each ``float32[positions, head_dim / 2]``."""
-        angles = np.outer(np.arange(positions, dtype=np.float32), self.frequencies(head_dim))
-        return np.cos(angles), np.sin(angles)
-
-
-def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:
-    wavelengths = 2.0 * math.pi / frequencies
-    # How far a wavelength lies from the long bound (0) towards the short one (1).
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = np.clip((scaling.original_context / wavelengths - scaling.low_freq_factor) / span, 0, 1)
-    stretched = frequencies / np.float32(scaling.factor)
-    return ((1 - kept) * stretched + kept * frequencies).astype(np.float32)
+    rope: Rope | None
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +37,26 @@ class DecoderConfig:
         head_dim: Width of one head; even.
         vocab: Rows of the embedding.
         context_length: Positions the model was made for.
-        norm_epsilon: Added to the mean square inside RMS normalisation.
-        rope: Rotary embedding.
+        norm_epsilon: Added to the mean square (or variance) inside normalisation.
+        attention: How each layer attends, ``layers`` of them.
         tied_embedding: The output projection is the embedding.
+        norm: RMS norms, or layer norms with biases.
+        pre_norm: Each branch starts with a norm.
+        post_norm: Each branch ends with a norm, before it joins the residual stream.
+        parallel: Attention and MLP read the same norm and join the stream together.
+        qk_norm: RMS norms of queries and keys, of each head or of their whole width.
+        activation: Inside the MLP.
+        gated: The MLP multiplies its activation by a second projection.
+        qkv_bias: Query, key and value projections have biases.
+        o_bias: The attention's output projection has one.
+        mlp_bias: The MLP's projections have.
+        head_bias: The output projection has one.
+        embedding_scale: Factor on the embedding.
+        residual_scale: Factor on what a branch adds to the residual stream.
+        logits_scale: Factor on the logits.
+        attention_scale: Factor on query-key products; ``None`` for ``1 / sqrt(head_dim)``.
+        attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
+        logits_cap: Soft cap on the logits.
     """
 
     family: str
@@ -100,5 +69,40 @@ class DecoderConfig:
     vocab: int
     context_length: int
     norm_epsilon: float
-    rope: Rope
+    attention: tuple[Attention, ...]
     tied_embedding: bool
+    norm: Literal["rms", "layer"] = "rms"
+    pre_norm: bool = True
+    post_norm: bool = False
+    parallel: bool = False
+    qk_norm: Literal["none", "head", "whole"] = "none"
+    activation: Activation = "silu"
+    gated: bool = True
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logits_cap: float | None = None
+
+    @property
+    def q_width(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all key heads, and of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def long_rope_from(self) -> int | None:
+        """The context length beyond which another set of rotary frequencies applies, if any."""
+        return next(
+            (a.rope.original_context for a in self.attention if a.rope and a.rope.has_long_table),
+            None,
+        )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from operator import itemgetter
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from gguf import TokenType
 
+from rbee_export.checkpoint.tokenizer_vocabulary import SPACE, Merges, Vocabulary
 from rbee_export.errors import CheckpointError
 
 PREFIX = "tokenizer.ggml."
-Merges = list[tuple[str, str]]
+
 _T = TypeVar("_T")
+_TYPES = {int(type_): type_ for type_ in TokenType}
 
 
 def read_string(fields: Mapping[str, object], name: str) -> str | None:
@@ -40,94 +40,83 @@ def read_flag(fields: Mapping[str, object], name: str) -> bool | None:
     raise CheckpointError(f"{PREFIX}{name} must be true or false, not {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The tokens of a model.
+def read_bytes(fields: Mapping[str, object], name: str) -> bytes:
+    """Return an array of bytes of the tokenizer's metadata, empty where the key is absent.
 
-    Attributes:
-        tokens: Text of each token, by id; no two alike.
-        types: Kind of each token, by id.
+    Raises:
+        CheckpointError: The value is nothing of the kind.
     """
+    values = _read_list(fields, name, int) or []
+    try:
+        return bytes(value & 0xFF if -128 <= value < 0 else value for value in values)
+    except ValueError as error:
+        raise CheckpointError(f"{PREFIX}{name} must be a list of bytes") from error
 
-    tokens: tuple[str, ...]
-    types: tuple[TokenType, ...]
 
-    @classmethod
-    def read(cls, fields: Mapping[str, object]) -> Self:
-        """Read tokens and their types; a file without types holds normal tokens only.
+def read_vocabulary(fields: Mapping[str, object], *, spaces_marked: bool) -> Vocabulary:
+    """Read tokens, their types and scores; a file without types holds normal tokens only.
 
-        Raises:
-            CheckpointError: No tokens, two of the same text, or types that do not fit the tokens.
-        """
-        tokens = _read_list(fields, "tokens", str)
-        if not tokens:
-            raise CheckpointError(f"{PREFIX}tokens is missing: the GGUF file holds no vocabulary")
-        # Some conversions leave gaps; each needs a name of its own.
-        texts = tuple(token or f"[EMPTY_{index}]" for index, token in enumerate(tokens))
-        ids: dict[str, int] = {}
-        for index, text in enumerate(texts):
-            if (first := ids.setdefault(text, index)) != index:
-                raise CheckpointError(f"{PREFIX}tokens {first} and {index} are both {text!r}")
-        types = _read_list(fields, "token_type", int) or [TokenType.NORMAL] * len(texts)
-        _require_length(types, "token_type", len(texts))
-        try:
-            return cls(texts, tuple(TokenType(type_) for type_ in types))
-        except ValueError as error:
-            raise CheckpointError(f"{PREFIX}token_type: {error}") from None
+    Args:
+        fields: Metadata of the file.
+        spaces_marked: Whether tokens have ``▁`` for a space. llama.cpp's converter undoes this in
+            user-defined tokens; it is done again here in those made of spaces only, which the
+            models' own tokenizers look for after spaces have been marked.
 
-    @property
-    def ids(self) -> dict[str, int]:
-        """Id of each token, by text."""
-        return {token: index for index, token in enumerate(self.tokens)}
-
-    def read_id(self, fields: Mapping[str, object], name: str) -> int | None:
-        """Return the id the metadata give to a role, e.g. ``bos``; ``None`` where they do not.
-
-        Raises:
-            CheckpointError: The vocabulary has no such id.
-        """
-        value = fields.get(f"{PREFIX}{name}_token_id")
-        if value is None:
-            return None
-        if not isinstance(value, int) or not 0 <= value < len(self.tokens):
+    Raises:
+        CheckpointError: No tokens, two of the same text, or types that do not fit the tokens.
+    """
+    tokens = _read_list(fields, "tokens", str)
+    if not tokens:
+        raise CheckpointError(f"{PREFIX}tokens is missing: the GGUF file holds no vocabulary")
+    numbers = _read_list(fields, "token_type", int) or [int(TokenType.NORMAL)] * len(tokens)
+    scores = _read_list(fields, "scores", (float, int))
+    for name, values in (("token_type", numbers), ("scores", scores)):
+        if values is not None and len(values) != len(tokens):
             raise CheckpointError(
-                f"{PREFIX}{name}_token_id is {value!r}, but the vocabulary has "
-                f"{len(self.tokens)} tokens"
+                f"{PREFIX}{name} has {len(values)} entries, {PREFIX}tokens has {len(tokens)}"
             )
-        return value
+    try:
+        types = tuple(_TYPES[number] for number in numbers)
+    except KeyError as error:
+        raise CheckpointError(f"{PREFIX}token_type: there is no type {error}") from None
+    if spaces_marked:
+        tokens = _mark_spaces(tokens, types)
+    # Some conversions leave gaps; each needs a name of its own.
+    texts = tuple(token or f"[EMPTY_{index}]" for index, token in enumerate(tokens))
+    try:
+        return Vocabulary(texts, types, None if scores is None else tuple(map(float, scores)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{PREFIX}tokens: {error}") from error
 
-    def merges_by_score(self, fields: Mapping[str, object]) -> Merges:
-        """Return the merges that SentencePiece's scores amount to, first to apply first.
 
-        SentencePiece joins the two neighbours whose joint piece has the highest score, the leftmost
-        of equals. A ranked list of pairs says the same once each piece is listed in every way it
-        can be cut in two, by descending score. Only pieces of text take part: control tokens and
-        bytes are never the outcome of a merge, and user-defined ones are found before it starts.
+def _mark_spaces(tokens: list[str], types: tuple[TokenType, ...]) -> list[str]:
+    taken = set(tokens)
+    return [
+        SPACE * len(token)
+        if type_ is TokenType.USER_DEFINED
+        and token
+        and not token.strip(" ")
+        and SPACE * len(token) not in taken
+        else token
+        for token, type_ in zip(tokens, types, strict=True)
+    ]
 
-        Raises:
-            CheckpointError: No score, or not one for each token.
-        """
-        scores = _read_list(fields, "scores", float)
-        if scores is None:
-            raise CheckpointError(
-                f"{PREFIX}scores is missing: a llama tokenizer needs scores or merges"
-            )
-        _require_length(scores, "scores", len(self.tokens))
-        pieces = {
-            token: score
-            for token, type_, score in zip(self.tokens, self.types, scores, strict=True)
-            if type_ in (TokenType.NORMAL, TokenType.UNUSED)
-        }
-        # A list cannot rank the cuts of one piece equal, and need not: by the time the piece's turn
-        # comes, joining the halves that score higher has left one way to cut it.
-        ranked = [
-            (-score, token[:cut], token[cut:])
-            for token, score in pieces.items()
-            for cut in range(len(token) - 1, 0, -1)
-            if token[:cut] in pieces and token[cut:] in pieces
-        ]
-        ranked.sort(key=itemgetter(0))
-        return [(left, right) for _, left, right in ranked]
+
+def read_id(fields: Mapping[str, object], name: str, vocabulary: Vocabulary) -> int | None:
+    """Return the id the metadata give to a role, e.g. ``bos``; ``None`` where they do not.
+
+    Raises:
+        CheckpointError: The vocabulary has no such id.
+    """
+    value = fields.get(f"{PREFIX}{name}_token_id")
+    if value is None:
+        return None
+    size = len(vocabulary.tokens)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
+        raise CheckpointError(
+            f"{PREFIX}{name}_token_id is {value!r}, but the vocabulary has {size} tokens"
+        )
+    return value
 
 
 def read_merges(fields: Mapping[str, object]) -> Merges | None:
@@ -144,22 +133,18 @@ def read_merges(fields: Mapping[str, object]) -> Merges | None:
         # A token may itself begin with a space, never hold one further on.
         cut = line.find(" ", 1)
         if cut < 0 or cut + 1 == len(line):
-            raise CheckpointError(f"{PREFIX}merges: {line!r} is not two tokens")
+            raise CheckpointError(f"{PREFIX}merges: {line[:80]!r} is not two tokens")
         merges.append((line[:cut], line[cut + 1 :]))
     return merges
 
 
-def _read_list(fields: Mapping[str, object], name: str, of: type[_T]) -> list[_T] | None:
+def _read_list(
+    fields: Mapping[str, object], name: str, of: type[_T] | tuple[type[_T], ...]
+) -> list[_T] | None:
     value = fields.get(PREFIX + name)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
-        raise CheckpointError(f"{PREFIX}{name} must be a list of {of.__name__}")
+        kind = of[0] if isinstance(of, tuple) else of
+        raise CheckpointError(f"{PREFIX}{name} must be a list of {kind.__name__}")
     return value
-
-
-def _require_length(values: list[int] | list[float], name: str, length: int) -> None:
-    if len(values) != length:
-        raise CheckpointError(
-            f"{PREFIX}{name} has {len(values)} entries, {PREFIX}tokens has {length}"
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +15,22 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
-from rbee_export.checkpoint.config import DecoderConfig, Llama3Scaling, Rope
+from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.hf_layout import locate, read_config
+from rbee_export.checkpoint.layout import Stored
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-_OUTER = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"}
-_INNER = {
-    "attention_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-_LAYER_NAME = re.compile(r"layers\.(\d+)\.(\w+)")
+_BESIDE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _KINDS = ("F32", "F16", "BF16")
 
 
@@ -77,7 +76,7 @@ class SafetensorsCheckpoint:
             UnsupportedModel: The architecture is not known here.
         """
         settings = _read_json(path / "config.json")
-        config = _config(path, settings)
+        config = read_config(path / "config.json", settings)
         return cls(path, config, _shards(path), settings)
 
     @property
@@ -88,30 +87,24 @@ class SafetensorsCheckpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """Weights, configuration and tokenizer."""
-        named = [
-            "config.json",
-            "generation_config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "chat_template.jinja",
-        ]
-        present = [self.path / name for name in named if (self.path / name).is_file()]
-        return (*sorted(set(self.shards.values())), *present)
+        return model_files(self.path, self.shards)
 
     def tensor(self, name: str) -> DenseTensor:
         """Return the weight with this canonical name."""
-        stored = _stored_name(name)
-        if stored not in self.shards:
-            raise CheckpointError(f"{self.path}: tensor {stored} is missing")
-        shard = self.shards[stored]
+        place = locate(name, self.config, self.shards)
+        if place.name not in self.shards:
+            raise CheckpointError(f"{self.path}: tensor {place.name} is missing")
+        shard = self.shards[place.name]
         with safe_open(shard, framework="np") as file:
-            view = file.get_slice(stored)
+            view = file.get_slice(place.name)
             shape, kind = tuple(view.get_shape()), view.get_dtype()
         if kind not in _KINDS:
             raise UnsupportedModel(
-                f"{shard}: tensor {stored} has type {kind}; supported are {', '.join(_KINDS)}"
+                f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
             )
-        return DenseTensor(shape, kind, lambda: _read(shard, stored, kind))
+        if place.rows is not None and shape:
+            shape = (len(range(*place.rows.indices(shape[0]))), *shape[1:])
+        return DenseTensor(shape, kind, lambda: _read(shard, place, kind))
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -150,19 +143,28 @@ class SafetensorsCheckpoint:
         return template if isinstance(template, str) else None
 
 
-def _stored_name(name: str) -> str:
-    match = _LAYER_NAME.fullmatch(name)
-    if match is None:
-        return f"{_OUTER[name]}.weight"
-    return f"model.layers.{match[1]}.{_INNER[match[2]]}.weight"
+def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[Path, ...]:
+    """Return the files of a model directory that make up the model.
+
+    Args:
+        path: The directory.
+        shards: Its weights' files by tensor, where they are known.
+
+    Raises:
+        CheckpointError: There are no weights, or they are damaged.
+    """
+    weights = sorted(set((shards or _shards(path)).values()))
+    return (*weights, *(path / name for name in _BESIDE if (path / name).is_file()))
 
 
-def _read(shard: Path, stored: str, kind: str) -> NDArray[np.float32]:
+def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
     with safe_open(shard, framework="np") as file:
-        values = file.get_tensor(stored)
+        view = file.get_slice(place.name)
+        values = view[:] if place.rows is None else view[place.rows]
     if kind == "BF16" and values.dtype != ml_dtypes.bfloat16:
         values = values.view(ml_dtypes.bfloat16)
-    return np.asarray(values).astype(np.float32)
+    weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)
+    return weights + np.float32(place.add) if place.add else weights
 
 
 def _read_text(file: Path) -> str:
@@ -217,84 +219,3 @@ def _shards(path: Path) -> dict[str, Path]:
 def _is_file_name(name: object) -> bool:
     """Return whether this names a file of the same directory."""
     return isinstance(name, str) and name == Path(name).name
-
-
-def _config(path: Path, settings: Mapping[str, Any]) -> DecoderConfig:
-    family = settings.get("model_type")
-    if family not in ("llama", "mistral"):
-        raise UnsupportedModel(
-            f"{path}: model type {family!r} is not supported; llama and mistral are"
-        )
-    number = _Numbers(path / "config.json", settings)
-    context_length = number.whole("max_position_embeddings", 2048)
-    window = number.whole("sliding_window", context_length)
-    if family == "mistral" and window < context_length:
-        raise UnsupportedModel(f"{path}: sliding-window attention ({window}) is not supported")
-    if settings.get("attention_bias") or settings.get("mlp_bias"):
-        raise UnsupportedModel(f"{path}: projections with biases are not supported for {family}")
-    if settings.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"{path}: activation {settings['hidden_act']!r} is not supported")
-    heads, hidden = number.whole("num_attention_heads"), number.whole("hidden_size")
-    return DecoderConfig(
-        family="llama",
-        layers=number.whole("num_hidden_layers"),
-        hidden=hidden,
-        intermediate=number.whole("intermediate_size"),
-        heads=heads,
-        kv_heads=number.whole("num_key_value_heads", heads),
-        head_dim=number.whole("head_dim", hidden // max(heads, 1)),
-        vocab=number.whole("vocab_size"),
-        context_length=context_length,
-        norm_epsilon=number.real("rms_norm_eps", 1e-6),
-        rope=_rope(path, settings),
-        tied_embedding=bool(settings.get("tie_word_embeddings", False)),
-    )
-
-
-def _rope(path: Path, settings: Mapping[str, Any]) -> Rope:
-    file = path / "config.json"
-    # Newer configurations nest theta among the parameters; older ones keep it outside.
-    options = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{file}: its rope parameters are not an object")
-    number = _Numbers(file, options)
-    theta = number.real("rope_theta", _Numbers(file, settings).real("rope_theta", 10000.0))
-    kind = options.get("rope_type", options.get("type", "default"))
-    if kind == "default":
-        return Rope(theta)
-    if kind == "linear":
-        return Rope(theta, number.real("factor"))
-    if kind == "llama3":
-        return Rope(
-            theta,
-            Llama3Scaling(
-                factor=number.real("factor"),
-                low_freq_factor=number.real("low_freq_factor"),
-                high_freq_factor=number.real("high_freq_factor"),
-                original_context=number.whole("original_max_position_embeddings"),
-            ),
-        )
-    raise UnsupportedModel(f"{path}: rope scaling {kind!r} is not supported")
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """Reads numbers out of a JSON object; ``null`` counts as missing."""
-
-    file: Path
-    settings: Mapping[str, Any]
-
-    def real(self, key: str, default: float | None = None) -> float:
-        value = self.settings.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{self.file}: {key} is missing or not a number")
-        if not abs(value) < 2**53:  # beyond, and with infinity and NaN, nothing is exact
-            raise CheckpointError(f"{self.file}: {key} is out of range")
-        return float(value)
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self.real(key, default)
-        if not value.is_integer():
-            raise CheckpointError(f"{self.file}: {key} is not a whole number")
-        return int(value)

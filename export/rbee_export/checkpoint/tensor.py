@@ -25,11 +25,13 @@ class Tensor(Protocol):
     def kind(self) -> str: ...  # noqa: D102
 
     def dense(self) -> NDArray[np.float32]:
-        """Return the values as ``float32`` of :attr:`shape`."""
+        """Return the values as ``float32`` of :attr:`shape`; they may be read-only."""
         ...
 
     def blocks(self) -> BlockMatrix | None:
-        """Return the file's own quantised blocks unchanged in value, or ``None`` if ``kind`` has
-        no exact counterpart among them.
+        """Return a quantised matrix in blocks, or ``None`` for what is not quantised or no matrix.
+
+        They are the file's own blocks unchanged in value where ``BlockMatrix.exact`` says so;
+        those of other types are the nearest ``MatMulNBits`` can hold.
         """
         ...

@@ -1,5 +1,7 @@
-"""How the model definition becomes ONNX."""
+"""How the decoder's definition becomes a graph, or numbers."""
 
 from rbee_export.dialect.ort import OrtDialect
+from rbee_export.dialect.reference import ReferenceDialect
+from rbee_export.dialect.standard import StandardDialect
 
-__all__ = ["OrtDialect"]
+__all__ = ["OrtDialect", "ReferenceDialect", "StandardDialect"]

@@ -1,16 +1,17 @@
 """The ``ort`` dialect: ONNX Runtime's fused operators, for its CPU and CUDA providers.
 
-The graph's inputs and outputs, with B rows of S tokens each:
+The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the type it computes in:
 
     input_ids               int64[B, S]     S > 1 (prefill) only with B = 1
     seqlens_k               int32[B]        positions in the cache after this step, less one
     total_sequence_length   int32           the largest of those positions
-    past_key.{i}            float32[B, kv_heads, capacity, head_dim]; past_value.{i} alike
+    position_ids            int64[B, S]     rows of the rotary tables; with long rope only
+    past_key.{i}            float[B, kv_heads, capacity, head_dim]; past_value.{i} alike
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
 
-Where every product is a ``MatMulNBits``, activations keep their rows, ``float32[B, S, width]``. A
-``Gemm`` takes matrices only, so the other precisions run on flat ones, ``float32[B * S, width]``,
+Where every product is a ``MatMulNBits``, activations keep their rows, ``float[B, S, width]``. A
+``Gemm`` takes matrices only, so the other precisions run on flat ones, ``float[B * S, width]``,
 with a ``Reshape`` on either side of the attention.
 """
 
@@ -20,55 +21,46 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx_ir.tape import Tape
 
-from rbee_export.blocks import BLOCK, BlockMatrix
+from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint.rope import Rope
+from rbee_export.dialect.graph import GraphWriter
 from rbee_export.weights import Matrix, Weights, pack_rows
 from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
 _MS = "com.microsoft"
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
+_KEPT_IN_ROWS = ("int8", "int4")
 
 
 class OrtDialect:
     """A :class:`~rbee_export.decoder.Dialect` of ONNX Runtime's operators."""
 
-    def __init__(self, config: DecoderConfig, weights: Weights, file: WeightsFile) -> None:
+    def __init__(
+        self, config: DecoderConfig, weights: Weights, file: WeightsFile, dtype: ir.DataType
+    ) -> None:
         self._c = config
         self._weights = weights
-        self._file = file
-        self._tape = Tape()
-        self._written: dict[str, ir.ExternalTensor] = {}
-        self._initializers: dict[str, ir.Value] = {}
+        self._graph = GraphWriter(file, dtype)
         self._row_shapes: dict[int, ir.Value] = {}
-        self._outputs: list[ir.Value] = []
-        self._past: list[ir.Value] = []
-        self._unpacked: list[ir.Value] = []
-        self._flat = weights.precision in ("fp32", "gguf")
-
-        self._ids = _value("input_ids", ir.DataType.INT64, ["batch", "sequence"])
-        self._seqlens = _value("seqlens_k", ir.DataType.INT32, ["batch"])
-        self._total = _value("total_sequence_length", ir.DataType.INT32, [])
-        cos, sin = config.rope.tables(config.head_dim, config.context_length)
-        self._cos, self._sin = self._stored("rope.cos", cos), self._stored("rope.sin", sin)
+        self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
+        self._flat = weights.precision not in _KEPT_IN_ROWS
         self._tied: Matrix | None = None
+
+        self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+        self._seqlens = self._graph.input("seqlens_k", ir.DataType.INT32, ["batch"])
+        self._total = self._graph.input("total_sequence_length", ir.DataType.INT32, [])
+        self._positions: ir.Value | None = None
+        if config.long_rope_from is not None:
+            shape = ["batch", "sequence"]
+            self._positions = self._graph.input("position_ids", ir.DataType.INT64, shape)
 
     def model(self, producer_version: str) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
-        graph = ir.Graph(
-            [self._ids, self._seqlens, self._total, *self._past, *self._unpacked],
-            self._outputs,
-            nodes=self._tape.nodes,
-            initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, _MS: 1},
-            name="decoder",
-        )
-        return ir.Model(
-            graph, ir_version=10, producer_name="rbee-export", producer_version=producer_version
-        )
+        return self._graph.model(OPSET, {_MS: 1}, producer_version, ir_version=10)
 
     def embedding(self, name: str, rows: int) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -77,133 +69,211 @@ class OrtDialect:
             self._tied = table
         ids = self._ids
         if self._flat:
-            ids = self._op("Reshape", [ids, self._ints("flat", [-1])])
+            ids = self._op("Reshape", [ids, self._graph.ints("flat", [-1])])
         if not isinstance(table, BlockMatrix):
-            return self._op("Gather", [self._stored(name, table), ids])
+            return self._op("Gather", [self._graph.floats(name, table), ids])
         bytes_per_row = self._c.hidden * table.bits // 8
         data, scales = self._blocks(name, table, [rows, bytes_per_row])
         vectors = self._op(
             "GatherBlockQuantized",
             [data, ids, scales],
-            {"bits": table.bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1},
+            {
+                "bits": table.bits,
+                "block_size": table.block,
+                "gather_axis": 0,
+                "quantize_axis": 1,
+            },
             domain=_MS,
         )
         if table.offsets is None:
             return vectors
-        offsets = self._op("Gather", [self._stored(f"{name}.offsets", table.offsets), ids])
-        cut = self._op("Reshape", [vectors, self._ints("blocks", [0, -1, BLOCK])])
-        shifted = self._op("Add", [cut, self._op("Unsqueeze", [offsets, self._ints("[-1]", [-1])])])
-        return self._op("Reshape", [shifted, self._ints("whole", [0, -1])])
+        offsets = self._op("Gather", [self._graph.floats(f"{name}.offsets", table.offsets), ids])
+        cut = self._op("Reshape", [vectors, self._cut(table.block)])
+        last = self._graph.ints("[-1]", [-1])
+        shifted = self._op("Add", [cut, self._op("Unsqueeze", [offsets, last])])
+        return self._op("Reshape", [shifted, self._graph.ints("whole", [0, -1])])
 
-    def rms_norm(self, x: ir.Value, name: str) -> ir.Value:
+    def norm(self, x: ir.Value, name: str) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        weight = self._stored(name, self._weights.vector(name, self._c.hidden))
+        kind = "LayerNormalization" if self._c.norm == "layer" else "SimplifiedLayerNormalization"
         attributes = {"epsilon": self._c.norm_epsilon, "axis": -1}
-        return self._op("SimplifiedLayerNormalization", [x, weight], attributes)
+        return self._op(kind, [x, *self._norm_weights(name)], attributes)
 
-    def add_rms_norm(self, residual: ir.Value, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        weight = self._stored(name, self._weights.vector(name, self._c.hidden))
-        normed, _, _, total = self._tape.op_multi_out(
-            "SkipSimplifiedLayerNormalization",
-            [x, residual, weight],
+        return self._op("Add", [a, b])
+
+    def add_norm(self, residual: ir.Value, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        simplified = "" if self._c.norm == "layer" else "Simplified"
+        normed, _, _, total = self._graph.op_multi_out(
+            f"Skip{simplified}LayerNormalization",
+            [x, residual, *self._norm_weights(name)],
             {"epsilon": self._c.norm_epsilon},
-            num_outputs=4,
+            outputs=4,
             domain=_MS,
         )
         return total, normed
 
-    def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int]) -> ir.Value:
+    def scale(self, x: ir.Value, factor: float) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return self._op("Mul", [x, self._graph.number(factor)])
+
+    def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
         matrices = [self._weights.matrix(name, n, columns) for name, n in rows.items()]
         packed = pack_rows(matrices)
         if packed is not None:
-            return self._product(x, "+".join(rows), packed)
-        parts = [self._product(x, name, m) for name, m in zip(rows, matrices, strict=True)]
+            return self._product(x, packed, rows, bias=bias)
+        parts = [
+            self._product(x, matrix, {name: n}, bias=bias)
+            for (name, n), matrix in zip(rows.items(), matrices, strict=True)
+        ]
         return self._op("Concat", parts, {"axis": -1})
 
-    def attention(self, qkv: ir.Value, layer: int) -> ir.Value:
+    def attention(self, qkv: ir.Value, layer: int, norms: tuple[str, str] | None) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        c = self._c
-        width = (c.heads + 2 * c.kv_heads) * c.head_dim
+        c, how = self._c, self._c.attention[layer]
+        qkv = self._in_rows(qkv, c.q_width + 2 * c.kv_width)
+        attributes: dict[str, int | float] = {"num_heads": c.heads, "kv_num_heads": c.kv_heads}
+        if how.window is not None:
+            attributes["local_window_size"] = how.window
+        if c.attention_scale is not None:
+            attributes["scale"] = c.attention_scale
+        if c.attention_cap is not None:
+            attributes["softcap"] = c.attention_cap
         cache: list[int | str] = ["batch", c.kv_heads, "capacity", c.head_dim]
-        past = [_value(f"past_{kv}.{layer}", ir.DataType.FLOAT, cache) for kv in ("key", "value")]
-        attended, *present = self._tape.op_multi_out(
-            "GroupQueryAttention",
-            [
-                self._in_rows(qkv, width),
-                None,
-                None,
-                *past,
-                self._seqlens,
-                self._total,
-                self._cos,
-                self._sin,
-            ],
-            {"num_heads": c.heads, "kv_num_heads": c.kv_heads, "do_rotary": 1},
-            num_outputs=3,
-            domain=_MS,
+        past = [
+            self._graph.input(f"past_{kv}.{layer}", self._graph.dtype, cache)
+            for kv in ("key", "value")
+        ]
+        inputs: list[ir.Value | None] = [
+            *(self._normed(qkv, norms) if norms else (qkv, None, None)),
+            *past,
+            self._seqlens,
+            self._total,
+        ]
+        if how.rope is not None:
+            attributes["do_rotary"] = 1
+            inputs += self._rope(how.rope)
+            if self._positions is not None:
+                inputs.append(self._positions)
+        attended, *present = self._graph.op_multi_out(
+            "GroupQueryAttention", inputs, attributes, outputs=3, domain=_MS
         )
-        self._past += past
         for kv, value in zip(("key", "value"), present, strict=True):
-            self._output(value, f"present_{kv}.{layer}", cache)
+            self._graph.output(value, f"present_{kv}.{layer}", self._graph.dtype, cache)
         if not self._flat:
             return attended
-        return self._op("Reshape", [attended, self._ints("wide", [-1, c.heads * c.head_dim])])
+        return self._op("Reshape", [attended, self._graph.ints("wide", [-1, c.q_width])])
 
-    def swiglu(self, gate_up: ir.Value) -> ir.Value:
+    def activation(self, x: ir.Value, kind: Activation) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        gate, up = self._tape.op_multi_out(
-            "Split", [gate_up], {"axis": -1, "num_outputs": 2}, num_outputs=2
-        )
+        if kind == "gelu_tanh":
+            return self._op("Gelu", [x], {"approximate": "tanh"})
         # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
-        return self._op("Mul", [self._op("QuickGelu", [gate], {"alpha": 1.0}, domain=_MS), up])
+        return self._op("QuickGelu", [x], {"alpha": 1.0}, domain=_MS)
+
+    def gated(self, gate_up: ir.Value, kind: Activation) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        gate, up = self._graph.op_multi_out("Split", [gate_up], {"axis": -1, "num_outputs": 2}, 2)
+        return self._op("Mul", [self.activation(gate, kind), up])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return self._op(
-            "Gather", [self._in_rows(x, self._c.hidden), self._ints("-1", -1)], {"axis": 1}
-        )
+        rows = self._in_rows(x, self._c.hidden)
+        return self._op("Gather", [rows, self._graph.ints("-1", -1)], {"axis": 1})
 
-    def logits(self, x: ir.Value, name: str, rows: int) -> None:
+    def logits(
+        self, x: ir.Value, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None
+    ) -> None:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        head = self._tied
-        if head is None:
-            head = self._weights.matrix(name, rows, self._c.hidden)
-        self._output(self._product(x, name, head), "logits", ["batch", rows])
-        # ``logits`` comes first among the outputs, whatever order the layers were emitted in.
-        self._outputs.insert(0, self._outputs.pop())
+        head = self._tied if tied else self._weights.matrix(name, rows, self._c.hidden)
+        assert head is not None
+        y = self._product(x, head, {name: rows}, bias=bias)
+        if cap is not None:
+            limit = self._graph.number(cap)
+            y = self._op("Mul", [self._op("Tanh", [self._op("Div", [y, limit])]), limit])
+        if self._graph.dtype != ir.DataType.FLOAT:
+            y = self._op("Cast", [y], {"to": ir.DataType.FLOAT})
+        self._graph.output(y, "logits", ir.DataType.FLOAT, ["batch", rows])
 
-    def _product(self, x: ir.Value, name: str, matrix: Matrix) -> ir.Value:
-        """Multiply flat activations by a matrix of ``[N, K]``."""
+    def _product(
+        self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
+    ) -> ir.Value:
+        """Multiply activations by a matrix of ``[N, K]``, flat ones unless it is in blocks."""
+        name = "+".join(rows)
+        added = None
+        if bias:
+            vectors = [self._weights.vector(f"{one}_bias", n) for one, n in rows.items()]
+            added = self._graph.floats(f"{name}_bias", np.concatenate(vectors))
         if not isinstance(matrix, BlockMatrix):
-            return self._op("Gemm", [x, self._stored(name, matrix)], {"transB": 1})
+            inputs = [x, self._graph.floats(name, matrix)]
+            return self._op("Gemm", [*inputs, added] if bias else inputs, {"transB": 1})
         n, k = matrix.shape
+        inputs = [x, *self._blocks(name, matrix, matrix.packed.shape)]
         y = self._op(
             "MatMulNBits",
-            [x, *self._blocks(name, matrix, matrix.packed.shape)],
+            [*inputs, None, None, added] if bias else inputs,
             {
                 "N": n,
                 "K": k,
                 "bits": matrix.bits,
-                "block_size": BLOCK,
+                "block_size": matrix.block,
                 "accuracy_level": _INT8_ACTIVATIONS,
             },
             domain=_MS,
         )
         if matrix.offsets is None:
             return y
-        offsets = self._stored(f"{name}.offsets", matrix.offsets)
-        if offsets not in self._unpacked:
-            # An initializer that is also an input is left as it is. Packed for large products, it
-            # would be read with many small jumps, which takes twice the time for one row.
-            self._unpacked.append(offsets)
-        return self._op("Gemm", [self._block_sums(x), offsets, y], {"transB": 1})
+        # An initializer that is also an input is left as it is. Packed for large products, it would
+        # be read with many small jumps, which takes twice the time for one row.
+        offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
+        self._graph.also_input(offsets)
+        sums = self._block_sums(x, matrix.block)
+        return self._op("Gemm", [sums, offsets, y], {"transB": 1})
 
-    def _block_sums(self, x: ir.Value) -> ir.Value:
-        """Sum each block of 32 activations: ``float32[T, K]`` to ``float32[T, K / 32]``."""
-        cut = self._op("Reshape", [x, self._ints("blocks", [0, -1, BLOCK])])
-        return self._op("ReduceSum", [cut, self._ints("[-1]", [-1])], {"keepdims": 0})
+    def _block_sums(self, x: ir.Value, block: int) -> ir.Value:
+        """Sum each block of activations: ``float[T, K]`` to ``float[T, K / block]``."""
+        cut = self._op("Reshape", [x, self._cut(block)])
+        return self._op("ReduceSum", [cut, self._graph.ints("[-1]", [-1])], {"keepdims": 0})
+
+    def _cut(self, block: int) -> ir.Value:
+        return self._graph.ints(f"blocks.{block}", [0, -1, block])
+
+    def _normed(self, qkv: ir.Value, norms: tuple[str, str]) -> list[ir.Value]:
+        """Return queries and keys normalised, and values, each ``float[B, S, width]``."""
+        c = self._c
+        widths = self._graph.ints("qkv", [c.q_width, c.kv_width, c.kv_width])
+        q, k, v = self._graph.op_multi_out("Split", [qkv, widths], {"axis": -1}, 3)
+        attributes = {"epsilon": c.norm_epsilon, "axis": -1}
+        normed = []
+        for x, name, heads in ((q, norms[0], c.heads), (k, norms[1], c.kv_heads)):
+            whole = c.qk_norm == "whole"
+            size = heads * c.head_dim if whole else c.head_dim
+            weight = self._graph.floats(name, self._weights.vector(name, size))
+            if whole:
+                normed.append(self._op("SimplifiedLayerNormalization", [x, weight], attributes))
+                continue
+            shape = self._graph.ints(f"heads.{heads}", [0, 0, heads, c.head_dim])
+            each = self._op("Reshape", [x, shape])
+            each = self._op("SimplifiedLayerNormalization", [each, weight], attributes)
+            normed.append(self._op("Reshape", [each, self._graph.ints("joined", [0, 0, -1])]))
+        return [*normed, v]
+
+    def _norm_weights(self, name: str) -> list[ir.Value]:
+        names = [name, f"{name}_bias"] if self._c.norm == "layer" else [name]
+        return [self._graph.floats(n, self._weights.vector(n, self._c.hidden)) for n in names]
+
+    def _rope(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
+        if rope not in self._ropes:
+            prefix = f"rope.{len(self._ropes)}" if self._ropes else "rope"
+            cos, sin = rope.stored_tables(self._c.context_length)
+            self._ropes[rope] = (
+                self._graph.floats(f"{prefix}.cos", cos),
+                self._graph.floats(f"{prefix}.sin", sin),
+            )
+        return self._ropes[rope]
 
     def _in_rows(self, x: ir.Value, width: int) -> ir.Value:
         """Return activations as ``[B, S, width]``."""
@@ -211,70 +281,19 @@ class OrtDialect:
             return x
         if width not in self._row_shapes:
             shape = self._op("Shape", [self._ids])
-            parts = [shape, self._ints(f"width.{width}", [width])]
+            parts = [shape, self._graph.ints(f"width.{width}", [width])]
             self._row_shapes[width] = self._op("Concat", parts, {"axis": 0})
         return self._op("Reshape", [x, self._row_shapes[width]])
 
     def _blocks(self, name: str, matrix: BlockMatrix, shape: Sequence[int]) -> list[ir.Value]:
-        packed = self._stored(f"{name}.packed", matrix.packed, shape)
-        return [packed, self._stored(f"{name}.scales", matrix.scales)]
-
-    def _stored(
-        self,
-        name: str,
-        array: NDArray[np.float32] | NDArray[np.uint8],
-        shape: Sequence[int] | None = None,
-    ) -> ir.Value:
-        """Return an initializer over ``array``, whose bytes are written the first time ``name``
-        comes.
-
-        Another ``shape`` gives another initializer over the same bytes.
-        """
-        if name not in self._written:
-            self._written[name] = self._file.add(name, array)
-        tensor = self._written[name]
-        shape = tuple(shape if shape is not None else array.shape)
-        if shape != tuple(array.shape):
-            name = f"{name}:{'x'.join(map(str, shape))}"
-            tensor = ir.ExternalTensor(
-                tensor.location,
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=ir.Shape(shape),
-                name=name,
-                base_dir=tensor.base_dir,
-            )
-        return self._constant(name, tensor, shape)
-
-    def _ints(self, name: str, values: int | Sequence[int]) -> ir.Value:
-        """Return a small ``int64`` constant, kept in the graph itself."""
-        name = f"const.{name}"
-        array = np.asarray(values, np.int64)
-        return self._constant(name, ir.tensor(array, name=name), array.shape)
-
-    def _constant(self, name: str, tensor: ir.TensorProtocol, shape: Sequence[int]) -> ir.Value:
-        if name not in self._initializers:
-            value = _value(name, tensor.dtype, shape)
-            value.const_value = tensor
-            self._initializers[name] = value
-        return self._initializers[name]
+        packed = self._graph.stored(f"{name}.packed", matrix.packed, shape)
+        return [packed, self._graph.floats(f"{name}.scales", matrix.scales)]
 
     def _op(
         self,
         kind: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, int | float] | None = None,
+        attributes: Mapping[str, int | float | str] | None = None,
         domain: str = "",
     ) -> ir.Value:
-        return self._tape.op(kind, inputs, attributes, domain=domain)
-
-    def _output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
-        value.name = name
-        value.dtype = ir.DataType.FLOAT
-        value.shape = ir.Shape(shape)
-        self._outputs.append(value)
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        return self._graph.op(kind, inputs, attributes, domain)

@@ -57,6 +57,7 @@ def open_backend(artifact: Artifact, name: str | None, device: int, slots: int) 
         DeviceError: The backend or the device is not to be had here.
         OutOfMemory: The cache does not fit.
     """
+    from rbee_runtime.backend.dynamic import DynamicBackend
     from rbee_runtime.backend.onnx import OnnxBackend
 
     if name not in (None, "cpu"):
@@ -67,5 +68,15 @@ def open_backend(artifact: Artifact, name: str | None, device: int, slots: int) 
     if device != 0:
         raise DeviceError(f"device {device} does not exist: the CPU is device 0")
     manifest = artifact.manifest
-    capacity = plan_capacity(manifest.cache, manifest.shapes.context_length, slots)
-    return OnnxBackend(artifact, slots, capacity)
+    if manifest.precision == "bf16" or manifest.dialect == "standard":
+        made = "bf16" if manifest.precision == "bf16" else "TensorRT"
+        raise DeviceError(
+            f"{artifact.path}: made for {made}, which no CPU provider runs; "
+            "export it again with another --precision and without --target"
+        )
+    context_length = manifest.shapes.context_length
+    if manifest.dialect == "optimum":
+        # A step's past and present are two: beside the slots there is a spare region.
+        capacity = plan_capacity(manifest.cache, context_length, slots + 1)
+        return DynamicBackend(artifact, slots, capacity)
+    return OnnxBackend(artifact, slots, plan_capacity(manifest.cache, context_length, slots))

@@ -1,0 +1,163 @@
+"""The command line of ``rbee-export``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from rbee_export.export import TensorRtTarget
+from rbee_runtime.artifact import Precision
+
+BAD_ARGUMENTS, FAILED = 2, 3
+_REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
+_ARCHITECTURE = re.compile(r"SM[0-9]{2,3}")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments: ``command`` (``None`` to export), and those of the command.
+
+    Exits with 2 and one line where they make no sense.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is not None:
+        return arguments
+    if arguments.model is None:
+        parser.error("the following arguments are required: --model")
+    if arguments.calibration is not None and not arguments.verify:
+        parser.error("argument --calibration: not allowed with argument --no-verify")
+    arguments.tensorrt = _tensorrt(parser, arguments)
+    return arguments
+
+
+def _tensorrt(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> TensorRtTarget | None:
+    if arguments.target == "tensorrt":
+        return TensorRtTarget(
+            arguments.gpu_arch or (), arguments.max_batch or 8, arguments.max_len or 4096
+        )
+    for name in ("gpu_arch", "max_batch", "max_len"):
+        if getattr(arguments, name) is not None:
+            parser.error(f"argument --{name.replace('_', '-')}: needs --target tensorrt")
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rbee-export",
+        description="Compile a checkpoint, ahead of time, into an artifact the worker serves.",
+    )
+    commands = parser.add_subparsers(dest="command", title="or look at an artifact")
+    _add_inspect(commands.add_parser("inspect", help="print what an artifact is"))
+    _add_verify(commands.add_parser("verify", help="check an artifact's files and its fidelity"))
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--out",
+        type=Path,
+        help="directory to write, replacing an artifact there (default: artifacts/NAME-PRECISION)",
+    )
+    where.add_argument(
+        "--cache",
+        type=Path,
+        help="write below this directory, named by content and options; reuse what is there",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", *get_args(Precision)],
+        default="auto",
+        help="auto (default): gguf, the file's own blocks, for a quantised GGUF; else int8",
+    )
+    parser.add_argument(
+        "--model-ref",
+        type=_model_ref,
+        help="the reference the worker announces, e.g. hf:org/name (default: from the file name)",
+    )
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not measure how far the artifact's predictions are from the checkpoint's",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="the text to measure that on (default: a built-in one)",
+    )
+    parser.add_argument(
+        "--print-path", action="store_true", help="print the artifact's path on stdout"
+    )
+    engines = parser.add_argument_group("TensorRT")
+    engines.add_argument(
+        "--target",
+        choices=["onnxruntime", "tensorrt"],
+        default="onnxruntime",
+        help="what runs the artifact (default: onnxruntime, on CPUs and GPUs)",
+    )
+    engines.add_argument(
+        "--gpu-arch",
+        type=_architectures,
+        metavar="SM89[,…]",
+        help="GPUs to build engines for (default: the one that is here)",
+    )
+    engines.add_argument(
+        "--max-batch", type=_count, metavar="N", help="sequences a decode step (default: 8)"
+    )
+    engines.add_argument(
+        "--max-len", type=_count, metavar="N", help="positions of a sequence (default: 4096)"
+    )
+    return parser
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path, help="directory made by rbee-export")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path, help="directory made by rbee-export")
+    parser.add_argument(
+        "--model",
+        dest="source",
+        type=Path,
+        help="the checkpoint it was made from: measure fidelity anew, not only perplexity",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="the text (default: the built-in one)"
+    )
+
+
+def _model_ref(text: str) -> str:
+    if not _REFERENCE.fullmatch(text) or "../" in text:
+        raise argparse.ArgumentTypeError(
+            "must be 1-512 characters of A-Z a-z 0-9 . _ : / - without ../"
+        )
+    return text
+
+
+def _architectures(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.upper().split(",")))
+    if not all(map(_ARCHITECTURE.fullmatch, names)):
+        raise argparse.ArgumentTypeError("must be names such as SM89, with commas between")
+    return names
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1 << 21:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)

@@ -1,0 +1,264 @@
+"""How llama.cpp lays each family out: a GGUF file's metadata, and its names for weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.gguf_header import StoredTensor, shown
+from rbee_export.checkpoint.layout import Stored, rows_of, split_name
+from rbee_export.checkpoint.numbers import Numbers
+from rbee_export.checkpoint.rope import LongRope, Rope, Yarn
+from rbee_export.errors import CheckpointError, UnsupportedModel
+
+Tensors = Mapping[str, StoredTensor]
+Knobs = Callable[[DecoderConfig, Numbers], DecoderConfig]
+
+_OUTER = {"embedding": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
+_INNER = {
+    "attention_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "o": "attn_output",
+    "attention_post_norm": "post_attention_norm",
+    "mlp_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "mlp_post_norm": "post_ffw_norm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One ``general.architecture``.
+
+    Attributes:
+        family: Row of the family table it belongs to.
+        knobs: Turns the plain decoder's configuration into this family's.
+        pairs_together: Rows of queries and keys that rotate against each other are neighbours.
+    """
+
+    family: str
+    knobs: Knobs
+    pairs_together: bool = False
+
+
+def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> DecoderConfig:
+    """Read a GGUF file's metadata.
+
+    Raises:
+        CheckpointError: They contradict themselves or the tensors.
+        UnsupportedModel: The architecture, or something it asks for, is not known here.
+    """
+    name = fields.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise UnsupportedModel(
+            f"{path}: architecture {shown(str(name))} is not supported; "
+            f"{', '.join(ARCHITECTURES)} are"
+        )
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
+    number = Numbers(str(path), own, prefix)
+    if number.whole("expert_count", 0):
+        raise UnsupportedModel(f"{path}: mixture-of-experts models are not supported")
+    layers, heads = number.layers("block_count"), number.whole("attention.head_count")
+    hidden = number.whole("embedding_length")
+    head_dim = number.whole("attention.key_length", hidden // max(heads, 1))
+    if number.whole("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModel(f"{path}: values of another width than keys are not supported")
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{path}: tensor token_embd.weight is missing or no matrix")
+    epsilon = number.maybe("attention.layer_norm_rms_epsilon")
+    rope = _rope(path, number, tensors, head_dim)
+    plain = DecoderConfig(
+        family=ARCHITECTURES[name].family,
+        layers=layers,
+        hidden=hidden,
+        intermediate=number.whole("feed_forward_length"),
+        heads=heads,
+        kv_heads=number.whole("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        vocab=int(embedding.shape[1]),
+        context_length=number.whole("context_length"),
+        norm_epsilon=epsilon or number.real("attention.layer_norm_epsilon"),
+        attention=(Attention(rope),) * layers,
+        tied_embedding="output.weight" not in tensors,
+        qkv_bias="blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors,
+        o_bias="blk.0.attn_output.bias" in tensors,
+        mlp_bias="blk.0.ffn_up.bias" in tensors,
+        head_bias="output.bias" in tensors,
+    )
+    return ARCHITECTURES[name].knobs(plain, number)
+
+
+def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
+    """Return where the weight of a canonical name is kept, among the names that there are."""
+    layer, short, suffix = split_name(name)
+    if layer is None:
+        return Stored(f"{_OUTER[short]}.{suffix}")
+    at = f"blk.{layer}."
+    if short in ("q", "k", "v") and f"{at}attn_qkv.{suffix}" in stored:
+        return Stored(f"{at}attn_qkv.{suffix}", rows_of(short, c))
+    if short in ("gate", "up") and c.gated and f"{at}ffn_gate.{suffix}" not in stored:
+        return Stored(f"{at}ffn_up.{suffix}", rows_of(short, c))
+    order = None
+    if short in ("q", "k") and c.family in _PAIRS_TOGETHER:
+        heads = c.heads if short == "q" else c.kv_heads
+        order = _halves_order(heads, c.head_dim)
+    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order)
+
+
+def _halves_order(heads: int, head_dim: int) -> NDArray[np.intp]:
+    """Undo the row order of q and k in files of Llama's kin.
+
+    They hold each head's rotary pairs next to each other (0, 1), (2, 3) …; the model definition,
+    like the checkpoints they were made from, rotates the first half of a head against its second.
+    """
+    order = np.arange(heads * head_dim).reshape(heads, head_dim // 2, 2)
+    return np.ascontiguousarray(order.swapaxes(1, 2).reshape(-1))
+
+
+def _rope(path: Path, number: Numbers, tensors: Tensors, head_dim: int) -> Rope:
+    theta = number.real("rope.freq_base", 10000.0)
+    dims = number.whole("rope.dimension_count", head_dim)
+    kind = number.settings.get("rope.scaling.type", "none")
+    short = _divisors(path, tensors, "rope_factors_short.weight", dims)
+    long = _divisors(path, tensors, "rope_factors_long.weight", dims)
+    if short is not None and long is not None:
+        magnitude = number.real("rope.scaling.attn_factor", 1.0)
+        original = number.whole("rope.scaling.original_context_length")
+        return Rope(theta, dims, LongRope(short, long, original, magnitude))
+    divisors = _divisors(path, tensors, "rope_freqs.weight", dims)
+    match kind:
+        case "none":
+            return Rope(theta, dims, divisors=divisors)
+        case "linear":
+            return Rope(theta, dims, number.real("rope.scaling.factor"), divisors)
+        case "yarn":
+            original = number.whole("rope.scaling.original_context_length")
+            return Rope(theta, dims, Yarn(number.real("rope.scaling.factor"), original), divisors)
+        case _:
+            raise UnsupportedModel(f"{path}: rope scaling {kind!r} is not supported")
+
+
+def _divisors(path: Path, tensors: Tensors, name: str, dims: int) -> tuple[float, ...] | None:
+    tensor = tensors.get(name)
+    if tensor is None:
+        return None
+    if tensor.data.shape != (dims // 2,) or tensor.tensor_type != 0 or not np.all(tensor.data):
+        raise CheckpointError(f"{path}: {name} does not hold {dims // 2} numbers other than zero")
+    return tuple(float(divisor) for divisor in tensor.data)
+
+
+def _windowed(
+    c: DecoderConfig, number: Numbers, slides: Callable[[int], bool] = lambda _: True
+) -> DecoderConfig:
+    window = number.whole("attention.sliding_window", 0)
+    if not 0 < window < c.context_length:
+        return c
+    attention = tuple(
+        replace(a, window=window) if slides(i) else a for i, a in enumerate(c.attention)
+    )
+    return replace(c, attention=attention)
+
+
+def _plain(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return c
+
+
+def _qk_norm(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, qk_norm="head")
+
+
+def _phi2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, norm="layer", parallel=True, activation="gelu_tanh", gated=False)
+
+
+def _phi3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return _windowed(c, number)
+
+
+def _gemma(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, activation="gelu_tanh", embedding_scale=math.sqrt(c.hidden))
+
+
+def _gemma2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    c = _capped_gemma(c, number, largest=46)
+    return _windowed(c, number, lambda layer: layer % 2 == 0)
+
+
+def _gemma3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    every = max(number.whole("attention.sliding_window_pattern", 6), 1)
+    c = replace(_capped_gemma(c, number, largest=62), qk_norm="head")
+    # The base of the windowed layers is in the architecture, not in the files.
+    rope = Rope(number.real("rope.freq_base_swa", 10000.0), c.head_dim)
+    attention = tuple(
+        replace(a, rope=rope) if (i + 1) % every else a for i, a in enumerate(c.attention)
+    )
+    return _windowed(replace(c, attention=attention), number, lambda i: bool((i + 1) % every))
+
+
+def _capped_gemma(c: DecoderConfig, number: Numbers, largest: int) -> DecoderConfig:
+    # The largest model of each generation scales by another width; its files do not say so.
+    width = c.hidden // c.heads if c.layers == largest else c.head_dim
+    return replace(
+        _gemma(c, number),
+        post_norm=True,
+        attention_scale=width**-0.5,
+        attention_cap=number.maybe("attn_logit_softcapping"),
+        logits_cap=number.maybe("final_logit_softcapping"),
+    )
+
+
+def _smollm3(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    attention = tuple(
+        a if (i + 1) % 4 else replace(a, rope=None) for i, a in enumerate(c.attention)
+    )
+    return replace(c, attention=attention)
+
+
+def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return replace(
+        c,
+        embedding_scale=number.maybe("embedding_scale") or 1.0,
+        residual_scale=number.maybe("residual_scale") or 1.0,
+        attention_scale=number.maybe("attention.scale"),
+        logits_scale=1.0 / (number.maybe("logit_scale") or 1.0),
+    )
+
+
+def _olmo2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    c = replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
+    return _windowed(c, number)
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "llama": Architecture("llama", _plain, pairs_together=True),
+        "qwen2": Architecture("qwen2", _plain),
+        "qwen3": Architecture("qwen3", _qk_norm),
+        "phi2": Architecture("phi", _phi2),
+        "phi3": Architecture("phi3", _phi3),
+        "gemma": Architecture("gemma", _gemma),
+        "gemma2": Architecture("gemma2", _gemma2),
+        "gemma3": Architecture("gemma3", _gemma3),
+        "smollm3": Architecture("smollm3", _smollm3, pairs_together=True),
+        "granite": Architecture("granite", _granite, pairs_together=True),
+        "olmo2": Architecture("olmo2", _olmo2),
+    }
+)
+"""What ``general.architecture`` may be, and what it means."""
+
+_PAIRS_TOGETHER = frozenset(a.family for a in ARCHITECTURES.values() if a.pairs_together)

@@ -1,0 +1,99 @@
+"""The rotary embedding of a ``config.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rbee_export.checkpoint.numbers import Numbers
+from rbee_export.checkpoint.rope import Llama3Scaling, LongRope, Rope, Yarn
+from rbee_export.errors import CheckpointError, UnsupportedModel
+
+
+def read_rope(
+    file: Path,
+    settings: Mapping[str, Any],
+    head_dim: int,
+    theta: float,
+    context_length: int,
+    kind: str = "full_attention",
+) -> Rope:
+    """Read the rotary embedding of ``config.json``'s settings.
+
+    Args:
+        file: The file, to name in errors.
+        settings: Its content.
+        head_dim: Width of one head.
+        theta: Base where the file is silent.
+        context_length: Positions the model was made for.
+        kind: The kind of layer meant, where each has an embedding of its own.
+
+    Raises:
+        CheckpointError: Parameters are missing or of the wrong type.
+        UnsupportedModel: The scaling is not known here.
+    """
+    # Newer configurations nest theta among the parameters; older ones keep it outside.
+    options = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    if isinstance(options, dict) and isinstance(options.get(kind), dict):
+        options = options[kind]
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{file}: its rope parameters are not an object")
+    number, outer = Numbers(str(file), options), Numbers(str(file), settings)
+    theta = number.real("rope_theta", outer.real("rope_theta", theta))
+    share = number.real("partial_rotary_factor", outer.real("partial_rotary_factor", 1.0))
+    if "phi" == settings.get("model_type") and "partial_rotary_factor" not in settings:
+        share = number.real("partial_rotary_factor", 0.5)
+    dims = int(head_dim * share)
+    match options.get("rope_type", options.get("type", "default")):
+        case "default":
+            return Rope(theta, dims)
+        case "linear":
+            return Rope(theta, dims, number.real("factor"))
+        case "llama3":
+            return Rope(theta, dims, _llama3(number))
+        case "yarn":
+            return Rope(theta, dims, _yarn(file, number, context_length))
+        case "longrope" | "su":
+            scaling = _long(number, outer, dims, context_length)
+            return Rope(theta, dims, scaling)
+        case other:
+            raise UnsupportedModel(f"{file.parent}: rope scaling {other!r} is not supported")
+
+
+def _llama3(number: Numbers) -> Llama3Scaling:
+    return Llama3Scaling(
+        factor=number.real("factor"),
+        low_freq_factor=number.real("low_freq_factor"),
+        high_freq_factor=number.real("high_freq_factor"),
+        original_context=number.whole("original_max_position_embeddings"),
+    )
+
+
+def _yarn(file: Path, number: Numbers, context_length: int) -> Yarn:
+    if number.maybe("mscale") or number.settings.get("truncate") is False:
+        raise UnsupportedModel(f"{file.parent}: yarn with mscale or truncate is not supported")
+    return Yarn(
+        factor=number.real("factor"),
+        original_context=number.whole("original_max_position_embeddings", context_length),
+        beta_fast=number.real("beta_fast", 32.0),
+        beta_slow=number.real("beta_slow", 1.0),
+        magnitude=number.maybe("attention_factor"),
+    )
+
+
+def _long(number: Numbers, outer: Numbers, dims: int, context_length: int) -> LongRope:
+    original = number.whole(
+        "original_max_position_embeddings",
+        outer.whole("original_max_position_embeddings", context_length),
+    )
+    if original < 2:
+        raise CheckpointError(f"{outer.source}: original_max_position_embeddings is {original}")
+    short = number.list_of("short_factor", dims // 2)
+    long = number.list_of("long_factor", dims // 2)
+    if short is None or long is None or not all((*short, *long)):
+        raise CheckpointError(f"{outer.source}: short_factor or long_factor is missing or zero")
+    factor = number.real("factor", context_length / original)
+    magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return LongRope(short, long, original, number.real("attention_factor", magnitude))

@@ -1,0 +1,52 @@
+"""Where a checkpoint keeps the weight of a canonical name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_export.checkpoint.config import DecoderConfig
+
+_LAYER_NAME = re.compile(r"layers\.(\d+)\.(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A weight's place.
+
+    Attributes:
+        name: The tensor that holds it.
+        rows: Which of its rows, where several weights share it; ``None`` for all.
+        order: Which of those rows comes where; ``None`` as they are.
+        add: What has to be added to its values.
+    """
+
+    name: str
+    rows: slice | None = None
+    order: NDArray[np.intp] | None = None
+    add: float = 0.0
+
+
+def split_name(name: str) -> tuple[int | None, str, str]:
+    """Return layer, weight and suffix (``weight`` or ``bias``) of a canonical name."""
+    name, suffix = (name[:-5], "bias") if name.endswith("_bias") else (name, "weight")
+    match = _LAYER_NAME.fullmatch(name)
+    return (None, name, suffix) if match is None else (int(match[1]), match[2], suffix)
+
+
+def rows_of(name: str, c: DecoderConfig) -> slice:
+    """Return the rows of a weight in the tensor that it shares, by the weight's short name.
+
+    Queries, keys and values share one; the MLP's gate and its other projection share another.
+    """
+    q, kv, width = c.q_width, c.kv_width, c.intermediate
+    return {
+        "q": slice(0, q),
+        "k": slice(q, q + kv),
+        "v": slice(q + kv, q + 2 * kv),
+        "gate": slice(0, width),
+        "up": slice(width, 2 * width),
+    }[name]

@@ -1,0 +1,65 @@
+"""Numbers out of a stranger's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_export.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Reads numbers out of settings; ``null`` counts as missing.
+
+    Attributes:
+        source: What to name in an error: a file, with the part of it that is meant.
+        settings: The values by key.
+        prefix: What keys begin with in the file.
+    """
+
+    source: str
+    settings: Mapping[str, Any]
+    prefix: str = ""
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """Return a number.
+
+        Raises:
+            CheckpointError: It is missing and has no default, is no number, or is out of range.
+        """
+        value = self.settings.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} is missing or not a number")
+        if not abs(value) < 2**53:  # beyond, and with infinity and NaN, nothing is exact
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} is out of range")
+        return float(value)
+
+    def maybe(self, key: str) -> float | None:
+        """Return a number, ``None`` where it is missing or zero."""
+        return self.real(key, 0.0) or None
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """Return a whole number."""
+        value = self.real(key, default)
+        if not value.is_integer():
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} is not a whole number")
+        return int(value)
+
+    def layers(self, key: str) -> int:
+        """Return a number of layers, small enough to make a list of."""
+        count = self.whole(key)
+        if not 1 <= count <= 1024:
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} is {count}; 1 to 1024 are possible")
+        return count
+
+    def list_of(self, key: str, length: int) -> tuple[float, ...] | None:
+        """Return a list of ``length`` numbers, ``None`` where it is missing."""
+        values = self.settings.get(key)
+        if values is None:
+            return None
+        if not isinstance(values, list) or len(values) != length:
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} is not a list of {length} numbers")
+        return tuple(Numbers(self.source, {key: value}, self.prefix).real(key) for value in values)

@@ -1,0 +1,157 @@
+"""The ``reference`` dialect: the decoder evaluated in NumPy, in float32, one weight at a time.
+
+Activations are ``float32[T, width]``: one text of T tokens, all positions at once, no cache. What a
+graph computes is measured against this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint.rope import Rope
+from rbee_export.weights import Weights
+
+Floats = NDArray[np.float32]
+
+_GELU = np.float32(np.sqrt(2 / np.pi))
+
+
+class ReferenceDialect:
+    """A :class:`~rbee_export.decoder.Dialect` that computes.
+
+    Attributes:
+        output: Logits of all positions, ``float32[T, vocab]``, once the decoder is built.
+    """
+
+    def __init__(self, config: DecoderConfig, weights: Weights, ids: Sequence[int]) -> None:
+        self.output: Floats = np.empty((0, config.vocab), np.float32)
+        self._c = config
+        self._weights = weights
+        self._ids = np.asarray(ids)
+        original = config.long_rope_from
+        self._long = original is not None and len(ids) > original
+        self._tables: dict[Rope, tuple[Floats, Floats]] = {}
+
+    def embedding(self, name: str, rows: int) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        vectors: Floats = self._weights.dense(name, rows, self._c.hidden)[self._ids]
+        return vectors
+
+    def norm(self, x: Floats, name: str) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        weight = self._weights.vector(name, self._c.hidden)
+        if self._c.norm == "rms":
+            return _rms_norm(x, weight, self._c.norm_epsilon)
+        centred = x - x.mean(-1, keepdims=True)
+        bias = self._weights.vector(f"{name}_bias", self._c.hidden)
+        return _rms_norm(centred, weight, self._c.norm_epsilon) + bias
+
+    def add(self, a: Floats, b: Floats) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return a + b
+
+    def add_norm(self, residual: Floats, x: Floats, name: str) -> tuple[Floats, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        total = residual + x
+        return total, self.norm(total, name)
+
+    def scale(self, x: Floats, factor: float) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return x * np.float32(factor)
+
+    def linear(self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        parts = [x @ self._weights.dense(name, n, columns).T for name, n in rows.items()]
+        if bias:
+            for part, (name, n) in zip(parts, rows.items(), strict=True):
+                part += self._weights.vector(f"{name}_bias", n)
+        return np.concatenate(parts, axis=-1)
+
+    def attention(self, qkv: Floats, layer: int, norms: tuple[str, str] | None) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        c, how = self._c, self._c.attention[layer]
+        q, k, v = np.split(qkv, [c.q_width, c.q_width + c.kv_width], axis=-1)
+        if norms is not None and c.qk_norm == "whole":
+            q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
+        # [heads, T, head_dim]
+        q, k, v = (x.reshape(len(x), -1, c.head_dim).swapaxes(0, 1) for x in (q, k, v))
+        if norms is not None and c.qk_norm == "head":
+            q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
+        if how.rope is not None:
+            q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
+        positions = np.arange(len(self._ids))
+        distance = positions[:, None] - positions
+        hidden = distance < 0
+        if how.window is not None:
+            hidden |= distance >= how.window
+        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+        attended = np.empty_like(q)
+        for head in range(c.heads):
+            shared = head * c.kv_heads // c.heads
+            scores = (q[head] @ k[shared].T) * np.float32(scale)
+            if c.attention_cap is not None:
+                scores = _capped(scores, c.attention_cap)
+            scores[hidden] = -np.inf
+            np.exp(scores - scores.max(-1, keepdims=True), out=scores)
+            scores /= scores.sum(-1, keepdims=True)
+            attended[head] = scores @ v[shared]
+        joined: Floats = attended.swapaxes(0, 1).reshape(len(self._ids), c.q_width)
+        return joined
+
+    def activation(self, x: Floats, kind: Activation) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        if kind == "silu":
+            with np.errstate(over="ignore"):
+                silu: Floats = x / (1 + np.exp(-x))
+            return silu
+        cubic: Floats = np.tanh(_GELU * (x + np.float32(0.044715) * x * x * x))
+        return np.float32(0.5) * x * (1 + cubic)
+
+    def gated(self, gate_up: Floats, kind: Activation) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        gate, up = np.split(gate_up, 2, axis=-1)
+        return self.activation(gate, kind) * up
+
+    def last_position(self, x: Floats) -> Floats:
+        """Keep every position: all are compared."""
+        return x
+
+    def logits(
+        self, x: Floats, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None
+    ) -> None:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        logits = x @ self._weights.dense(name, rows, self._c.hidden).T
+        if bias:
+            logits += self._weights.vector(f"{name}_bias", rows)
+        self.output = logits if cap is None else _capped(logits, cap)
+
+    def _qk_norm(self, x: Floats, name: str) -> Floats:
+        weight = self._weights.vector(name, x.shape[-1])
+        return _rms_norm(x, weight, self._c.norm_epsilon)
+
+    def _rotate(self, x: Floats, rope: Rope) -> Floats:
+        if rope not in self._tables:
+            self._tables[rope] = rope.tables(len(self._ids), long=self._long)
+        cos, sin = self._tables[rope]
+        half = rope.dims // 2
+        rotated = x.copy()
+        a, b = x[..., :half], x[..., half : rope.dims]
+        rotated[..., :half] = a * cos - b * sin
+        rotated[..., half : rope.dims] = b * cos + a * sin
+        return rotated
+
+
+def _rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    mean_square = np.mean(x * x, axis=-1, keepdims=True)
+    normed: Floats = x / np.sqrt(mean_square + np.float32(epsilon)) * weight
+    return normed
+
+
+def _capped(x: Floats, cap: float) -> Floats:
+    capped: Floats = np.tanh(x / np.float32(cap)) * np.float32(cap)
+    return capped

@@ -1,0 +1,230 @@
+"""How far an artifact's predictions are from what its checkpoint's weights mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import tokenizers
+from numpy.typing import NDArray
+
+from rbee_export.checkpoint import Checkpoint
+from rbee_export.decoder import build
+from rbee_export.dialect import ReferenceDialect
+from rbee_export.errors import ExportError
+from rbee_export.weights import Weights
+from rbee_runtime.artifact import Artifact, Fidelity, Precision
+
+Logits = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, and how many of its steps are done, of how many."""
+
+TOKENS = 256
+"""Positions compared, unless the vocabulary is so large that their logits are."""
+
+_LARGEST_LOGITS = 1 << 26
+"""Numbers in one array of logits; 268 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to predict.
+
+    Attributes:
+        name: ``built-in``, or the name of the file it came from.
+        content: The text.
+    """
+
+    name: str
+    content: str
+
+    @classmethod
+    def built_in(cls) -> Self:
+        """Return the text that comes with the exporter: prose, talk, lists, code, languages."""
+        file = files("rbee_export").joinpath("calibration.txt")
+        return cls("built-in", file.read_text(encoding="utf-8"))
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a text file.
+
+        Raises:
+            ExportError: It cannot be read, or is not UTF-8.
+        """
+        try:
+            return cls(file.name, file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{file}: cannot be read as UTF-8 text: {error}") from error
+
+    def ids(self, artifact: Artifact) -> list[int]:
+        """Return its first tokens in an artifact's vocabulary, as many as are compared.
+
+        Raises:
+            ExportError: It is too short, or the model lacks a token of it.
+        """
+        vocab = artifact.manifest.shapes.vocab
+        tokens = max(2, min(TOKENS, _LARGEST_LOGITS // vocab))
+        file = str(artifact.file("tokenizer"))
+        encoding = tokenizers.Tokenizer.from_file(file).encode(self.content[: 16 * tokens])
+        ids = list(encoding.ids)[:tokens]
+        if len(ids) < 2:
+            raise ExportError(f"{self.name}: fewer than two tokens; give a longer text")
+        if max(ids) >= vocab:
+            raise ExportError(f"{self.name}: the tokenizer knows tokens that the model does not")
+        return ids
+
+
+def measure(
+    artifact: Artifact, checkpoint: Checkpoint, text: Text, progress: Progress
+) -> Fidelity:
+    """Compare what an artifact and its checkpoint predict, on the CPU.
+
+    The CPU has no operators for bfloat16; what is measured there is the price of rounding the
+    weights.
+
+    Raises:
+        ExportError: The text does not fit the model, or ONNX Runtime cannot run the graph here.
+    """
+    ids = text.ids(artifact)
+    reference = reference_logits(checkpoint, "fp32", ids, progress)
+    if artifact.manifest.precision == "bf16":
+        logits = reference_logits(checkpoint, "bf16", ids, progress)
+    else:
+        progress("artifact", 0, 1)
+        logits = artifact_logits(artifact, ids)
+    return compare(text, ids, logits, reference)
+
+
+def perplexity(artifact: Artifact, text: Text) -> float:
+    """Return an artifact's perplexity on a text, which needs no checkpoint.
+
+    Raises:
+        ExportError: The text does not fit the model, or ONNX Runtime cannot run the graph here.
+    """
+    ids = text.ids(artifact)
+    logits = artifact_logits(artifact, ids)
+    return compare(text, ids, logits, logits).perplexity
+
+
+def reference_logits(
+    checkpoint: Checkpoint, precision: Precision, ids: Sequence[int], progress: Progress
+) -> Logits:
+    """Return what a checkpoint's own weights predict after each token, worked out in float32.
+
+    Args:
+        checkpoint: The weights.
+        precision: What to round them to: ``fp32`` or ``bf16``.
+        ids: A text of T tokens.
+        progress: Called after each layer.
+
+    Returns:
+        ``float32[T, vocab]``.
+    """
+    config = checkpoint.config
+    ops = ReferenceDialect(config, Weights(checkpoint, precision), ids)
+    build(ops, config, lambda done: progress("reference", done, config.layers))
+    return ops.output
+
+
+def artifact_logits(artifact: Artifact, ids: Sequence[int]) -> Logits:
+    """Return what an artifact predicts after each token, on the CPU: ``float32[T, vocab]``.
+
+    Its graph keeps the last position only; here it is loaded with all of them.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the graph here.
+    """
+    graph = artifact.file("graph")
+    model = ir.load(graph)
+    _keep_every_position(model, artifact.manifest.shapes.hidden)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(graph.parent)
+    )
+    try:
+        session = ort.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        logits: Logits = session.run(["logits"], _feeds(session, artifact, ids))[0]
+    except Exception as error:  # the library's exceptions share no narrower base
+        raise ExportError(f"{graph}: cannot be run on this CPU: {error}") from error
+    return logits.reshape(len(ids), -1)
+
+
+def compare(text: Text, ids: Sequence[int], logits: Logits, reference: Logits) -> Fidelity:
+    """Compare predictions.
+
+    Args:
+        text: Where the tokens came from.
+        ids: The T tokens.
+        logits: Of the artifact, ``float32[T, vocab]``.
+        reference: Of the checkpoint, alike.
+    """
+    divergence, surprise, expected_surprise = 0.0, 0.0, 0.0
+    for position, (mine, theirs) in enumerate(zip(logits, reference, strict=True)):
+        q, p = _log_softmax(mine), _log_softmax(theirs)
+        divergence += float(np.exp(p) @ (p - q))
+        if position + 1 < len(ids):
+            surprise -= float(q[ids[position + 1]])
+            expected_surprise -= float(p[ids[position + 1]])
+    predicted = len(ids) - 1
+    return Fidelity(
+        text=text.name,
+        tokens=len(ids),
+        divergence=max(divergence / len(ids), 0.0),
+        agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+        perplexity=float(np.exp(surprise / predicted)),
+        reference_perplexity=float(np.exp(expected_surprise / predicted)),
+    )
+
+
+def _keep_every_position(model: ir.Model, hidden: int) -> None:
+    for node in model.graph:
+        if node.op_type == "Gather" and node.inputs[1] is not None:
+            if node.inputs[1].name != "const.-1":
+                continue
+            array = np.asarray([-1, hidden], np.int64)
+            shape = ir.Value(name="const.every_position", type=ir.TensorType(ir.DataType.INT64))
+            shape.const_value = ir.tensor(array, name="const.every_position")
+            shape.shape = ir.Shape([2])
+            model.graph.initializers[str(shape.name)] = shape
+            every = ir.Node("", "Reshape", [node.inputs[0], shape], name="every_position")
+            model.graph.insert_before(node, every)
+            node.outputs[0].replace_all_uses_with(every.outputs[0])
+            model.graph.remove(node, safe=True)
+            return
+
+
+def _feeds(
+    session: ort.InferenceSession, artifact: Artifact, ids: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """Return a step over the whole text, with an empty cache that just holds it."""
+    count, manifest = len(ids), artifact.manifest
+    cache = manifest.cache
+    long_rope = manifest.long_rope
+    first = long_rope.original_context if long_rope else 0
+    first = first if count > first else 0
+    known: dict[str, NDArray[Any]] = {
+        "input_ids": np.asarray([ids], np.int64),
+        "seqlens_k": np.asarray([count - 1], np.int32),
+        "total_sequence_length": np.asarray(count, np.int32),
+        "position_ids": np.arange(first, first + count, dtype=np.int64)[None],
+        "write_indices": np.zeros(1, np.int64),
+        "nonpad_kv_seqlen": np.asarray([count], np.int64),
+    }
+    past = np.zeros((1, cache.kv_heads, count, cache.head_dim), np.dtype(cache.dtype))
+    names = [value.name for value in session.get_inputs()]
+    return {name: known[name] if name in known else past for name in names}
+
+
+def _log_softmax(logits: Logits) -> Logits:
+    shifted = logits - logits.max()
+    normal: Logits = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
+    return normal

@@ -1,0 +1,99 @@
+"""What an artifact is, for people: tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rbee_runtime.artifact import Artifact, Fidelity, Manifest
+
+
+def describe(artifact: Artifact) -> RenderableType:
+    """Return the whole of an artifact: shapes, weights by group, engines, fidelity."""
+    manifest = artifact.manifest
+    parts: list[RenderableType] = [_summary(artifact)]
+    if manifest.weights:
+        parts.append(_weights(manifest))
+    if manifest.engines:
+        parts.append(_engines(manifest))
+    parts.append(
+        Text("fidelity: not measured")
+        if manifest.fidelity is None
+        else fidelity_table(manifest.fidelity)
+    )
+    return Group(*parts)
+
+
+def fidelity_table(fidelity: Fidelity) -> Table:
+    """Return a fidelity report."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("KL divergence", "same top token", "perplexity", "reference", "text"):
+        table.add_column(heading, justify="left" if heading == "text" else "right")
+    change = fidelity.perplexity / fidelity.reference_perplexity - 1
+    table.add_row(
+        f"{fidelity.divergence:.4f} nats",
+        f"{fidelity.agreement:.1%}",
+        f"{fidelity.perplexity:.2f} ({change:+.2%})",
+        f"{fidelity.reference_perplexity:.2f}",
+        f"{fidelity.text}, {fidelity.tokens} tokens",
+    )
+    return table
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    if nbytes < 1_000_000:
+        return f"{nbytes / 1e3:.1f} kB"
+    return f"{nbytes / 1e6:.1f} MB" if nbytes < 1_000_000_000 else f"{nbytes / 1e9:.2f} GB"
+
+
+def _summary(artifact: Artifact) -> Table:
+    manifest = artifact.manifest
+    shapes, cache = manifest.shapes, manifest.cache
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows = {
+        "artifact": f"{artifact.path}, {size(sum(f.size for f in manifest.files))}",
+        "source": f"{manifest.source.name} ({manifest.source.format}), "
+        f"sha256 {manifest.source.sha256[:12]}…",
+        "model": manifest.model_ref,
+        "made by": manifest.exporter,
+        "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
+        f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
+        f"context {shapes.context_length}",
+        "precision": f"{manifest.precision}, dialect {manifest.dialect}",
+        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}",
+    }
+    for name, content in rows.items():
+        table.add_row(name, Text(content))
+    return table
+
+
+def _weights(manifest: Manifest) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("weights", "stored as", "held as"):
+        table.add_column(heading)
+    table.add_column("count", justify="right")
+    table.add_column("size", justify="right")
+    for group in manifest.weights:
+        table.add_row(
+            Text(group.name), group.source, group.held, str(group.count), size(group.nbytes)
+        )
+    return table
+
+
+def _engines(manifest: Manifest) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("engine", "for", "library", "batch", "positions"):
+        table.add_column(heading)
+    for engine in manifest.engines:
+        table.add_row(
+            engine.path,
+            engine.architecture,
+            f"{engine.library} {engine.version}",
+            f"up to {engine.max_batch}",
+            str(engine.max_length),
+        )
+    return table

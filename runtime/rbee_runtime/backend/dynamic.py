@@ -1,0 +1,193 @@
+"""A backend for graphs whose cache comes out of each step longer than it went in."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.session import Binding, open_session
+from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
+from rbee_runtime.step import Step
+
+_PAST = re.compile(r"past_key_values\.(\d+\.(?:key|value))")
+
+
+class DynamicBackend:
+    """Runs an artifact of the ``optimum`` dialect on the CPU provider.
+
+    The graph reads the past of a slot, ``[1, heads, past, width]`` a tensor, and writes past and
+    new positions together. Each slot has a region of memory with room for ``capacity`` positions,
+    and one region is spare: a step reads from the slot's and writes to the spare one, which then
+    is the slot's. So nothing is allocated or copied besides what the graph itself does, and a step
+    that fails leaves its slot as it was.
+
+    Attributes:
+        name: ``cpu``.
+        slots: Sequences the cache holds.
+        capacity: Positions of each slot.
+    """
+
+    name = "cpu"
+
+    def __init__(self, artifact: Artifact, slots: int, capacity: int) -> None:
+        graph = artifact.file("graph")
+        self._session = open_session(graph)
+        self._tensors = _cache_tensors(self._session, graph)
+        self._check(artifact, graph)
+        self.slots = slots
+        self.capacity = capacity
+        self._regions = _Regions(self._tensors, slots + 1, capacity)
+        self._region = list(range(slots))
+        self._spare = slots
+        self._held = [0] * slots
+        self._takes_positions = "position_ids" in {i.name for i in self._session.get_inputs()}
+        self._mask = np.ones((1, capacity), np.int64)
+        self._positions = np.arange(capacity, dtype=np.int64)[None]
+        self._logits = np.zeros((1, artifact.manifest.shapes.vocab), np.float32)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache, the spare region among them."""
+        return self._regions.nbytes
+
+    def run(self, step: Step) -> NDArray[np.float32]:
+        """Run one step; see :class:`~rbee_runtime.backend.backend.Backend`.
+
+        ``step.past`` may be less than what the slot holds: the rest is forgotten.
+        """
+        count = len(step.tokens)
+        total = step.past + count
+        self._rewind(step.slot, step.past)
+        if total > self.capacity:
+            raise InferenceFailed(
+                f"the step ends at position {total} of a slot that holds {self.capacity}"
+            )
+        binding = Binding(self._session)
+        ids = np.asarray([step.tokens], np.int64)
+        binding.input("input_ids", ids)
+        binding.input("attention_mask", self._mask[:, :total])
+        if self._takes_positions:
+            binding.input("position_ids", self._positions[:, step.past : total])
+        binding.output("logits", self._logits[None])
+        source, target = self._region[step.slot], self._spare
+        for tensor, past in self._regions.views(source, step.past):
+            binding.input(tensor.past, past)
+        for tensor, present in self._regions.views(target, total):
+            binding.output(tensor.present, present)
+        binding.run(count)
+        self._region[step.slot], self._spare = target, source
+        self._held[step.slot] = total
+        return self._logits
+
+    def _rewind(self, slot: int, past: int) -> None:
+        held = self._held[slot]
+        if past > held:
+            raise InferenceFailed(
+                f"the step continues at position {past} of a slot that holds {held}"
+            )
+        if 0 < past < held:
+            region = self._region[slot]
+            whole, kept = self._regions.views(region, held), self._regions.views(region, past)
+            for (_, before), (_, after) in zip(whole, kept, strict=True):
+                after[:] = before[:, :, :past].copy()
+        self._held[slot] = past
+
+    def _check(self, artifact: Artifact, graph: Path) -> None:
+        """See that the graph is what the manifest and this class take it for."""
+        ours = {"input_ids", "attention_mask", "position_ids", *(t.past for t in self._tensors)}
+        theirs = {value.name for value in self._session.get_inputs()}
+        if unknown := sorted(theirs - ours):
+            raise ArtifactError(f"{graph}: has an input {unknown[0]!r} of no known meaning")
+        if missing := sorted({"input_ids", "attention_mask"} - theirs):
+            raise ArtifactError(f"{graph}: lacks the input {missing[0]!r}")
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        for tensor in self._tensors:
+            if tensor.present not in outputs:
+                raise ArtifactError(f"{graph}: lacks the output {tensor.present!r}")
+        manifest = artifact.manifest
+        if outputs.get("logits", ())[1:] != [1, manifest.shapes.vocab]:
+            raise ArtifactError(f"{graph}: its logits are not those of one token")
+        needed = sum(tensor.heads * tensor.width for tensor in self._tensors) * 4
+        if needed > manifest.cache.bytes_per_token:
+            raise ArtifactError(
+                f"{graph}: needs {needed} bytes of cache a token, its manifest says "
+                f"{manifest.cache.bytes_per_token}; export the model again"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _CacheTensor:
+    """One tensor of the cache: keys or values of a layer.
+
+    Attributes:
+        past: Name of the input.
+        present: Name of the output.
+        heads: Key and value heads.
+        width: Elements of a head.
+    """
+
+    past: str
+    present: str
+    heads: int
+    width: int
+
+
+class _Regions:
+    """Memory for several copies of the cache, handed out by the system as it is first written.
+
+    Attributes:
+        nbytes: Bytes of the whole.
+    """
+
+    def __init__(self, tensors: list[_CacheTensor], count: int, capacity: int) -> None:
+        self._tensors = tensors
+        self._capacity = capacity
+        size = capacity * sum(tensor.heads * tensor.width for tensor in tensors)
+        self.nbytes = count * size * np.dtype(np.float32).itemsize
+        try:
+            memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as error:
+            raise OutOfMemory(f"the KV cache needs {self.nbytes} bytes: {error}") from error
+        self._data = np.frombuffer(memory, np.float32).reshape(count, size)
+
+    def views(
+        self, region: int, positions: int
+    ) -> Iterator[tuple[_CacheTensor, NDArray[np.float32]]]:
+        """Yield each tensor and its first positions, ``float32[1, heads, positions, width]``."""
+        start = 0
+        for tensor in self._tensors:
+            shape = (1, tensor.heads, positions, tensor.width)
+            view = self._data[region, start : start + math.prod(shape)].reshape(shape)
+            yield tensor, view
+            start += tensor.heads * self._capacity * tensor.width
+
+
+def _cache_tensors(session: ort.InferenceSession, graph: Path) -> list[_CacheTensor]:
+    tensors = []
+    for value in session.get_inputs():
+        match = _PAST.fullmatch(value.name)
+        if match is None:
+            continue
+        shape = value.shape
+        if value.type != "tensor(float)" or len(shape) != 4 or not _are_sizes(shape[1], shape[3]):
+            raise ArtifactError(
+                f"{graph}: its cache {value.name} is {value.type} of {shape}, "
+                "not float of [batch, heads, positions, width]"
+            )
+        tensors.append(_CacheTensor(value.name, f"present.{match[1]}", shape[1], shape[3]))
+    if not tensors:
+        raise ArtifactError(f"{graph}: has no cache")
+    return tensors
+
+
+def _are_sizes(*dimensions: object) -> bool:
+    return all(isinstance(size, int) and size > 0 for size in dimensions)

@@ -1,0 +1,277 @@
+"""Every family computes what ``transformers`` computes, from every source, in every precision.
+
+The names of the cases are a table: family, source, precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from support.family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
+from support.gguf_conversion import save_gguf
+from support.makers import MakeArtifact, TinyGguf
+from support.running import forced_logits, mean_divergence, open_cpu, prefill
+from support.tiny_families import in_newer_form, load_without, save_family
+from support.tiny_llama import load_reference, reference_logits, with_weights
+
+from rbee_export import open_checkpoint
+from rbee_export.blocks import BlockMatrix
+from rbee_export.checkpoint.hf_layout import locate
+from rbee_export.weights import Weights
+from rbee_runtime.backend import Backend
+from rbee_runtime.engine import PREFILL_CHUNK
+from rbee_runtime.step import Step
+
+COMPLETION = 24
+SHORT, LONG = 9, PREFILL_CHUNK + 44
+assert WINDOW < LONG - PREFILL_CHUNK
+assert SHORT + COMPLETION < ORIGINAL_CONTEXT < LONG
+IDS = np.random.default_rng(13).integers(3, 384, LONG).tolist()
+
+MakeFamily = Callable[..., Path]
+MakeFamilyGguf = Callable[..., TinyGguf]
+
+
+@pytest.fixture(scope="module")
+def make_family(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
+    """``make_family(name, **changed)``: a checkpoint; the same arguments give the same one."""
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("families")
+
+    def make(name: str, **changed: Any) -> Path:
+        key = f"{name} {sorted(changed.items())!r}"
+        if key not in made:
+            made[key] = save_family(root / f"{name}-{len(made)}", name, **changed)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def make_family_gguf(tmp_path_factory: pytest.TempPathFactory) -> MakeFamilyGguf:
+    """``make_family_gguf(checkpoint, kind, **options)``: its GGUF file; see ``save_gguf``."""
+    root = tmp_path_factory.mktemp("family-gguf")
+
+    def make(checkpoint: Path, kind: str, **options: Any) -> TinyGguf:
+        file = root / f"{checkpoint.name}-{kind}.gguf"
+        return TinyGguf(file, checkpoint, save_gguf(file, checkpoint, kind, **options))
+
+    return make
+
+
+def complete(backend: Backend, prompt: list[int]) -> tuple[list[int], NDArray[np.float32]]:
+    """Return the likeliest continuation, and the logits after the prompt and each of its tokens."""
+    length = len(prompt) + COMPLETION
+    logits = [prefill(backend, prompt, length=length)]
+    completion = []
+    for past in range(len(prompt), length):
+        completion.append(int(logits[-1].argmax()))
+        logits.append(backend.run(Step(0, past, completion[-1:], length))[0].copy())
+    return completion, np.stack(logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        pytest.param(name, source, id=f"{name}-{source}-fp32")
+        for name, family in FAMILIES.items()
+        for source in ("safetensors", *(["gguf"] if family.gguf else []))
+    ],
+)
+def test_parity(
+    name: str,
+    source: str,
+    make_family: MakeFamily,
+    make_family_gguf: MakeFamilyGguf,
+    make_artifact: MakeArtifact,
+) -> None:
+    checkpoint = make_family(name)
+    model = load_reference(checkpoint)
+    if source == "gguf":
+        checkpoint = make_family_gguf(checkpoint, "F32", embedding_kind="F32").path
+    backend = open_cpu(make_artifact(checkpoint, "fp32"))
+    for length in (SHORT, LONG):
+        prompt = IDS[:length]
+        completion, ours = complete(backend, prompt)
+        theirs = reference_logits(model, prompt + completion)[length - 1 :]
+        np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
+        assert completion == theirs[:-1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 37, LONG])
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3"])
+def test_chunks_of_any_size_make_the_same_prompt(
+    name: str, chunk: int, make_family: MakeFamily, make_artifact: MakeArtifact
+) -> None:
+    checkpoint = make_family(name)
+    backend = open_cpu(make_artifact(checkpoint, "fp32"))
+    theirs = reference_logits(load_reference(checkpoint), IDS)[-1]
+    np.testing.assert_allclose(prefill(backend, IDS, chunk=chunk), theirs, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["phi3-longrope", "phi3-mini-4"])
+def test_the_length_a_request_may_reach_chooses_the_frequencies(
+    name: str, make_family: MakeFamily, make_artifact: MakeArtifact
+) -> None:
+    checkpoint = make_family(name)
+    scaling = FAMILIES[name].config["rope_scaling"]
+    always_long = {**scaling, "short_factor": scaling["long_factor"]}
+    model = load_reference(checkpoint)
+    long = load_without(checkpoint, Off({"rope_scaling": always_long}))
+    backend = open_cpu(make_artifact(checkpoint, "fp32"))
+    for prompt, length, theirs in (
+        (IDS[:ORIGINAL_CONTEXT], 0, model),
+        (IDS[: ORIGINAL_CONTEXT + 1], 0, model),
+        (IDS[:SHORT], ORIGINAL_CONTEXT, model),
+        (IDS[:SHORT], ORIGINAL_CONTEXT + 1, long),
+    ):
+        ours = prefill(backend, prompt, length=length, chunk=50)
+        np.testing.assert_allclose(ours, reference_logits(theirs, prompt)[-1], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama-3", "mistral", "qwen2-yarn", "phi", "phi3-mini-4", "gemma3-renamed", "gemma3-text"],
+)
+def test_configurations_of_a_newer_form(
+    name: str, make_family: MakeFamily, make_artifact: MakeArtifact, tmp_path: Path
+) -> None:
+    checkpoint = make_family(name)
+    backend = open_cpu(make_artifact(in_newer_form(checkpoint, tmp_path), "fp32"))
+    model = load_reference(checkpoint)
+    for prompt in (IDS[:SHORT], IDS):
+        theirs = reference_logits(model, prompt)[-1]
+        np.testing.assert_allclose(prefill(backend, prompt), theirs, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "peculiarity"),
+    [
+        pytest.param(name, peculiarity, id=f"{name}-{peculiarity}")
+        for name, family in FAMILIES.items()
+        for peculiarity in family.off
+    ],
+)
+def test_a_decoder_without_it_would_be_found_out(
+    name: str, peculiarity: str, make_family: MakeFamily
+) -> None:
+    """What the checkpoints are made for: ``transformers`` itself tells the difference."""
+    checkpoint = make_family(name)
+    right = reference_logits(load_reference(checkpoint), IDS)
+    wrong = reference_logits(load_without(checkpoint, FAMILIES[name].off[peculiarity]), IDS)
+    assert np.abs(right - wrong).max() > 1e-3
+
+
+COSTS: Mapping[str, float] = {"fp16": 1e-4, "int8": 0.03, "int4": 1.0}
+"""The most that a precision may cost, in nats a token, with weights as wild as these."""
+
+ROUNDING = 0.02
+"""The most that rounding activations to eight bits may, as the kernel of blocks does."""
+
+FORCED, PROMPT = IDS[:72], 48
+
+
+def held_weights(checkpoint: Path, precision: Any) -> dict[str, NDArray[np.float32]]:
+    """Return what an artifact's matrices stand for, by the checkpoint's names for them."""
+    opened = open_checkpoint(checkpoint)
+    weights, config = Weights(opened, precision), opened.config
+    stored = load_file(checkpoint / "model.safetensors")
+    names = ["embedding", *([] if config.tied_embedding else ["lm_head"])]
+    short = ("q", "k", "v", "o", *(["gate"] if config.gated else []), "up", "down")
+    names += [f"layers.{i}.{part}" for i in range(config.layers) for part in short]
+    held = set()
+    for name in names:
+        matrix = weights.matrix(name, *opened.tensor(name).shape)
+        place = locate(name, config, stored)
+        values = matrix.dequantize() if isinstance(matrix, BlockMatrix) else matrix
+        stored[place.name][place.rows or slice(None)] = values
+        held.add(place.name)
+    return {name: stored[name] for name in held}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, id=f"{name}-safetensors-{precision}")
+        for name in FAMILIES
+        for precision in COSTS
+    ],
+)
+def test_fidelity(
+    name: str, precision: str, make_family: MakeFamily, make_artifact: MakeArtifact
+) -> None:
+    checkpoint = make_family(name)
+    ours = forced_logits(open_cpu(make_artifact(checkpoint, precision)), FORCED, PROMPT)
+    model = load_reference(checkpoint)
+    original = reference_logits(model, FORCED)[PROMPT - 1 :]
+    assert mean_divergence(ours, original) < COSTS[precision]
+    held = with_weights(model, held_weights(checkpoint, precision))
+    assert mean_divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
+
+
+BLOCKS: Mapping[str, Any] = {
+    "kind": "Q4_0",
+    "embedding_kind": "Q8_0",
+    "kinds": {
+        f"blk.{i}.{part}.weight": kind
+        for i in range(8)
+        for part, kind in {
+            "attn_v": "Q8_0",
+            "attn_qkv": "Q4_1",
+            "attn_output": "Q5_0",
+            "ffn_up": "Q4_1",
+            "ffn_down": "Q5_1",
+        }.items()
+    },
+}
+K_BLOCKS: Mapping[str, Any] = {
+    "kind": "Q4_K",
+    "embedding_kind": "Q6_K",
+    "kinds": {
+        f"blk.{i}.{part}.weight": kind
+        for i in range(8)
+        for part, kind in {"attn_v": "Q6_K", "attn_qkv": "Q5_K", "ffn_down": "Q6_K"}.items()
+    },
+}
+WIDE: Mapping[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "head_dim": 64,
+    "query_pre_attn_scalar": 64,
+}
+"""Blocks of 256 need rows of as many."""
+K_FAMILIES = ("llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3-text", "smollm3", "olmo2")
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"),
+    [
+        *(
+            pytest.param(name, False, id=f"{name}-gguf-blocks")
+            for name, family in FAMILIES.items()
+            if family.gguf
+        ),
+        *(pytest.param(name, True, id=f"{name}-gguf-k-blocks") for name in K_FAMILIES),
+    ],
+)
+def test_fidelity_to_the_blocks_of_a_file(
+    name: str,
+    wide: bool,
+    make_family: MakeFamily,
+    make_family_gguf: MakeFamilyGguf,
+    make_artifact: MakeArtifact,
+) -> None:
+    known = {**BASE, **FAMILIES[name].config}
+    changed = {key: value for key, value in WIDE.items() if wide and key in known}
+    blocks = K_BLOCKS if wide else BLOCKS
+    file = make_family_gguf(make_family(name, **changed), **blocks)
+    model = with_weights(load_reference(file.source), file.weights)
+    theirs = reference_logits(model, FORCED)[PROMPT - 1 :]
+    ours = forced_logits(open_cpu(make_artifact(file.path, "gguf")), FORCED, PROMPT)
+    assert mean_divergence(ours, theirs) < ROUNDING

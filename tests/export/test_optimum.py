@@ -1,0 +1,326 @@
+"""Decoders outside the family table, exported with optimum and served from their dynamic cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.collecting import submit
+from support.running import greedy, open_cpu, prefill
+from support.tiny_families import save_checkpoint
+from support.tiny_llama import CHAT_TEMPLATE, copy_of, load_reference, reference_logits
+
+from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
+from rbee_export.optimum_path import Compiled, export_with_optimum
+from rbee_runtime.artifact import MANIFEST_NAME, Artifact, FileEntry, Manifest, Source
+from rbee_runtime.engine import Engine
+from rbee_runtime.request import GREEDY, Request
+from rbee_runtime.step import Step
+
+BASE: Mapping[str, Any] = {
+    "vocab_size": 384,
+    "hidden_size": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 0],
+    "tie_word_embeddings": False,
+}
+LAYERS: Mapping[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    # Rotates a part of each head, runs attention and MLP side by side, takes position ids.
+    "gpt_neox": {
+        **LAYERS,
+        "intermediate_size": 128,
+        "max_position_embeddings": 512,
+        "rotary_pct": 0.5,
+    },
+    # Knows positions by ALiBi, takes no position ids, states no context length.
+    "bloom": {"n_layer": 2, "n_head": 4},
+}
+ALIBI_IN_BFLOAT16 = {**LAYERS, "alibi": True, "multi_query": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    checkpoint: Path
+    artifact: Path
+    compiled: Compiled
+    stages: list[str]
+
+
+MakeExport = Callable[[str], Exported]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def optimum() -> None:
+    if importlib.util.find_spec("optimum") is None:
+        missing = "optimum is not installed: pip install 'onnx-worker-rbee[export-all]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def make_export(tmp_path_factory: pytest.TempPathFactory) -> MakeExport:
+    """``make_export(model_type)``: its tiny checkpoint and the artifact of that, made once."""
+    made: dict[str, Exported] = {}
+
+    def make(kind: str) -> Exported:
+        if kind not in made:
+            root = tmp_path_factory.mktemp(kind)
+            checkpoint, artifact, stages = root / f"tiny-{kind}", root / "artifact", list[str]()
+            save_checkpoint(checkpoint, kind, {**BASE, **MODELS[kind]})
+            artifact.mkdir()
+            compiled = export_with_optimum(checkpoint, artifact, stages.append)
+            _complete(artifact, checkpoint, compiled)
+            made[kind] = Exported(checkpoint, artifact, compiled, stages)
+        return made[kind]
+
+    return make
+
+
+def _complete(artifact: Path, checkpoint: Path, compiled: Compiled) -> None:
+    """Add tokenizer and manifest to what was compiled."""
+    content = (checkpoint / "tokenizer.json").read_bytes()
+    (artifact / "tokenizer.json").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    tokenizer = FileEntry(role="tokenizer", path="tokenizer.json", size=len(content), sha256=digest)
+    manifest = Manifest(
+        exporter="test",
+        source=Source(format="safetensors", name=checkpoint.name, sha256="0" * 64),
+        model_ref=f"file:{checkpoint.name}",
+        family=compiled.family,
+        shapes=compiled.shapes,
+        precision="fp32",
+        dialect="optimum",
+        cache=compiled.cache,
+        files=(*compiled.files, tokenizer),
+        bos_token_id=1,
+        eos_token_ids=(2, 0),
+        chat_template=CHAT_TEMPLATE,
+    )
+    (artifact / MANIFEST_NAME).write_text(manifest.model_dump_json())
+
+
+def prompts(*lengths: int) -> Iterator[list[int]]:
+    draw = np.random.default_rng(11)
+    for length in lengths:
+        yield draw.integers(3, 384, length).tolist()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_greedy_tokens_and_logits_equal_transformers(kind: str, make_export: MakeExport) -> None:
+    made = make_export(kind)
+    model, backend = load_reference(made.checkpoint), open_cpu(made.artifact, slots=2)
+    for slot, prompt in enumerate(prompts(9, 300)):  # the second one in two chunks
+        completion = list(itertools.islice(greedy(backend, prompt, slot=slot), 40))
+        theirs = reference_logits(model, prompt + completion)[len(prompt) - 1 :]
+        assert completion == theirs[:-1].argmax(-1).tolist()
+        last = backend.run(Step(slot, len(prompt) + 39, completion[-1:]))
+        np.testing.assert_allclose(last[0], theirs[-1], atol=1e-4)
+        np.testing.assert_allclose(prefill(backend, prompt, slot=slot), theirs[0], atol=1e-4)
+
+
+def test_the_whole_context_can_be_used(make_export: MakeExport) -> None:
+    made = make_export("gpt_neox")
+    backend = open_cpu(made.artifact)
+    assert backend.capacity == 512
+    (prompt,) = prompts(511)
+    prefill(backend, prompt)
+    theirs = reference_logits(load_reference(made.checkpoint), [*prompt, 5])
+    np.testing.assert_allclose(backend.run(Step(0, 511, [5]))[0], theirs[-1], atol=1e-4)
+
+
+def test_the_engine_serves_it(make_export: MakeExport) -> None:
+    made = make_export("bloom")
+    (prompt,) = prompts(30)
+    expected = list(itertools.islice(greedy(open_cpu(made.artifact), prompt), 24))
+    with Engine.load(made.artifact, slots=2) as engine:
+        collected = [
+            submit(engine, Request(name, prompt, 24, GREEDY)) for name in ("one", "two", "three")
+        ]
+        for collector in collected:
+            text, end = collector.finished()
+            assert text == engine.tokenizer.decode(expected)
+            assert end.completion_tokens == 24
+        assert engine.memory().cache == 3 * 2048 * made.compiled.cache.bytes_per_token
+
+
+def test_what_was_compiled_is_told(make_export: MakeExport) -> None:
+    made = make_export("gpt_neox")
+    compiled = made.compiled
+    assert compiled.family == "gpt_neox"
+    assert compiled.shapes.model_dump() == {
+        "layers": 2,
+        "hidden": 64,
+        "intermediate": 128,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_dim": 16,
+        "vocab": 384,
+        "context_length": 512,
+    }
+    assert compiled.cache.bytes_per_token == 2 * 2 * 64 * 4
+    assert 0 < compiled.error < 1e-4
+    assert compiled.notes == ()
+    assert made.stages == [
+        "starting optimum",
+        "loading",
+        "running the original",
+        "tracing",
+        "writing",
+        "checking",
+    ]
+    assert sorted(path.name for path in made.artifact.iterdir()) == [
+        MANIFEST_NAME,
+        "model.onnx",
+        "model.onnx.data",
+        "tokenizer.json",
+    ]
+    Artifact.open(made.artifact)
+
+
+def test_an_assumed_context_length_is_told(make_export: MakeExport) -> None:
+    (note,) = make_export("bloom").compiled.notes
+    assert note == "the configuration gives no context length: 2048 is assumed"
+
+
+def test_a_graph_that_computes_something_else_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, staging = tmp_path / "falcon", tmp_path / "staging"
+    save_checkpoint(checkpoint, "falcon", {**BASE, **ALIBI_IN_BFLOAT16})
+    staging.mkdir()
+    capfd.readouterr()
+    # Its ALiBi is computed in bfloat16, which optimum's trace leaves out: positions above 256 are
+    # rounded in the one and not in the other.
+    with pytest.raises(UnsupportedModel, match=r"computes something else .* off by .*it cannot"):
+        export_with_optimum(checkpoint, staging)
+    assert capfd.readouterr() == ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    damage: Callable[[Path], None]
+    error: type[ExportError]
+    message: str
+
+
+def _configure(**changed: Any) -> Callable[[Path], None]:
+    def damage(checkpoint: Path) -> None:
+        file = checkpoint / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+    return damage
+
+
+def _rename_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+
+
+def _drop_tensor(checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    del tensors["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"]
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+
+
+def _cut_weights(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "model.safetensors", 5000)
+
+
+BAD: Mapping[str, Bad] = {
+    "pickle": Bad(_rename_weights, CheckpointError, "pytorch_model.bin, a pickle, .* never loaded"),
+    "no weights": Bad(
+        lambda path: (path / "model.safetensors").unlink(),
+        CheckpointError,
+        r"no \*\.safetensors file in the directory$",
+    ),
+    "cut": Bad(_cut_weights, CheckpointError, "not a whole safetensors file"),
+    "no config": Bad(
+        lambda path: (path / "config.json").unlink(), CheckpointError, "config.json: missing"
+    ),
+    "not json": Bad(
+        lambda path: (path / "config.json").write_text("{"), CheckpointError, "cannot be read"
+    ),
+    "nameless": Bad(_configure(model_type=None), CheckpointError, "names no model_type$"),
+    # From here on, transformers is asked.
+    "own code": Bad(
+        _configure(model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        UnsupportedModel,
+        "'own' is unknown .* code that comes with a checkpoint is never run$",
+    ),
+    "no tensor": Bad(
+        _drop_tensor, CheckpointError, r"layers\.1\.mlp\.dense_h_to_4h\.bias: missing, going by"
+    ),
+    "layers without end": Bad(
+        _configure(num_hidden_layers=10**9), CheckpointError, "claims 1000000000 layers"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_checkpoints(name: str, make_export: MakeExport, tmp_path: Path) -> None:
+    bad, checkpoint = BAD[name], copy_of(make_export("gpt_neox").checkpoint, tmp_path)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    bad.damage(checkpoint)
+    with pytest.raises(bad.error, match=bad.message) as error:
+        export_with_optimum(checkpoint, staging)
+    assert str(checkpoint) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not any(staging.iterdir())
+
+
+def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(ExportError, match=r"model\.gguf: optimum exports directories .* not GGUF"):
+        export_with_optimum(file, tmp_path)
+
+
+def test_without_optimum_the_message_names_the_extra(
+    make_export: MakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_export("gpt_neox").checkpoint
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    with pytest.raises(
+        ExportError, match=r"needs optimum, .*: pip install 'onnx-worker-rbee\[export-all\]'$"
+    ):
+        export_with_optimum(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ("kill -9 $$", "it was killed, most likely for lack of memory$"),
+        ("echo one >&2; echo two >&2; exit 1", "failed: two$"),
+        ("exit 7", "exit code 7$"),
+    ],
+)
+def test_a_process_that_dies_is_reported(
+    script: str,
+    cause: str,
+    make_export: MakeExport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, python = make_export("gpt_neox").checkpoint, tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ExportError, match=cause):
+        export_with_optimum(checkpoint, staging)
+    assert not any(staging.iterdir())

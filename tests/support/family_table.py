@@ -1,0 +1,292 @@
+"""Every family: a small configuration of it, and the peculiarities that must matter to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .tiny_tokenizer import END_OF_TEXT, IM_END, IM_START, VOCAB
+
+WINDOW = 40
+ORIGINAL_CONTEXT = 128
+CONTEXT = 1024
+BASE: Mapping[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "tie_word_embeddings": False,
+    "bos_token_id": IM_START,
+    "eos_token_id": [IM_END, END_OF_TEXT],
+    "pad_token_id": END_OF_TEXT,
+    # Far wider than models start with, so that attention attends and the best token stands out.
+    "initializer_range": 0.2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": ORIGINAL_CONTEXT,
+}
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": ORIGINAL_CONTEXT}
+
+
+def long_rope(pairs: int) -> dict[str, Any]:
+    """Return Phi-3's scaling of so many frequencies."""
+    return {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
+        "long_factor": [1.0 + 1.5 * i for i in range(pairs)],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """How to turn one peculiarity of a model off; what it computes must then change.
+
+    Attributes:
+        settings: Configuration to change.
+        zeroed: Pattern of parameters to set to zero.
+        bypassed: Pattern of modules that return what they are given.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    zeroed: str | None = None
+    bypassed: str | None = None
+
+
+def zeroed(pattern: str) -> Off:
+    return Off(zeroed=pattern)
+
+
+def bypassed(pattern: str) -> Off:
+    return Off(bypassed=pattern)
+
+
+def settings(**changed: Any) -> Off:
+    return Off(settings=changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of checkpoint.
+
+    Attributes:
+        model_type: As in ``config.json``.
+        config: What differs from ``BASE``.
+        off: By name, how to turn each of its peculiarities off.
+        left_out: Keys that ``transformers`` writes and older checkpoints do not have.
+        gguf: Whether a GGUF file can say all of this.
+        renamed: Prefixes of tensors to replace, where checkpoints come with other names.
+    """
+
+    model_type: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    off: Mapping[str, Off] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    gguf: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}
+QK_NORM = {"q norm": bypassed("q_norm"), "k norm": bypassed("k_norm")}
+EVERY_BIAS = {
+    f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in ("q", "k", "v", "o", "gate", "up")
+} | {"down bias": zeroed(r"down_proj\.bias$")}
+GEMMA: Mapping[str, Any] = {"head_dim": 32, "tie_word_embeddings": True}
+GEMMA2: Mapping[str, Any] = {
+    **GEMMA,
+    "num_hidden_layers": 4,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": WINDOW,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 4.0,
+}
+GEMMA2_OFF: Mapping[str, Off] = {
+    "attention cap": settings(attn_logit_softcapping=None),
+    "final cap": settings(final_logit_softcapping=None),
+    "windows": settings(layer_types=["full_attention"] * 4),
+    "alternation": settings(layer_types=["full_attention", "sliding_attention"] * 2),
+    "query scale": settings(query_pre_attn_scalar=16),
+    "attention's norm": bypassed("post_attention_layernorm"),
+    "mlp's norm": bypassed("post_feedforward_layernorm"),
+    "tanh of gelu": settings(hidden_activation="gelu"),
+}
+GEMMA3: Mapping[str, Any] = {
+    **GEMMA,
+    "num_hidden_layers": 7,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": WINDOW,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
+GEMMA3_OFF: Mapping[str, Off] = {
+    **QK_NORM,
+    "windows": settings(layer_types=["full_attention"] * 7),
+    "local base": settings(rope_local_base_freq=1e6),
+    "query scale": settings(query_pre_attn_scalar=16),
+}
+PHI3_MINI_4: Mapping[str, Any] = {
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "tie_word_embeddings": True,
+    "partial_rotary_factor": 0.75,
+    "original_max_position_embeddings": ORIGINAL_CONTEXT,
+    "sliding_window": 8 * CONTEXT,
+    "rope_scaling": long_rope(24),
+    "initializer_range": 0.15,
+}
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("llama", {"num_hidden_layers": 3}),
+    "llama-tied": Family("llama", {"tie_word_embeddings": True, "head_dim": 32}),
+    "llama-3": Family(
+        "llama",
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        {"scaling": settings(rope_scaling=None)},
+    ),
+    "llama-biases": Family("llama", {"attention_bias": True, "mlp_bias": True}, EVERY_BIAS),
+    "mistral": Family(
+        "mistral",
+        {"sliding_window": WINDOW, "head_dim": 32},
+        {"window": settings(sliding_window=None)},
+        gguf=False,
+    ),
+    "mistral-nemo": Family("mistral", {"sliding_window": None, "head_dim": 32}),
+    "qwen2": Family("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}, QKV_BIAS),
+    "qwen2-yarn": Family(
+        "qwen2",
+        {"rope_scaling": YARN},
+        {
+            "scaling": settings(rope_scaling=None),
+            "attention factor": settings(rope_scaling={**YARN, "attention_factor": 1.0}),
+        },
+    ),
+    "qwen2-windows": Family(
+        "qwen2",
+        {
+            "num_hidden_layers": 4,
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "max_window_layers": 2,
+        },
+        {
+            "windows": settings(layer_types=["full_attention"] * 4),
+            "first layers without": settings(layer_types=["sliding_attention"] * 4),
+        },
+        left_out=("layer_types",),
+        gguf=False,
+    ),
+    "qwen3": Family("qwen3", {"head_dim": 32}, QK_NORM),
+    "phi": Family(
+        "phi",
+        {
+            "hidden_size": 160,
+            "intermediate_size": 640,
+            "num_attention_heads": 2,
+            "partial_rotary_factor": 0.4,
+            "initializer_range": 0.15,
+        },
+        {
+            **QKV_BIAS,
+            "o bias": zeroed(r"dense\.bias$"),
+            "up bias": zeroed(r"fc1\.bias$"),
+            "down bias": zeroed(r"fc2\.bias$"),
+            "norm bias": zeroed(r"input_layernorm\.bias$"),
+            "final norm bias": zeroed(r"final_layernorm\.bias$"),
+            "head bias": zeroed(r"lm_head\.bias$"),
+            "partial rotary": settings(partial_rotary_factor=1.0),
+            "tanh of gelu": settings(hidden_act="gelu"),
+        },
+    ),
+    "phi3": Family(
+        "phi3",
+        {"sliding_window": WINDOW, "original_max_position_embeddings": CONTEXT},
+        {"window": settings(sliding_window=None)},
+    ),
+    "phi3-longrope": Family(
+        "phi3",
+        {
+            "original_max_position_embeddings": ORIGINAL_CONTEXT,
+            "rope_scaling": long_rope(8),
+        },
+        {
+            "scaling": settings(rope_scaling=None),
+            "long factors": settings(
+                rope_scaling={**long_rope(8), "long_factor": long_rope(8)["short_factor"]}
+            ),
+            "attention factor": settings(rope_scaling={**long_rope(8), "attention_factor": 1.0}),
+        },
+    ),
+    "phi3-mini-4": Family("phi3", PHI3_MINI_4, {"scaling": settings(rope_scaling=None)}),
+    "gemma": Family("gemma", GEMMA, {"tanh of gelu": settings(hidden_act="gelu")}),
+    "gemma2": Family("gemma2", GEMMA2, GEMMA2_OFF, left_out=("layer_types",)),
+    # The largest Gemma 2 scales queries by something else than the width of a head. GGUF does
+    # not say so: llama.cpp goes by the number of layers.
+    "gemma2-27b": Family(
+        "gemma2",
+        {**GEMMA2, "query_pre_attn_scalar": 12},
+        {"query scale": settings(query_pre_attn_scalar=32)},
+        gguf=False,
+    ),
+    "gemma3": Family(
+        "gemma3",
+        GEMMA3,
+        {**GEMMA3_OFF, "global scaling": settings(rope_scaling=None)},
+        left_out=("layer_types",),
+    ),
+    "gemma3-renamed": Family(
+        "gemma3",
+        GEMMA3,
+        renamed={
+            "language_model.model.": "model.language_model.",
+            "language_model.lm_head": "lm_head",
+            "vision_tower.": "model.vision_tower.",
+            "multi_modal_projector.": "model.multi_modal_projector.",
+        },
+    ),
+    "gemma3-text": Family("gemma3_text", {**GEMMA3, "rope_scaling": None}, GEMMA3_OFF),
+    "smollm3": Family(
+        "smollm3",
+        {"num_hidden_layers": 5, "tie_word_embeddings": True},
+        {
+            "no rope": settings(no_rope_layers=[1] * 5),
+            "rope elsewhere": settings(no_rope_layers=[0] * 5),
+        },
+        left_out=("layer_types",),
+    ),
+    "granite": Family(
+        "granite",
+        {
+            "tie_word_embeddings": True,
+            "embedding_multiplier": 4.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 2.0,
+        },
+        {
+            "embedding scale": settings(embedding_multiplier=1.0),
+            "attention scale": settings(attention_multiplier=0.25),
+            "residual scale": settings(residual_multiplier=1.0),
+            "logit scale": settings(logits_scaling=1.0),
+        },
+    ),
+    "olmo2": Family(
+        "olmo2",
+        {"num_key_value_heads": 4},
+        {
+            **QK_NORM,
+            "attention's norm": bypassed("post_attention_layernorm"),
+            "mlp's norm": bypassed("post_feedforward_layernorm"),
+        },
+    ),
+    "olmo2-grouped": Family("olmo2", off=QK_NORM),
+}
+"""Every family and what its members differ in, by the name tests show."""

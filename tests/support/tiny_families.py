@@ -1,0 +1,158 @@
+"""A small random checkpoint of every family, made so that each of its peculiarities matters."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
+from .tiny_tokenizer import SPECIALS, save_tokenizer
+
+__all__ = [
+    "FAMILIES",
+    "ORIGINAL_CONTEXT",
+    "WINDOW",
+    "in_newer_form",
+    "load_without",
+    "save_checkpoint",
+    "save_family",
+]
+
+
+def save_family(directory: Path, name: str, dtype: str = "float32", **changed: Any) -> Path:
+    """Save a random checkpoint of a family.
+
+    Args:
+        directory: Where to.
+        name: One of ``FAMILIES``.
+        dtype: Of the stored weights: ``float32``, ``float16`` or ``bfloat16``.
+        changed: Configuration that differs from the family's.
+    """
+    family = FAMILIES[name]
+    config = {**BASE, **family.config, **changed}
+    save_checkpoint(directory, family.model_type, config, dtype)
+    _leave_out(directory / "config.json", family.left_out)
+    if family.renamed:
+        _rename(directory / "model.safetensors", family.renamed)
+    return directory
+
+
+def save_checkpoint(
+    directory: Path,
+    model_type: str,
+    config: Mapping[str, Any],
+    dtype: str = "float32",
+    max_shard_size: str = "5GB",
+) -> None:
+    """Save random weights and the tokenizer as ``transformers`` does.
+
+    Norms are drawn around their neutral value, biases around zero. Special tokens are never the
+    likeliest, so that a completion is as long as was asked for.
+
+    Args:
+        directory: Where to.
+        model_type: A type that ``transformers`` knows.
+        config: All of the configuration that is not to be the type's default.
+        dtype: Of the stored weights.
+        max_shard_size: Size from which the weights are cut into several files.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(7)
+    made = transformers.AutoConfig.for_model(model_type, **_whole(model_type, config))
+    model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                neutral = 0.0 if model_type.startswith("gemma") else 1.0
+                weight.uniform_(neutral - 0.5, neutral + 0.5)
+            elif name.endswith("bias"):
+                weight.uniform_(-0.5, 0.5)
+        head = model.get_output_embeddings()
+        for values in filter(lambda found: found is not None, (head.weight, head.bias)):
+            values[: len(SPECIALS)] = 0.0
+    model.generation_config.eos_token_id = config["eos_token_id"]
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+    save_tokenizer(directory)
+
+
+def _whole(model_type: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put a text model's configuration into that of a multimodal one, where it is one."""
+    if model_type != "gemma3":
+        return config
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    outer = {key: config[key] for key in ("bos_token_id", "eos_token_id", "tie_word_embeddings")}
+    return {
+        "text_config": dict(config),
+        "vision_config": {"model_type": "siglip_vision_model", **vision},
+        "mm_tokens_per_image": 4,
+        "initializer_range": config["initializer_range"],
+        **outer,
+    }
+
+
+def _leave_out(file: Path, keys: Sequence[str]) -> None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for key in keys:
+        config.get("text_config", config).pop(key)
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+def _rename(file: Path, prefixes: Mapping[str, str]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    pattern = re.compile("|".join(f"^{re.escape(prefix)}" for prefix in prefixes))
+    tensors = {
+        pattern.sub(lambda found: prefixes[found[0]], name): values
+        for name, values in load_file(file).items()
+    }
+    save_file(tensors, file, {"format": "pt"})
+
+
+def in_newer_form(checkpoint: Path, directory: Path) -> Path:
+    """Copy a checkpoint; its rotary settings go where ``transformers`` 5 writes them."""
+    copied = Path(shutil.copytree(checkpoint, directory / checkpoint.name))
+    config = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    scaling = text.pop("rope_scaling", None) or {}
+    rope = {"rope_type": scaling.get("type", "default"), **scaling}
+    rope["rope_theta"] = text.pop("rope_theta")
+    if "partial_rotary_factor" in text:
+        rope["partial_rotary_factor"] = text.pop("partial_rotary_factor")
+    if "rope_local_base_freq" in text:
+        local = {"rope_type": "default", "rope_theta": text.pop("rope_local_base_freq")}
+        rope = {"full_attention": rope, "sliding_attention": local}
+    text["rope_parameters"] = rope
+    (copied / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return copied
+
+
+def load_without(checkpoint: Path, off: Off) -> Any:
+    """Open a checkpoint with ``transformers``, one of its peculiarities turned off."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    for key, value in off.settings.items():
+        setattr(config.get_text_config(), key, value)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        checkpoint, config=config, dtype=torch.float32, attn_implementation="eager"
+    )
+    touched = bool(off.settings)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if off.zeroed is not None and re.search(off.zeroed, name):
+                weight.zero_()
+                touched = True
+    for name, module in model.named_modules():
+        if off.bypassed is not None and re.search(off.bypassed, name):
+            module.forward = lambda x: x
+            touched = True
+    assert touched, f"nothing in {checkpoint.name} is named so"
+    return model.eval()
