@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands.add_parser("verify", help="check an artifact's files and its fidelity"))
     parser.add_argument(
         "--model",
-        type=Path,
-        help="a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors",
+        help="a .gguf file, a directory with config.json, a tokenizer and *.safetensors, or "
+        "hf:org/name[@revision][:file] to download",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["auto", *get_args(Precision)],
         default="auto",
         help="auto (default): gguf, the file's own blocks, for a quantised GGUF; else int8",
+    )
+    parser.add_argument(
+        "--exporter",
+        choices=["auto", "decoder", "optimum"],
+        default="auto",
+        help="auto (default): our own decoder, or optimum for an architecture it does not cover",
     )
     parser.add_argument(
         "--model-ref",
@@ -134,7 +140,6 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         dest="source",
-        type=Path,
         help="the checkpoint it was made from: measure fidelity anew, not only perplexity",
     )
     parser.add_argument(

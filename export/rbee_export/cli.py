@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
-from rbee_export.errors import ExportError
+from rbee_export.checkpoint.safetensors_dir import model_files
+from rbee_export.errors import ExportError, UnsupportedModel
 from rbee_export.export import Options, export, identity
 from rbee_export.fidelity import Text, measure, perplexity
+from rbee_export.optimum_path import INSTALL, is_installed
 from rbee_export.report import describe, fidelity_table, size
+from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
+from rbee_export.traced import export_traced
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
 
@@ -49,27 +54,57 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace, console: Console) -> None:
-    options = Options(arguments.precision, arguments.model_ref, arguments.tensorrt)
+    options = Options(
+        arguments.precision,
+        arguments.model_ref or model_reference(arguments.model),
+        arguments.tensorrt,
+    )
     text = None
     if arguments.verify:
         text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
-    checkpoint = open_checkpoint(arguments.model)
-    content = _digest(checkpoint, console)
-    precision = options.resolve(checkpoint)
-    if arguments.cache is not None:
-        target = arguments.cache / identity(checkpoint, options, content)[:32]
+    with Stages(console) as stages:
+        source = resolve(
+            arguments.model, progress=lambda done, total: stages.show("download", done, total)
+        )
+    checkpoint = _open(source, arguments.exporter, console)
+    files: Sequence[Path]
+    if isinstance(checkpoint, Path):
+        files, how = model_files(checkpoint), "optimum"
     else:
-        stem = checkpoint.name.removesuffix(".gguf")
-        target = arguments.out or Path("artifacts") / f"{stem}-{precision}"
+        files, how = checkpoint.files, options.resolve(checkpoint)
+    content = _digest(files, console)
+    target = arguments.out or Path("artifacts") / (
+        f"{source.name.removesuffix('.gguf')}-{'tensorrt-' if options.tensorrt else ''}{how}"
+    )
+    if arguments.cache is not None:
+        target = arguments.cache / identity(how, options, content)[:32]
     if arguments.cache is None or not _is_artifact(target):
         with Stages(console) as stages:
-            manifest = export(checkpoint, target, options, content, stages.show, text)
+            if isinstance(checkpoint, Path):
+                manifest = export_traced(source, target, options, content, stages.show)
+            else:
+                manifest = export(checkpoint, target, options, content, stages.show, text=text)
         total = sum(entry.size for entry in manifest.files)
-        console.print(f"{target}  {precision}, {size(total)}", markup=False)
+        console.print(f"{target}  {how}, {size(total)}", markup=False)
         if manifest.fidelity is not None:
             console.print(fidelity_table(manifest.fidelity))
     if arguments.print_path:
         print(target)
+
+
+def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | Path:
+    """Return an opened checkpoint, or the directory of one that is left to optimum."""
+    if exporter == "optimum":
+        return source.path
+    try:
+        return open_checkpoint(source.path, source.name)
+    except UnsupportedModel as error:
+        if exporter == "decoder" or not source.path.is_dir():
+            raise
+        if not is_installed():
+            raise UnsupportedModel(f"{error}; optimum may know it: {INSTALL}") from error
+        console.print(f"rbee-export: {error}; trying optimum", markup=False)
+        return source.path
 
 
 def _inspect(arguments: argparse.Namespace, _: Console) -> None:
@@ -88,8 +123,9 @@ def _verify(arguments: argparse.Namespace, console: Console) -> None:
     recorded = artifact.manifest.fidelity
     text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
     if arguments.source is not None:
-        checkpoint = open_checkpoint(arguments.source)
-        if _digest(checkpoint, console) != artifact.manifest.source.sha256:
+        source = resolve(arguments.source)
+        checkpoint = open_checkpoint(source.path, source.name)
+        if _digest(checkpoint.files, console) != artifact.manifest.source.sha256:
             raise ExportError(
                 f"{arguments.source}: is not the checkpoint that {artifact.path} was made from"
             )
@@ -114,9 +150,9 @@ def _verify(arguments: argparse.Namespace, console: Console) -> None:
     console.print(fidelity_table(recorded))
 
 
-def _digest(checkpoint: Checkpoint, console: Console) -> str:
+def _digest(files: Sequence[Path], console: Console) -> str:
     with Stages(console) as stages:
-        return digest(checkpoint.files, lambda n, of: stages.show("reading", n, of))
+        return digest(files, lambda n, of: stages.show("reading", n, of))
 
 
 def _is_artifact(path: Path) -> bool:

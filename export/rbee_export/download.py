@@ -45,12 +45,14 @@ class Download:
     """A file to fetch.
 
     Attributes:
+        name: What to call it in an error.
         url: Where from.
         headers: Sent along, though none that authorise to another host that it redirects to.
         content: What it must hold.
         target: Where to; the part that is there yet lies beside it.
     """
 
+    name: str
     url: str
     headers: Mapping[str, str]
     content: Content
@@ -88,13 +90,13 @@ class Download:
             part = _Part(file, self.content, progress)
             part.read_back()
             while part.size < self.content.size:
-                for attempt in _attempts():
+                for attempt in retrying(is_passing):
                     with attempt:
                         self._stretch(client, part)
         if part.size != self.content.size or part.digest != self.content.digest:
             self.partial.unlink()
             raise CheckpointError(
-                f"{self.url.rpartition('/')[2]}: came with another checksum than the hub says; "
+                f"{self.name}: came with another checksum than the hub says; "
                 "it was removed: try again"
             )
         self.partial.rename(self.target)
@@ -111,7 +113,7 @@ class Download:
                 response.raise_for_status()
                 if began and response.status_code != httpx.codes.PARTIAL_CONTENT:
                     part.restart()
-                for chunk in response.iter_raw(_CHUNK):
+                for chunk in response.iter_raw():
                     part.append(chunk)
                     if part.size > self.content.size:
                         return
@@ -125,9 +127,7 @@ class Download:
 class _Part:
     """The beginning of a file, and the state of its checksum."""
 
-    def __init__(
-        self, file: BinaryIO, content: Content, progress: Callable[[int], None]
-    ) -> None:
+    def __init__(self, file: BinaryIO, content: Content, progress: Callable[[int], None]) -> None:
         self._file = file
         self._content = content
         self._progress = progress
@@ -161,9 +161,10 @@ class _Part:
         self._progress(self.size)
 
 
-def _attempts() -> tenacity.Retrying:
+def retrying(passing: Callable[[BaseException], bool]) -> tenacity.Retrying:
+    """Return what tries again, with growing pauses, after errors that may pass."""
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_passing),
+        retry=tenacity.retry_if_exception(passing),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_random_exponential(multiplier=0.25, max=8),
         reraise=True,

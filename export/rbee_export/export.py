@@ -104,9 +104,15 @@ class Options:
         return self.precision
 
 
-def identity(checkpoint: Checkpoint, options: Options, content: str) -> str:
-    """Return a hex key that differs wherever content (its digest), options or exporter differ."""
-    text = f"{EXPORTER}\0{content}\0{options.resolve(checkpoint)}\0{options.model_ref}\0{options.tensorrt}"
+def identity(how: str, options: Options, content: str) -> str:
+    """Return a hex key that differs wherever exporter, content (its digest) or options differ.
+
+    Args:
+        how: The precision, or ``optimum``.
+        options: What to make of the checkpoint.
+        content: The checkpoint's :func:`~rbee_export.checkpoint.digest`.
+    """
+    text = f"{EXPORTER}\0{content}\0{how}\0{options.model_ref}\0{options.tensorrt}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -116,6 +122,7 @@ def export(
     options: Options,
     content: str,
     progress: Progress = _ignore,
+    *,
     text: Text | None = None,
 ) -> Manifest:
     """Write the artifact of ``checkpoint`` to the directory ``target``, whole or not at all.

@@ -221,7 +221,7 @@ def _feeds(
     }
     past = np.zeros((1, cache.kv_heads, count, cache.head_dim), np.dtype(cache.dtype))
     names = [value.name for value in session.get_inputs()]
-    return {name: known[name] if name in known else past for name in names}
+    return {name: known.get(name, past) for name in names}
 
 
 def _log_softmax(logits: Logits) -> Logits:

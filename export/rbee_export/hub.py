@@ -7,38 +7,30 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import httpx
-import tenacity
 from huggingface_hub import (
     HfApi,
     constants,
+    get_token,
     hf_hub_download,
     hf_hub_url,
     scan_cache_dir,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import build_hf_headers
 
 from rbee_export.checkpoint.checkpoint import ByteProgress
-from rbee_export.download import ATTEMPTS, Content, Download, is_passing
+from rbee_export.download import Content, Download, retrying
 from rbee_export.errors import CheckpointError, ExportError
+from rbee_export.hub_errors import explained, is_passing_at_hub
 from rbee_export.hub_files import INDEX, gguf_files, model_files
 from rbee_export.source import HubReference
-
-_Result = TypeVar("_Result")
 
 _PATIENCE = httpx.Timeout(30.0, connect=10.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -83,7 +75,7 @@ class Hub:
         Raises:
             ExportError: It cannot be had; the line says why and what to do.
         """
-        with self._explained(reference):
+        with explained(str(reference), self.api.endpoint):
             try:
                 listing = self._list(reference)
             except OfflineModeIsEnabled:
@@ -96,7 +88,7 @@ class Hub:
             return _place(folder, names)
 
     def _list(self, reference: HubReference) -> Listing:
-        info = _again(
+        info = retrying(is_passing_at_hub)(
             lambda: self.api.model_info(
                 reference.repository,
                 revision=reference.revision,
@@ -140,7 +132,10 @@ class Hub:
         blobs = self.cache / folder / "blobs"
         blobs.mkdir(parents=True, exist_ok=True)
         missing = [name for name in names if not self._has(reference, listing, name)]
-        with _locked(self.cache / ".locks" / folder / "rbee.lock"), self._client() as client:
+        with (
+            _locked(self.cache / ".locks" / folder / "rbee.lock"),
+            httpx.Client(timeout=_PATIENCE, follow_redirects=True) as client,
+        ):
             downloads = {name: self._download(reference, listing, name, blobs) for name in missing}
             _require_space(str(reference), blobs, downloads.values())
             total = sum(listing.files[name].size for name in names)
@@ -171,19 +166,20 @@ class Hub:
     ) -> Download:
         content = listing.files[name]
         return Download(
+            name=f"{reference}: {name}",
             url=hf_hub_url(
                 reference.repository,
                 name,
                 revision=listing.commit,
                 endpoint=self.api.endpoint,
             ),
-            headers=build_hf_headers(library_name="rbee-export"),
+            headers=_headers(),
             content=content,
             target=blobs / content.digest,
         )
 
     def _link(self, reference: HubReference, listing: Listing, name: str) -> Path:
-        path = _again(
+        path = retrying(is_passing_at_hub)(
             lambda: hf_hub_download(
                 reference.repository,
                 name,
@@ -210,9 +206,7 @@ class Hub:
                 if wanted not in (revision.commit_hash, *revision.refs):
                     continue
                 folder = revision.snapshot_path
-                present = [
-                    file.file_path.relative_to(folder).as_posix() for file in revision.files
-                ]
+                present = [file.file_path.relative_to(folder).as_posix() for file in revision.files]
                 names = self._choose(reference, present)
                 if INDEX in names:
                     _shards(str(reference), folder / INDEX, present)
@@ -221,82 +215,6 @@ class Hub:
             f"{reference}: not in the cache {self.cache}, and HF_HUB_OFFLINE forbids to download; "
             "unset it"
         )
-
-    def _client(self) -> httpx.Client:
-        return httpx.Client(timeout=_PATIENCE, follow_redirects=True)
-
-    @contextlib.contextmanager
-    def _explained(self, reference: HubReference) -> Iterator[None]:
-        """Turn what the library and the network raise into one line."""
-        try:
-            yield
-        except ExportError:
-            raise
-        except HFValidationError as error:
-            raise ExportError(f"{reference}: not the name of a repository") from error
-        except (HfHubHTTPError, httpx.HTTPStatusError) as error:
-            if getattr(error, "response", None) is None:
-                raise self._unreachable(reference, error) from error
-            raise ExportError(self._refusal(reference, error.response)) from error
-        except (ConnectionError, TimeoutError, LocalEntryNotFoundError) as error:
-            raise self._unreachable(reference, error) from error
-        except httpx.HTTPError as error:
-            raise self._unreachable(reference, error) from error
-        except OSError as error:
-            # The exceptions of the library's own HTTP client are OSErrors without a number.
-            if error.errno is None:
-                raise self._unreachable(reference, error) from error
-            raise
-
-    def _unreachable(self, reference: HubReference, error: BaseException) -> ExportError:
-        return ExportError(
-            f"{reference}: {self.api.endpoint} does not answer as it should ({_reason(error)}); "
-            "try again, what has come is kept; or set HF_HUB_OFFLINE=1 to use what is in the cache"
-        )
-
-    def _refusal(self, reference: HubReference, response: Any) -> str:
-        """Say what an answer other than success means."""
-        status, code = response.status_code, response.headers.get("x-error-code", "")
-        refused = response.headers.get("x-error-message", "").startswith("Invalid credentials")
-        if code == "GatedRepo":
-            return (
-                f"{reference}: its authors ask for consent; give it at "
-                f"{self.api.endpoint}/{reference.repository} and set HF_TOKEN to a token of yours"
-            )
-        if code == "RevisionNotFound":
-            return f"{reference}: the repository has no such revision; check what follows the @"
-        if code == "EntryNotFound":
-            return f"{reference}: a file of the repository is gone from the hub; try again"
-        if status == 403 or refused:
-            return f"{reference}: the hub refuses the token; set HF_TOKEN to one that may read this"
-        if status in (401, 404):
-            return (
-                f"{reference}: no such repository at {self.api.endpoint}, or a private one; "
-                "check its name, or set HF_TOKEN"
-            )
-        return f"{reference}: {self.api.endpoint} answers with status {status}; try again later"
-
-
-def _again(ask: Callable[[], _Result]) -> _Result:
-    """Call the library, again where that may help."""
-
-    def passing(error: BaseException) -> bool:
-        if isinstance(error, OfflineModeIsEnabled | ExportError):
-            return False
-        response = getattr(error, "response", None)
-        if response is not None:
-            return isinstance(error, HfHubHTTPError) and response.status_code >= 500
-        if isinstance(error, EntryNotFoundError):
-            return isinstance(error, LocalEntryNotFoundError)
-        return is_passing(error) or (isinstance(error, OSError) and error.errno is None)
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(passing),
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_random_exponential(multiplier=0.25, max=8),
-        reraise=True,
-    )
-    return retrying(ask)
 
 
 def _shards(source: str, index: Path, names: Collection[str]) -> tuple[str, ...]:
@@ -317,6 +235,11 @@ def _shards(source: str, index: Path, names: Collection[str]) -> tuple[str, ...]
 
 def _place(folder: Path, names: Sequence[str]) -> Path:
     return folder / names[0] if names[0].lower().endswith(".gguf") else folder
+
+
+def _headers() -> dict[str, str]:
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _stays_inside(name: str) -> bool:
@@ -340,15 +263,3 @@ def _locked(file: Path) -> Iterator[None]:
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause in a few words."""
-    said = error
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        said = cause
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(said).split())[:120] or type(said).__name__

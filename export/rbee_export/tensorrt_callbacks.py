@@ -28,7 +28,7 @@ def error_log(trt: Any, errors: list[str]) -> Any:
 
 
 def monitor(trt: Any, progress: BuildProgress, raised: list[BaseException]) -> Any:
-    """Return a monitor that passes progress on. What that raises goes to ``raised`` and stops it."""
+    """Return a monitor for ``progress``. What that raises goes to ``raised``, and stops it."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -58,7 +58,7 @@ def monitor(trt: Any, progress: BuildProgress, raised: list[BaseException]) -> A
 
 
 def writer(trt: Any, stream: BinaryIO, raised: list[BaseException]) -> Any:
-    """Return a writer to ``stream``. What that raises goes to ``raised`` and stops the build."""
+    """Return a writer to ``stream``. What that raises goes to ``raised``, and stops it."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:

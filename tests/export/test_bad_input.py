@@ -147,7 +147,10 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "no biases": (config(attention_bias=True), "self_attn.q_proj.bias is missing"),
     "no biases in the MLP": (config(mlp_bias=True), "mlp.gate_proj.bias is missing"),
     "activation": (config(hidden_act="gelu"), "activation 'gelu' is not supported"),
-    "rope": (config(rope_scaling={"rope_type": "dynamic"}), "rope scaling 'dynamic' is not supported"),
+    "rope": (
+        config(rope_scaling={"rope_type": "dynamic"}),
+        "rope scaling 'dynamic' is not supported",
+    ),
     "no weights": (remove("model.safetensors"), "no *.safetensors file in the directory"),
     "empty weights": (write("model.safetensors", b""), "not a whole safetensors file"),
     "cut header": (cut("model.safetensors", 100), "not a whole safetensors file"),
@@ -197,7 +200,8 @@ def test_bad_directories(
     damage, message = DIRECTORIES[case]
     model = copy_of(tiny_llama, tmp_path)
     damage(model)
-    assert message in refused("--model", model, "--out", tmp_path / "out")
+    said = refused("--model", model, "--out", tmp_path / "out", "--exporter", "decoder")
+    assert message in said
 
 
 def test_a_missing_shard(
@@ -347,7 +351,10 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no heads": ({"llama.attention.head_count": 0}, "below 1"),
     "no context": ({"llama.context_length": 0}, "below 1"),
-    "infinitely many layers": ({"llama.block_count": math.inf}, "llama.block_count is out of range"),
+    "infinitely many layers": (
+        {"llama.block_count": math.inf},
+        "llama.block_count is out of range",
+    ),
     "other width": ({"llama.embedding_length": 32}, "has shape"),
     "no template, no merges": ({"tokenizer.ggml.merges": None}, "merges is missing"),
     "unknown splitting": ({"tokenizer.ggml.pre": "klingon"}, "'klingon' is not supported"),

@@ -18,6 +18,7 @@ import pytest
 from support.makers import MakeGguf
 
 from rbee_export import ExportError, Options, digest, export, identity, open_checkpoint
+from rbee_export.export import TensorRtTarget
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
 
@@ -56,16 +57,18 @@ def test_another_process_gives_the_same_bytes(tiny_llama: Path, tmp_path: Path) 
     assert content(tmp_path / "here") == content(tmp_path / "there")
 
 
-def test_identity_follows_content_and_options(tiny_llama: Path, make_gguf: MakeGguf) -> None:
-    opened = open_checkpoint(tiny_llama)
+def test_identity_follows_content_and_options() -> None:
+    engines = TensorRtTarget(("SM89",))
     keys = [
-        identity(opened, Options(), "a"),
-        identity(opened, Options(), "b"),
-        identity(opened, Options("int4"), "a"),
-        identity(opened, Options("int8", "hf:org/name"), "a"),
+        identity("int8", Options(), "a"),
+        identity("int8", Options(), "b"),
+        identity("int4", Options(), "a"),
+        identity("optimum", Options(), "a"),
+        identity("int8", Options(model_ref="hf:org/name"), "a"),
+        identity("int8", Options(tensorrt=engines), "a"),
     ]
     assert len(set(keys)) == len(keys)
-    assert identity(opened, Options("int8"), "a") == identity(opened, Options("auto"), "a")
+    assert identity("int8", Options("int8"), "a") == identity("int8", Options("auto"), "a")
 
 
 def test_the_digest_follows_names_and_bytes(tmp_path: Path) -> None:

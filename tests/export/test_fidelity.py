@@ -14,7 +14,8 @@ from support.tiny_llama import load_reference, reference_logits
 
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_export.cli import main
-from rbee_export.fidelity import Text, artifact_logits, compare, measure, reference_logits as ours
+from rbee_export.fidelity import Text, artifact_logits, compare, measure
+from rbee_export.fidelity import reference_logits as ours
 from rbee_runtime.artifact import Artifact
 
 IDS = np.random.default_rng(5).integers(3, 384, 96).tolist()
@@ -154,7 +155,7 @@ def test_an_export_without_it(
 
 
 def test_what_is_measured_is_what_is_served(tiny_llama: Path, make_artifact: MakeArtifact) -> None:
-    """The text's predictions, step by step through the runtime, have the divergence that is told."""
+    """The text's predictions, step by step in the runtime, have the divergence told."""
     artifact = Artifact.open(make_artifact(tiny_llama, "int8"))
     text = Text.built_in()
     told = measure(artifact, open_checkpoint(tiny_llama), text, quiet)

@@ -80,8 +80,12 @@ class Checkpoint(Protocol):
         ...
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     """Open a ``.gguf`` file or a directory of safetensors.
+
+    Args:
+        path: Where it is.
+        name: What to call a directory; ``None`` for its own name.
 
     Raises:
         CheckpointError: Nothing is there, or it is damaged.
@@ -91,7 +95,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     from rbee_export.checkpoint.safetensors_dir import SafetensorsCheckpoint
 
     if path.is_dir():
-        return SafetensorsCheckpoint.open(path)
+        return SafetensorsCheckpoint.open(path, name)
     if path.suffix == ".gguf" and path.is_file():
         return GgufCheckpoint.open(path)
     if path.exists():

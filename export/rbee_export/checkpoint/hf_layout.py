@@ -83,7 +83,9 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     layers = number.layers("num_hidden_layers")
     head_dim = number.whole("head_dim", hidden // max(heads, 1))
     context_length = number.whole("max_position_embeddings", 2048)
-    rope = read_rope(file, settings, head_dim, family.theta, context_length)
+    rope = read_rope(
+        file, settings, head_dim=head_dim, theta=family.theta, context_length=context_length
+    )
     plain = DecoderConfig(
         family=kind.removesuffix("_text"),
         layers=layers,
@@ -103,7 +105,7 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     )
     config = family.knobs(plain, number)
     act = settings.get("hidden_activation") or settings.get("hidden_act", "silu")
-    known = ("silu", "swish") if config.activation == "silu" else _GELUS
+    known: tuple[str, ...] = ("silu", "swish") if config.activation == "silu" else _GELUS
     if config.family == "gemma":
         known += ("gelu",)  # the first Gemmas say so and mean the approximation
     if act not in known and "hidden_act" in settings:
@@ -225,9 +227,9 @@ def _gemma3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     local = read_rope(
         Path(number.source),
         _local_rope(number),
-        c.head_dim,
-        10000.0,
-        c.context_length,
+        head_dim=c.head_dim,
+        theta=10000.0,
+        context_length=c.context_length,
         kind="sliding_attention",
     )
     attention = tuple(

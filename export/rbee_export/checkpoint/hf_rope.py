@@ -15,6 +15,7 @@ from rbee_export.errors import CheckpointError, UnsupportedModel
 def read_rope(
     file: Path,
     settings: Mapping[str, Any],
+    *,
     head_dim: int,
     theta: float,
     context_length: int,
@@ -43,7 +44,7 @@ def read_rope(
     number, outer = Numbers(str(file), options), Numbers(str(file), settings)
     theta = number.real("rope_theta", outer.real("rope_theta", theta))
     share = number.real("partial_rotary_factor", outer.real("partial_rotary_factor", 1.0))
-    if "phi" == settings.get("model_type") and "partial_rotary_factor" not in settings:
+    if settings.get("model_type") == "phi" and "partial_rotary_factor" not in settings:
         share = number.real("partial_rotary_factor", 0.5)
     dims = int(head_dim * share)
     match options.get("rope_type", options.get("type", "default")):

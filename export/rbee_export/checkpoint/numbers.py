@@ -32,9 +32,9 @@ class Numbers:
         value = self.settings.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is missing or not a number")
+            raise self._error(key, "is missing or not a number")
         if not abs(value) < 2**53:  # beyond, and with infinity and NaN, nothing is exact
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is out of range")
+            raise self._error(key, "is out of range")
         return float(value)
 
     def maybe(self, key: str) -> float | None:
@@ -45,14 +45,14 @@ class Numbers:
         """Return a whole number."""
         value = self.real(key, default)
         if not value.is_integer():
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is not a whole number")
+            raise self._error(key, "is not a whole number")
         return int(value)
 
     def layers(self, key: str) -> int:
         """Return a number of layers, small enough to make a list of."""
         count = self.whole(key)
         if not 1 <= count <= 1024:
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is {count}; 1 to 1024 are possible")
+            raise self._error(key, f"is {count}; 1 to 1024 are possible")
         return count
 
     def list_of(self, key: str, length: int) -> tuple[float, ...] | None:
@@ -61,5 +61,8 @@ class Numbers:
         if values is None:
             return None
         if not isinstance(values, list) or len(values) != length:
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is not a list of {length} numbers")
+            raise self._error(key, f"is not a list of {length} numbers")
         return tuple(Numbers(self.source, {key: value}, self.prefix).real(key) for value in values)
+
+    def _error(self, key: str, fault: str) -> CheckpointError:
+        return CheckpointError(f"{self.source}: {self.prefix}{key} {fault}")

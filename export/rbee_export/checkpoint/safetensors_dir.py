@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any, Literal, Self
 
 import ml_dtypes
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
 from rbee_export.checkpoint.hf_layout import locate, read_config
+from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
@@ -61,6 +61,7 @@ class SafetensorsCheckpoint:
     """A safetensors directory; see :class:`~rbee_export.checkpoint.checkpoint.Checkpoint`."""
 
     path: Path
+    name: str
     config: DecoderConfig
     shards: Mapping[str, Path] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
@@ -68,21 +69,20 @@ class SafetensorsCheckpoint:
     quantized: Literal[False] = False
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, name: str | None = None) -> Self:
         """Read the directory's configuration and its files' headers; weights stay on disk.
+
+        Args:
+            path: The directory.
+            name: What to call it; ``None`` for its own name.
 
         Raises:
             CheckpointError: A file is missing or damaged.
             UnsupportedModel: The architecture is not known here.
         """
-        settings = _read_json(path / "config.json")
+        settings = read_json(path / "config.json")
         config = read_config(path / "config.json", settings)
-        return cls(path, config, _shards(path), settings)
-
-    @property
-    def name(self) -> str:
-        """The directory's name."""
-        return self.path.resolve().name
+        return cls(path, name or path.resolve().name, config, _shards(path), settings)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -108,39 +108,7 @@ class SafetensorsCheckpoint:
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
-        file = self.path / "tokenizer.json"
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: missing; save the model's fast tokenizer into the directory"
-            )
-        try:
-            text = file.read_text(encoding="utf-8")
-            tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(f"{file}: not a tokenizer ({error}); save it again") from error
-        options = _read_json(self.path / "tokenizer_config.json", required=False)
-        generation = _read_json(self.path / "generation_config.json", required=False)
-        eos = generation.get("eos_token_id", self.settings.get("eos_token_id"))
-        ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
-        if not all(type(end) is int for end in ends):
-            raise CheckpointError(f"{self.path}: eos_token_id is neither an id nor a list of ids")
-        bos = self.settings.get("bos_token_id")
-        return TokenizerSource(
-            tokenizer_json=text,
-            bos_token_id=bos if isinstance(bos, int) else None,
-            eos_token_ids=tuple(ends),
-            chat_template=self._chat_template(options),
-        )
-
-    def _chat_template(self, options: Mapping[str, Any]) -> str | None:
-        file = self.path / "chat_template.jinja"
-        if file.is_file():
-            return _read_text(file)
-        template = options.get("chat_template")
-        if isinstance(template, list):  # several named ones
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
-        return template if isinstance(template, str) else None
+        return read_directory_tokenizer(self.path, self.settings)
 
 
 def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[Path, ...]:
@@ -167,32 +135,11 @@ def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
     return weights + np.float32(place.add) if place.add else weights
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
-
-
-def _read_json(file: Path, *, required: bool = True) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise CheckpointError(f"{file}: missing; is this a model directory?") from None
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
-    return content
-
-
 def _shards(path: Path) -> dict[str, Path]:
     """Map every tensor's stored name to the file that holds it."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        named = _read_json(index).get("weight_map")
+        named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or not all(map(_is_file_name, named.values())):
             raise CheckpointError(
                 f"{index}: weight_map must give a file name for each tensor; download it again"

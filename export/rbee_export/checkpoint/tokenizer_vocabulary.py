@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from gguf import TokenType
 
@@ -79,11 +81,19 @@ class Vocabulary:
             for token, type_, score in zip(self.tokens, self.types, self.scores, strict=True)
             if type_ in _TEXT or (type_ is TokenType.USER_DEFINED and not token.strip(SPACE))
         }
-        ranked = [
-            (-score, -cut, cut - len(token), token[:cut], token[cut:])
-            for token, score in pieces.items()
-            for cut in range(1, len(token))
-            if token[:cut] in pieces and token[cut:] in pieces
-        ]
-        ranked.sort()
-        return [(left, right) for *_, left, right in ranked]
+        merges: Merges = []
+        by_score = sorted(pieces.items(), key=itemgetter(1), reverse=True)
+        for _, equals in itertools.groupby(by_score, key=itemgetter(1)):
+            cuts = [
+                (left, right)
+                for token, _ in equals
+                for cut in range(len(token) - 1, 0, -1)
+                if (left := token[:cut]) in pieces and (right := token[cut:]) in pieces
+            ]
+            cuts.sort(key=_lengths, reverse=True)
+            merges += cuts
+        return merges
+
+
+def _lengths(pair: tuple[str, str]) -> tuple[int, int]:
+    return len(pair[0]), len(pair[1])

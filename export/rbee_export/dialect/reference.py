@@ -67,10 +67,11 @@ class ReferenceDialect:
     def linear(self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
         parts = [x @ self._weights.dense(name, n, columns).T for name, n in rows.items()]
+        product: Floats = np.concatenate(parts, axis=-1)
         if bias:
-            for part, (name, n) in zip(parts, rows.items(), strict=True):
-                part += self._weights.vector(f"{name}_bias", n)
-        return np.concatenate(parts, axis=-1)
+            biases = [self._weights.vector(f"{name}_bias", n) for name, n in rows.items()]
+            product += np.concatenate(biases)
+        return product
 
     def attention(self, qkv: Floats, layer: int, norms: tuple[str, str] | None) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -125,6 +126,7 @@ class ReferenceDialect:
         self, x: Floats, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None
     ) -> None:
         """See :class:`~rbee_export.decoder.Dialect`."""
+        del tied  # the weight is read again, to hold one at a time
         logits = x @ self._weights.dense(name, rows, self._c.hidden).T
         if bias:
             logits += self._weights.vector(f"{name}_bias", rows)

@@ -31,7 +31,7 @@ WEIGHTS = "model.onnx.data"
 StageProgress = Callable[[str], None]
 """Called with what is being done, in a word or three."""
 
-_INSTALL = "pip install 'onnx-worker-rbee[export-all]'"
+INSTALL = "pip install 'onnx-worker-rbee[export-all]'"
 _PACKAGES = ("torch", "transformers", "optimum")
 _PROCESS = "rbee_export.optimum_path.process"
 _ERRORS = {error.__name__: error for error in (CheckpointError, ExportError, UnsupportedModel)}
@@ -127,11 +127,16 @@ def export_with_optimum(
     )
 
 
+def is_installed() -> bool:
+    """Return whether optimum, and what it needs, is there."""
+    return all(importlib.util.find_spec(package) for package in _PACKAGES)
+
+
 def _require_packages() -> None:
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ExportError(
-                f"--exporter optimum needs {package}, which is not installed: {_INSTALL}"
+                f"--exporter optimum needs {package}, which is not installed: {INSTALL}"
             )
 
 

@@ -39,7 +39,7 @@ _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 _DEFAULT_CONTEXT = 2048
 
-_ROOM, _COPIES = 8 << 30, 12
+_ROOM, _COPIES = 8 << 30, 6
 """Address space the process may take: bytes, and copies of the weights in float32, of which the
 model, the trace and its serialisation are some."""
 

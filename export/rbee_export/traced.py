@@ -1,0 +1,67 @@
+"""A model that the decoder definition does not cover in, an artifact out, through optimum."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
+from rbee_export.errors import ExportError
+from rbee_export.export import (
+    EXPORTER,
+    TOKENIZER,
+    Options,
+    file_entry,
+    reference,
+    write_manifest,
+)
+from rbee_export.fidelity import Progress
+from rbee_export.optimum_path import export_with_optimum
+from rbee_export.source import ModelSource
+from rbee_export.staging import staged_directory
+from rbee_runtime.artifact import Manifest, Source
+
+
+def export_traced(
+    source: ModelSource, target: Path, options: Options, content: str, progress: Progress
+) -> Manifest:
+    """Write the artifact of a model directory to ``target``, whole or not at all.
+
+    Args:
+        source: A directory in transformers' format.
+        target: The directory to write; an artifact already there is replaced.
+        options: What to make of it; only ``model_ref`` has a say.
+        content: Digest over the directory's files.
+        progress: Called at the start of each stage.
+
+    Raises:
+        ExportError: The options ask for what this way of exporting cannot do, or it failed.
+        OSError: The disk is full or not writable; nothing is left behind.
+    """
+    directory = source.path
+    if options.tensorrt is not None or options.precision not in ("auto", "fp32"):
+        raise ExportError(
+            f"{directory}: optimum exports for ONNX Runtime in fp32 only; "
+            "leave --precision and --target out"
+        )
+    with staged_directory(target) as staging:
+        compiled = export_with_optimum(directory, staging, lambda stage: progress(stage, 0, 0))
+        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        tokenizer = read_directory_tokenizer(directory, settings)
+        (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
+        manifest = Manifest(
+            exporter=EXPORTER,
+            source=Source(format="safetensors", name=source.name, sha256=content),
+            model_ref=options.model_ref or reference(source.name),
+            family=compiled.family,
+            shapes=compiled.shapes,
+            precision="fp32",
+            dialect="optimum",
+            cache=compiled.cache,
+            files=(*compiled.files, file_entry("tokenizer", staging / TOKENIZER)),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_ids=tokenizer.eos_token_ids,
+            chat_template=tokenizer.chat_template,
+        )
+        write_manifest(manifest, staging)
+    return manifest
