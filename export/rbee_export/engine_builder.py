@@ -145,6 +145,7 @@ class _Build:
         self._progress = progress
         self._raised: list[BaseException] = []
         self._errors: list[str] = []
+        self._parser: Any = None
         self._logger = error_log(self._trt, self._errors)
         try:
             self._builder = self._trt.Builder(self._logger)
@@ -160,7 +161,8 @@ class _Build:
         trt = self._trt
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._builder.create_network(flags)
-        parser = trt.OnnxParser(network, self._logger)
+        # The network's weights are the parser's memory: it lives until the engine is built.
+        parser = self._parser = trt.OnnxParser(network, self._logger)
         if not parser.parse(ir.to_proto(model).SerializeToString(), str(graph)):
             error = parser.get_error(0)
             raise UnsupportedModel(

@@ -20,6 +20,7 @@ from rbee_export.engine_builder import build_engine
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 from rbee_export.fidelity import Progress, Text, measure
 from rbee_export.staging import staged_directory
+from rbee_export.tensorrt_library import choose
 from rbee_export.weights import Held, Weights
 from rbee_export.weights_file import WeightsFile
 from rbee_runtime.artifact import (
@@ -45,11 +46,12 @@ _LONGEST_CONTEXT = 1 << 21
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
 
 
-_COMPUTE: Mapping[Precision, ir.DataType] = MappingProxyType(
-    {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-)
-_CACHE: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
-    {"fp16": "float16", "bf16": "bfloat16"}
+_CACHE: Mapping[ir.DataType, Literal["float32", "float16", "bfloat16"]] = MappingProxyType(
+    {
+        ir.DataType.FLOAT: "float32",
+        ir.DataType.FLOAT16: "float16",
+        ir.DataType.BFLOAT16: "bfloat16",
+    }
 )
 
 
@@ -147,8 +149,11 @@ def export(
     _check(checkpoint)
     tokenizer = checkpoint.tokenizer()
     weights = Weights(checkpoint, precision)
-    dtype = _COMPUTE.get(precision, ir.DataType.FLOAT)
     standard = options.tensorrt is not None
+    dtype = _compute_type(precision, standard=standard)
+    if options.tensorrt is not None:
+        for arch in options.tensorrt.architectures or (None,):
+            choose(arch)  # before the work, not after it
     with staged_directory(target) as staging:
         with WeightsFile(staging / WEIGHTS) as file:
             dialect = StandardDialect if standard else OrtDialect
@@ -169,7 +174,7 @@ def export(
                 layers=config.layers,
                 kv_heads=config.kv_heads,
                 head_dim=config.head_dim,
-                dtype=_CACHE.get(precision, "float32"),
+                dtype=_CACHE[dtype],
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
@@ -191,6 +196,16 @@ def export(
             manifest = manifest.model_copy(update={"fidelity": fidelity})
         write_manifest(manifest, staging)
     return manifest
+
+
+def _compute_type(precision: Precision, *, standard: bool) -> ir.DataType:
+    """Return what a graph computes in, which is what its cache holds."""
+    if precision == "bf16":
+        return ir.DataType.BFLOAT16
+    # Beside quantised weights, a TensorRT engine has kernels for 16 bits, the CPU for 32.
+    if precision == "fp16" or (standard and precision != "fp32"):
+        return ir.DataType.FLOAT16
+    return ir.DataType.FLOAT
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

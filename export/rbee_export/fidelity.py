@@ -80,9 +80,7 @@ class Text:
         return ids
 
 
-def measure(
-    artifact: Artifact, checkpoint: Checkpoint, text: Text, progress: Progress
-) -> Fidelity:
+def measure(artifact: Artifact, checkpoint: Checkpoint, text: Text, progress: Progress) -> Fidelity:
     """Compare what an artifact and its checkpoint predict, on the CPU.
 
     The CPU has no operators for bfloat16; what is measured there is the price of rounding the

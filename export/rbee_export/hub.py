@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,16 +25,16 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
 from rbee_export.checkpoint.checkpoint import ByteProgress
+from rbee_export.checkpoint.shards import INDEX, named_shards, shown
 from rbee_export.download import Content, Download, retrying
 from rbee_export.errors import CheckpointError, ExportError
-from rbee_export.hub_errors import explained, is_passing_at_hub
-from rbee_export.hub_files import INDEX, gguf_files, model_files
+from rbee_export.hub_errors import explained, is_passing_at_hub, quiet
+from rbee_export.hub_files import gguf_files, model_files
 from rbee_export.source import HubReference
 
 _PATIENCE = httpx.Timeout(30.0, connect=10.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_LARGEST_INDEX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Hub:
         Raises:
             ExportError: It cannot be had; the line says why and what to do.
         """
-        with explained(str(reference), self.api.endpoint):
+        with quiet(), explained(str(reference), self.api.endpoint):
             try:
                 listing = self._list(reference)
             except OfflineModeIsEnabled:
@@ -219,18 +218,11 @@ class Hub:
 
 def _shards(source: str, index: Path, names: Collection[str]) -> tuple[str, ...]:
     """Return the files that an index of weights names."""
-    try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            raise ValueError("too large")
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{source}: {INDEX} is not an index of weights ({error})") from error
+    shards = named_shards(index)
     for shard in shards:
-        if not isinstance(shard, str) or "/" in shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{source}: {INDEX} names {shard!r}, no safetensors file")
         if shard not in names:
-            raise CheckpointError(f"{source}: {INDEX} names {shard}, which is not there")
-    return tuple(sorted(shards))
+            raise CheckpointError(f"{source}: {INDEX} names {shown(shard)}, which is not there")
+    return shards
 
 
 def _place(folder: Path, names: Sequence[str]) -> Path:

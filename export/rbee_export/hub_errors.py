@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,23 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+from huggingface_hub.utils import logging as hub_logging
 
 from rbee_export.download import is_passing
 from rbee_export.errors import ExportError
 
 _LONGEST = 120
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the library from writing to the terminal in this block."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,8 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from rbee_export.checkpoint.shards import choose_weights
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
-
-INDEX = "model.safetensors.index.json"
 
 _BESIDE = (
     "config.json",
@@ -43,21 +42,15 @@ def model_files(source: str, names: Collection[str]) -> tuple[str, ...]:
         UnsupportedModel: It does, in another layout than that of ``transformers``.
     """
     top = sorted(name for name in names if "/" not in name)
-    weights = [name for name in top if name.endswith(".safetensors")]
     if "config.json" not in top:
         why = " (an adapter: merge it into its model)" if "adapter_config.json" in top else ""
         raise CheckpointError(f"{source}: has no config.json{why}; name a whole model")
-    if INDEX not in top and not weights:
+    if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in top):
         raise CheckpointError(
             f"{source}: has neither *.safetensors nor *.gguf; pickles (*.bin, *.pt) are never "
             "loaded: convert it to safetensors"
         )
-    if INDEX in top:
-        weights = [INDEX]
-    elif "model.safetensors" in weights:
-        weights = ["model.safetensors"]
-    else:
-        weights = [name for name in weights if not name.startswith("consolidated")]
+    weights = choose_weights(top)
     if not weights:
         raise UnsupportedModel(
             f"{source}: holds its weights as consolidated.safetensors only; name a repository "

@@ -152,7 +152,7 @@ class Engine(_Frozen):
         version: Of that library.
         architecture: The GPUs it is for, e.g. ``SM89``.
         max_batch: Rows of a decode step at most.
-        max_length: Positions of a slot at most.
+        max_length: Positions of a slot, no more and no fewer.
     """
 
     path: str

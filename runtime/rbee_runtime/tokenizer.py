@@ -55,8 +55,11 @@ class Tokenizer:
         """
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise ArtifactError(f"{file}: not a tokenizer ({error}); export again") from None
+        except BaseException as error:  # the library raises nothing narrower, and may panic
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            message = " ".join(str(error).split())
+            raise ArtifactError(f"{file}: not a tokenizer ({message}); export again") from None
         return cls(tokenizer, chat_template, bos_token_id, eos_token_id)
 
     def encode(self, text: str) -> list[int]:
@@ -66,12 +69,18 @@ class Tokenizer:
         rendered chats often do, does not get it twice.
 
         Raises:
-            InvalidRequest: The text holds half of a surrogate pair, which is no character.
+            InvalidRequest: The text holds half of a surrogate pair, which is no character; or the
+                tokenizer gives up on it, as on ten million spaces in a row.
         """
         try:
             ids: list[int] = self._tokenizer.encode(text).ids
         except TypeError:
             raise InvalidRequest("prompt", "prompt has an unpaired surrogate") from None
+        except BaseException as error:  # the library raises nothing narrower, and may panic
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            message = " ".join(str(error).split())
+            raise InvalidRequest("prompt", f"prompt cannot be tokenized: {message}") from None
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             return ids[1:]
         return ids
@@ -122,6 +131,14 @@ class Tokenizer:
             return self._template.render(variables)
         except BadTemplate as error:
             raise InvalidRequest("messages", f"the chat template failed: {error}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether this is how a panic of the tokenizers library reaches Python.
+
+    It is no :class:`Exception`, and its class has no public name.
+    """
+    return type(error).__name__ == "PanicException"
 
 
 def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> frozenset[int]:

@@ -515,7 +515,7 @@ def test_same_metadata_same_bytes() -> None:
         ({"eos_token_id": 10**6}, CheckpointError, "eos_token_id is 1000000"),
         ({"bos_token_id": None, "add_bos_token": True}, CheckpointError, "bos_token_id is missing"),
         ({"add_bos_token": 1}, CheckpointError, "add_bos_token must be true or false"),
-        ({"model": "llama", "merges": None}, CheckpointError, "scores is missing"),
+        ({"model": "llama", "merges": None}, CheckpointError, "neither scores nor merges"),
         ({"model": "llama", "merges": None, "scores": [0.5]}, CheckpointError, "scores has 1"),
     ],
 )

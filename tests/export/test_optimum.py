@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
+import io
 import itertools
 import json
 import os
@@ -21,8 +22,9 @@ from support.running import greedy, open_cpu, prefill
 from support.tiny_families import save_checkpoint
 from support.tiny_llama import CHAT_TEMPLATE, copy_of, load_reference, reference_logits
 
+from rbee_export.cli import main
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
-from rbee_export.optimum_path import Compiled, export_with_optimum
+from rbee_export.optimum_path import INSTALL, Compiled, export_with_optimum, is_installed
 from rbee_runtime.artifact import MANIFEST_NAME, Artifact, FileEntry, Manifest, Source
 from rbee_runtime.engine import Engine
 from rbee_runtime.request import GREEDY, Request
@@ -37,60 +39,68 @@ BASE: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 LAYERS: Mapping[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
-MODELS: Mapping[str, Mapping[str, Any]] = {
-    # Rotates a part of each head, runs attention and MLP side by side, takes position ids.
-    "gpt_neox": {
-        **LAYERS,
-        "intermediate_size": 128,
-        "max_position_embeddings": 512,
-        "rotary_pct": 0.5,
-    },
-    # Knows positions by ALiBi, takes no position ids, states no context length.
-    "bloom": {"n_layer": 2, "n_head": 4},
+# Rotates a part of each head, runs attention and MLP side by side, takes position ids.
+GPT_NEOX = {
+    **LAYERS,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "rotary_pct": 0.5,
 }
+# Knows positions by ALiBi, takes no position ids, states no context length.
+BLOOM = {"n_layer": 2, "n_head": 4}
 ALIBI_IN_BFLOAT16 = {**LAYERS, "alibi": True, "multi_query": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class Made:
     checkpoint: Path
     artifact: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Traced(Made):
     compiled: Compiled
     stages: list[str]
 
 
-MakeExport = Callable[[str], Exported]
+@dataclass(frozen=True, slots=True)
+class Program(Made):
+    said: str
 
 
 @pytest.fixture(scope="session", autouse=True)
 def optimum() -> None:
-    if importlib.util.find_spec("optimum") is None:
-        missing = "optimum is not installed: pip install 'onnx-worker-rbee[export-all]'"
+    if not is_installed():
+        missing = f"optimum is not installed: {INSTALL}"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")
-def make_export(tmp_path_factory: pytest.TempPathFactory) -> MakeExport:
-    """``make_export(model_type)``: its tiny checkpoint and the artifact of that, made once."""
-    made: dict[str, Exported] = {}
+def neox(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Made by the program, which is not told which exporter to take."""
+    root = tmp_path_factory.mktemp("neox")
+    checkpoint, artifact = root / "tiny-neox", root / "artifact"
+    save_checkpoint(checkpoint, "gpt_neox", {**BASE, **GPT_NEOX})
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main(["--model", str(checkpoint), "--out", str(artifact)]) == 0
+    return Program(checkpoint, artifact, said.getvalue())
 
-    def make(kind: str) -> Exported:
-        if kind not in made:
-            root = tmp_path_factory.mktemp(kind)
-            checkpoint, artifact, stages = root / f"tiny-{kind}", root / "artifact", list[str]()
-            save_checkpoint(checkpoint, kind, {**BASE, **MODELS[kind]})
-            artifact.mkdir()
-            with pytest.MonkeyPatch.context() as patch:
-                # Has optimum put weights beside the graph, as it does from two gigabytes on.
-                patch.setenv("FORCE_ONNX_EXTERNAL_DATA", str(int(kind == "bloom")))
-                compiled = export_with_optimum(checkpoint, artifact, stages.append)
-            _complete(artifact, checkpoint, compiled)
-            made[kind] = Exported(checkpoint, artifact, compiled, stages)
-        return made[kind]
 
-    return make
+@pytest.fixture(scope="session")
+def bloom(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """Made by the function the program calls."""
+    root = tmp_path_factory.mktemp("bloom")
+    checkpoint, artifact, stages = root / "tiny-bloom", root / "artifact", list[str]()
+    save_checkpoint(checkpoint, "bloom", {**BASE, **BLOOM})
+    artifact.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        # Has optimum put weights beside the graph, as it does from two gigabytes on.
+        patch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
+        compiled = export_with_optimum(checkpoint, artifact, stages.append)
+    _complete(artifact, checkpoint, compiled)
+    return Traced(checkpoint, artifact, compiled, stages)
 
 
 def _complete(artifact: Path, checkpoint: Path, compiled: Compiled) -> None:
@@ -122,9 +132,11 @@ def prompts(*lengths: int) -> Iterator[list[int]]:
         yield draw.integers(3, 384, length).tolist()
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_greedy_tokens_and_logits_equal_transformers(kind: str, make_export: MakeExport) -> None:
-    made = make_export(kind)
+@pytest.mark.parametrize("name", ["neox", "bloom"])
+def test_greedy_tokens_and_logits_equal_transformers(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    made: Made = request.getfixturevalue(name)
     model, backend = load_reference(made.checkpoint), open_cpu(made.artifact, slots=2)
     for slot, prompt in enumerate(prompts(9, 300)):  # the second one in two chunks
         completion = list(itertools.islice(greedy(backend, prompt, slot=slot), 40))
@@ -135,18 +147,18 @@ def test_greedy_tokens_and_logits_equal_transformers(kind: str, make_export: Mak
         np.testing.assert_allclose(prefill(backend, prompt, slot=slot), theirs[0], atol=1e-4)
 
 
-def test_the_whole_context_can_be_used(make_export: MakeExport) -> None:
-    made = make_export("gpt_neox")
-    backend = open_cpu(made.artifact)
+def test_the_whole_context_can_be_used(neox: Made) -> None:
+    backend = open_cpu(neox.artifact)
     assert backend.capacity == 512
     (prompt,) = prompts(511)
     prefill(backend, prompt)
-    theirs = reference_logits(load_reference(made.checkpoint), [*prompt, 5])
+    theirs = reference_logits(load_reference(neox.checkpoint), [*prompt, 5])
     np.testing.assert_allclose(backend.run(Step(0, 511, [5]))[0], theirs[-1], atol=1e-4)
 
 
-def test_the_engine_serves_it(make_export: MakeExport) -> None:
-    made = make_export("bloom")
+@pytest.mark.parametrize("name", ["neox", "bloom"])
+def test_the_engine_serves_it(name: str, request: pytest.FixtureRequest) -> None:
+    made: Made = request.getfixturevalue(name)
     (prompt,) = prompts(30)
     expected = list(itertools.islice(greedy(open_cpu(made.artifact), prompt), 24))
     with Engine.load(made.artifact, slots=2) as engine:
@@ -157,14 +169,22 @@ def test_the_engine_serves_it(make_export: MakeExport) -> None:
             text, end = collector.finished()
             assert text == engine.tokenizer.decode(expected)
             assert end.completion_tokens == 24
-        assert engine.memory().cache == 3 * 2048 * made.compiled.cache.bytes_per_token
+        cache = engine.manifest.cache
+        assert engine.memory().cache == 3 * engine.context_length * cache.bytes_per_token
 
 
-def test_what_was_compiled_is_told(make_export: MakeExport) -> None:
-    made = make_export("gpt_neox")
-    compiled = made.compiled
-    assert compiled.family == "gpt_neox"
-    assert compiled.shapes.model_dump() == {
+def test_the_program_turns_to_optimum_by_itself_and_says_so(neox: Program) -> None:
+    trying, done = neox.said.splitlines()
+    assert "gpt_neox" in trying
+    assert trying.endswith("; trying optimum")
+    assert done.startswith(f"{neox.artifact}  optimum, ")
+    manifest = Artifact.open(neox.artifact).manifest
+    assert (manifest.dialect, manifest.precision, manifest.family) == (
+        "optimum",
+        "fp32",
+        "gpt_neox",
+    )
+    assert manifest.shapes.model_dump() == {
         "layers": 2,
         "hidden": 64,
         "intermediate": 128,
@@ -174,10 +194,20 @@ def test_what_was_compiled_is_told(make_export: MakeExport) -> None:
         "vocab": 384,
         "context_length": 512,
     }
-    assert compiled.cache.bytes_per_token == 2 * 2 * 64 * 4
-    assert 0 < compiled.error < 1e-4
-    assert compiled.notes == ()
-    assert made.stages == [
+    assert manifest.cache.bytes_per_token == 2 * 2 * 64 * 4
+    assert sorted(path.name for path in neox.artifact.iterdir()) == [
+        MANIFEST_NAME,
+        "model.onnx",
+        "model.onnx.data",
+        "tokenizer.json",
+    ]
+
+
+def test_what_was_compiled_is_told(bloom: Traced) -> None:
+    assert bloom.compiled.family == "bloom"
+    assert 0 < bloom.compiled.error < 1e-4
+    assert bloom.compiled.notes == ("the configuration gives no context length: 2048 is assumed",)
+    assert bloom.stages == [
         "starting optimum",
         "loading",
         "running the original",
@@ -185,18 +215,6 @@ def test_what_was_compiled_is_told(make_export: MakeExport) -> None:
         "writing",
         "checking",
     ]
-    assert sorted(path.name for path in made.artifact.iterdir()) == [
-        MANIFEST_NAME,
-        "model.onnx",
-        "model.onnx.data",
-        "tokenizer.json",
-    ]
-    Artifact.open(made.artifact)
-
-
-def test_an_assumed_context_length_is_told(make_export: MakeExport) -> None:
-    (note,) = make_export("bloom").compiled.notes
-    assert note == "the configuration gives no context length: 2048 is assumed"
 
 
 def test_a_graph_that_computes_something_else_is_refused(
@@ -273,8 +291,8 @@ BAD: Mapping[str, Bad] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_checkpoints(name: str, make_export: MakeExport, tmp_path: Path) -> None:
-    bad, checkpoint = BAD[name], copy_of(make_export("gpt_neox").checkpoint, tmp_path)
+def test_bad_checkpoints(name: str, neox: Made, tmp_path: Path) -> None:
+    bad, checkpoint = BAD[name], copy_of(neox.checkpoint, tmp_path)
     staging = tmp_path / "staging"
     staging.mkdir()
     bad.damage(checkpoint)
@@ -293,9 +311,9 @@ def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_optimum_the_message_names_the_extra(
-    make_export: MakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    neox: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = make_export("gpt_neox").checkpoint
+    checkpoint = neox.checkpoint
     monkeypatch.setitem(sys.modules, "optimum", None)
     with pytest.raises(
         ExportError, match=r"needs optimum, .*: pip install 'onnx-worker-rbee\[export-all\]'$"
@@ -314,11 +332,11 @@ def test_without_optimum_the_message_names_the_extra(
 def test_a_process_that_dies_is_reported(
     script: str,
     cause: str,
-    make_export: MakeExport,
+    neox: Made,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checkpoint, python = make_export("gpt_neox").checkpoint, tmp_path / "python"
+    checkpoint, python = neox.checkpoint, tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     staging = tmp_path / "staging"

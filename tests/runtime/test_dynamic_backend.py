@@ -84,6 +84,7 @@ def expected_logits(tokens: list[int]) -> NDArray[np.float32]:
 def write_artifact(path: Path, model: ir.Model) -> Path:
     path.mkdir(exist_ok=True)
     ir.save(model, path / "model.onnx")
+    (path / "model.onnx.data").write_bytes(b"")  # all it needs are a few constants
     (path / "tokenizer.json").write_text("{}")
     manifest = Manifest(
         exporter="test",
@@ -105,6 +106,7 @@ def write_artifact(path: Path, model: ir.Model) -> Path:
         cache=CacheGeometry(layers=1, kv_heads=2, head_dim=3, dtype="float32"),
         files=(
             _entry(path / "model.onnx", "graph"),
+            _entry(path / "model.onnx.data", "weights"),
             _entry(path / "tokenizer.json", "tokenizer"),
         ),
         bos_token_id=None,
@@ -180,12 +182,17 @@ def test_a_step_cannot_continue_what_the_slot_does_not_hold(artifact: Path) -> N
     np.testing.assert_array_equal(backend.run(Step(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
 
 
-def test_a_step_that_fails_leaves_its_slot_as_it_was(tmp_path: Path) -> None:
-    backend = open_cpu(write_artifact(tmp_path, adding_graph()))
-    backend.run(Step(0, 0, [1, 2]))
+def test_a_step_that_fails_leaves_the_past_it_was_to_continue(artifact: Path) -> None:
+    backend, unknown = open_cpu(artifact), [VOCAB]  # the graph knows no such token
+    backend.run(Step(0, 0, [1, 2, 3]))
     with pytest.raises(InferenceFailed, match="failed in ONNX Runtime"):
-        backend.run(Step(0, 2, [VOCAB]))  # the graph knows no such token
-    np.testing.assert_array_equal(backend.run(Step(0, 2, [3]))[0], expected_logits([1, 2, 3]))
+        backend.run(Step(0, 3, unknown))
+    np.testing.assert_array_equal(backend.run(Step(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
+    with pytest.raises(InferenceFailed, match="failed in ONNX Runtime"):
+        backend.run(Step(0, 1, unknown))
+    with pytest.raises(InferenceFailed, match="continues at position 4 of a slot that holds 1"):
+        backend.run(Step(0, 4, [5]))
+    np.testing.assert_array_equal(backend.run(Step(0, 1, [6]))[0], expected_logits([1, 6]))
 
 
 def test_a_cache_that_fits_nowhere(artifact: Path) -> None:

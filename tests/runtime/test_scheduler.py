@@ -42,11 +42,11 @@ def test_a_prompt_runs_in_chunks_and_then_a_token_at_a_time() -> None:
         steps.append(work[1])
         perform(work)
     assert steps == [
-        Step(0, 0, [3, 4, 5, 6]),
-        Step(0, 4, [7, 8, 9, 10]),
-        Step(0, 8, [11, 12]),
-        Step(0, 10, [TOKEN]),
-        Step(0, 11, [TOKEN]),
+        Step(0, 0, [3, 4, 5, 6], 13),
+        Step(0, 4, [7, 8, 9, 10], 13),
+        Step(0, 8, [11, 12], 13),
+        Step(0, 10, [TOKEN], 13),
+        Step(0, 11, [TOKEN], 13),
     ]
 
 

@@ -71,7 +71,7 @@ async def test_a_checkpoint_is_exported(tmp_path: Path, exporter: Path, kind: st
     cache = tmp_path / "cache"
     assert await resolve_model(model, cache) == Path("/cache/the artifact")
     assert (exporter / "arguments").read_text() == (
-        f'["--model", "{model}", "--cache", "{cache}", "--print-path"]'
+        f'["--model", "{model}", "--cache", "{cache}", "--no-verify", "--print-path"]'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -32,7 +33,6 @@ StageProgress = Callable[[str], None]
 """Called with what is being done, in a word or three."""
 
 INSTALL = "pip install 'onnx-worker-rbee[export-all]'"
-_PACKAGES = ("torch", "transformers", "optimum")
 _PROCESS = "rbee_export.optimum_path.process"
 _ERRORS = {error.__name__: error for error in (CheckpointError, ExportError, UnsupportedModel)}
 
@@ -86,7 +86,8 @@ def export_with_optimum(
         OSError: The disk is full.
     """
     source = Source.open(checkpoint)
-    _require_packages()
+    if missing := _missing_package():
+        raise ExportError(f"--exporter optimum needs {missing}, which is not installed: {INSTALL}")
     graph = staging / GRAPH
     with tempfile.TemporaryDirectory(prefix="optimum-", dir=staging) as name:
         traced_directory = Path(name)
@@ -129,15 +130,19 @@ def export_with_optimum(
 
 def is_installed() -> bool:
     """Return whether optimum, and what it needs, is there."""
-    return all(importlib.util.find_spec(package) for package in _PACKAGES)
+    return _missing_package() is None
 
 
-def _require_packages() -> None:
-    for package in _PACKAGES:
+def _missing_package() -> str | None:
+    for package in ("torch", "transformers", "optimum"):
         if importlib.util.find_spec(package) is None:
-            raise ExportError(
-                f"--exporter optimum needs {package}, which is not installed: {INSTALL}"
-            )
+            return package
+    # A part of optimum that comes in a package of its own, and takes seconds to import.
+    try:
+        importlib.metadata.distribution("optimum-onnx")
+    except importlib.metadata.PackageNotFoundError:
+        return "optimum-onnx"
+    return None
 
 
 def _trace(source: Source, output: Path, progress: StageProgress) -> Traced:

@@ -28,7 +28,7 @@ class DynamicBackend:
     new positions together. Each slot has a region of memory with room for ``capacity`` positions,
     and one region is spare: a step reads from the slot's and writes to the spare one, which then
     is the slot's. So nothing is allocated or copied besides what the graph itself does, and a step
-    that fails leaves its slot as it was.
+    that fails leaves the slot with the past it was to continue.
 
     Attributes:
         name: ``cpu``.
@@ -66,11 +66,11 @@ class DynamicBackend:
         """
         count = len(step.tokens)
         total = step.past + count
-        self._rewind(step.slot, step.past)
         if total > self.capacity:
             raise InferenceFailed(
                 f"the step ends at position {total} of a slot that holds {self.capacity}"
             )
+        self._rewind(step.slot, step.past)
         binding = Binding(self._session)
         ids = np.asarray([step.tokens], np.int64)
         binding.input("input_ids", ids)
