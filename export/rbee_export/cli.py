@@ -79,11 +79,14 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.cache is not None:
         target = arguments.cache / identity(how, options, content)[:32]
     if arguments.cache is None or not _is_artifact(target):
+        notes: tuple[str, ...] = ()
         with Stages(console) as stages:
             if isinstance(checkpoint, Path):
-                manifest = export_traced(source, target, options, content, stages.show)
+                manifest, notes = export_traced(source, target, options, content, stages.show)
             else:
                 manifest = export(checkpoint, target, options, content, stages.show, text=text)
+        for note in notes:
+            console.print(f"rbee-export: {note}", markup=False)
         total = sum(entry.size for entry in manifest.files)
         console.print(f"{target}  {how}, {size(total)}", markup=False)
         if manifest.fidelity is not None:

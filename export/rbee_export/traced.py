@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
+from rbee_export.checkpoint.json_file import read_json
 from rbee_export.errors import ExportError
 from rbee_export.export import (
     EXPORTER,
@@ -24,7 +24,7 @@ from rbee_runtime.artifact import Manifest, Source
 
 def export_traced(
     source: ModelSource, target: Path, options: Options, content: str, progress: Progress
-) -> Manifest:
+) -> tuple[Manifest, tuple[str, ...]]:
     """Write the artifact of a model directory to ``target``, whole or not at all.
 
     Args:
@@ -33,6 +33,9 @@ def export_traced(
         options: What to make of it; only ``model_ref`` has a say.
         content: Digest over the directory's files.
         progress: Called at the start of each stage.
+
+    Returns:
+        The manifest, and what the user should know, a sentence each.
 
     Raises:
         ExportError: The options ask for what this way of exporting cannot do, or it failed.
@@ -44,10 +47,11 @@ def export_traced(
             f"{directory}: optimum exports for ONNX Runtime in fp32 only; "
             "leave --precision and --target out"
         )
+    # First of all: without a tokenizer, a minute's work would be for nothing.
+    settings = read_json(directory / "config.json")
+    tokenizer = read_directory_tokenizer(directory, settings)
     with staged_directory(target) as staging:
         compiled = export_with_optimum(directory, staging, lambda stage: progress(stage, 0, 0))
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        tokenizer = read_directory_tokenizer(directory, settings)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
         manifest = Manifest(
             exporter=EXPORTER,
@@ -64,4 +68,4 @@ def export_traced(
             chat_template=tokenizer.chat_template,
         )
         write_manifest(manifest, staging)
-    return manifest
+    return manifest, compiled.notes

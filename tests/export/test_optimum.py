@@ -12,10 +12,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from support.collecting import submit
 from support.running import greedy, open_cpu, prefill
@@ -25,8 +29,11 @@ from support.tiny_llama import CHAT_TEMPLATE, copy_of, load_reference, reference
 from rbee_export.cli import main
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 from rbee_export.optimum_path import INSTALL, Compiled, export_with_optimum, is_installed
+from rbee_export.optimum_path.context import Context
+from rbee_export.optimum_path.graph import Interface
+from rbee_export.optimum_path.schedule import Schedule
 from rbee_runtime.artifact import MANIFEST_NAME, Artifact, FileEntry, Manifest, Source
-from rbee_runtime.engine import Engine
+from rbee_runtime.engine import PREFILL_CHUNK, Engine
 from rbee_runtime.request import GREEDY, Request
 from rbee_runtime.step import Step
 
@@ -345,3 +352,99 @@ def test_a_process_that_dies_is_reported(
     with pytest.raises(ExportError, match=cause):
         export_with_optimum(checkpoint, staging)
     assert not any(staging.iterdir())
+
+
+def test_a_long_rope_ends_the_context_where_it_changes() -> None:
+    config = SimpleNamespace(
+        max_position_embeddings=131072,
+        original_max_position_embeddings=4096,
+        rope_scaling={"type": "longrope"},
+        sliding_window=262144,
+    )
+    context = Context.of(config)
+    assert (context.length, context.tried) == (4096, 320)
+    (note,) = context.notes
+    assert note.startswith("the context is limited to 4096: ")
+
+
+@pytest.mark.parametrize(
+    ("window", "length", "tried"),
+    [(128, 32768, 320), (300, 32768, 332), (4096, 32768, 4128), (8192, 8192, 320)],
+)
+def test_a_window_is_tried_or_ends_the_context(window: int, length: int, tried: int) -> None:
+    context = Context.of(SimpleNamespace(max_position_embeddings=32768, sliding_window=window))
+    assert (context.length, context.tried) == (length, tried)
+    assert len(context.notes) == (length < 32768)
+
+
+def test_no_more_positions_are_tried_than_there_are() -> None:
+    assert Context.of(SimpleNamespace(max_position_embeddings=40)) == Context(40, 40, ())
+
+
+@given(positions=st.integers(1, 4352))
+def test_steps_cover_the_text_and_end_with_single_tokens(positions: int) -> None:
+    schedule = Schedule.over(positions)
+    assert sum(schedule.steps) == positions
+    assert min(schedule.steps) >= 1
+    assert max(schedule.steps) <= PREFILL_CHUNK
+    assert schedule.compared_positions[-1] == positions - 1
+    assert len(schedule.compared_positions) == schedule.compared
+    if positions >= 32:
+        assert schedule.steps[-8:] == (1,) * 8
+        assert schedule.steps[-9] > 1, "several tokens after a past"
+
+
+TOKENS = {"input_ids": ("INT64", ["b", "n"]), "attention_mask": ("INT64", ["b", "t"])}
+KEY, VALUE = "past_key_values.0.key", "past_key_values.0.value"
+
+
+def graph_with(**more: tuple[str, list[int | str]]) -> ir.Model:
+    """Make a graph with these inputs, and an output for each cache among them."""
+    inputs = [
+        ir.Value(name=name, type=ir.TensorType(ir.DataType[dtype]), shape=ir.Shape(dims))
+        for name, (dtype, dims) in {**TOKENS, **more}.items()
+    ]
+    logits = ir.Value(
+        name="logits", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["b", "n", 384])
+    )
+    presents = [
+        ir.Value(name=name.replace("past_key_values", "present"))
+        for name in more
+        if name in (KEY, VALUE)
+    ]
+    graph = ir.Graph(inputs, [logits, *presents], nodes=[], opset_imports={"": 18})
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "has no cache of keys and values$"),
+        ({"cache_position": ("INT64", ["n"])}, r"wants an input 'cache_position' \(INT64\)"),
+        ({"position_ids": ("FLOAT", ["b", "n"])}, r"wants an input 'position_ids' \(FLOAT\)"),
+        (
+            {KEY: ("FLOAT", ["bh", 16, "p"])},
+            r"cache past_key_values\.0\.key is FLOAT of \[bh,16,p\]",
+        ),
+        ({KEY: ("FLOAT16", ["b", 4, "p", 16])}, "is FLOAT16 of"),
+        ({KEY: ("FLOAT", ["b", "p", 4, 16])}, r"is FLOAT of \[b,p,4,16\]"),
+    ],
+)
+def test_graphs_the_runtime_cannot_serve_are_refused(
+    inputs: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(UnsupportedModel, match=f"^model: .*{message}"):
+        Interface.of(graph_with(**inputs), Path("model"))
+
+
+def test_the_geometry_of_uneven_caches_takes_no_less_than_they_do() -> None:
+    cache = {KEY: ("FLOAT", ["b", 4, "p", 24]), VALUE: ("FLOAT", ["b", 4, "p", 17])}
+    interface = Interface.of(graph_with(**cache), Path("model"))
+    assert interface.vocab == 384
+    assert interface.geometry.bytes_per_token >= 4 * (24 + 17) * 4
+    assert interface.geometry.model_dump() == {
+        "layers": 1,
+        "kv_heads": 4,
+        "head_dim": 21,
+        "dtype": "float32",
+    }

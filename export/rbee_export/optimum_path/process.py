@@ -25,19 +25,12 @@ import psutil
 from numpy.typing import NDArray
 
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
-from rbee_export.optimum_path.schedule import LONGEST, Schedule, tried_positions
+from rbee_export.optimum_path.context import Context, size
+from rbee_export.optimum_path.schedule import Schedule
 from rbee_export.optimum_path.source import Source
 from rbee_export.optimum_path.traced import REFERENCE, Traced
 
 TASK = "text-generation-with-past"
-
-_CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
-"""Names configurations give to the context length, the commonest first."""
-
-_WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
-"""Names they give to the positions a token can look back."""
-
-_DEFAULT_CONTEXT = 2048
 
 _ROOM, _COPIES = 8 << 30, 6
 """Address space the process may take: bytes, and copies of the weights in float32, of which the
@@ -88,9 +81,9 @@ def _trace(source: Source, output: Path, stage: Callable[[str], None]) -> Traced
         )
     stage("loading")
     model = _load_model(checkpoint, config)
-    context_length, windows, notes = _context(text)
+    context = Context.of(text)
     vocab = _required(text, "vocab_size")
-    positions = tried_positions(context_length, windows)
+    positions = context.tried
     ids = np.random.default_rng(0).integers(0, vocab, positions)
     stage("running the original")
     with torch.no_grad():
@@ -119,8 +112,8 @@ def _trace(source: Source, output: Path, stage: Callable[[str], None]) -> Traced
         intermediate=_intermediate(text),
         heads=_required(text, "num_attention_heads"),
         vocab=vocab,
-        context_length=context_length,
-        notes=tuple(notes),
+        context_length=context.length,
+        notes=context.notes,
     )
 
 
@@ -204,56 +197,19 @@ def _load_model(checkpoint: Path, config: Any) -> Any:
     return model.eval()
 
 
-def _context(text: Any) -> tuple[int, list[int], list[str]]:
-    """Return context length, the lengths where attention changes, and what to tell the user."""
-    notes = []
-    sizes = [size for name in _CONTEXT if (size := _size(text, name))]
-    if sizes:
-        context_length = sizes[0]
-    else:
-        context_length = _DEFAULT_CONTEXT
-        notes.append(f"the configuration gives no context length: {context_length} is assumed")
-    scaling = getattr(text, "rope_scaling", None) or {}
-    if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su"):
-        original = _size(text, "original_max_position_embeddings") or scaling.get(
-            "original_max_position_embeddings"
-        )
-        if original and original < context_length:
-            context_length = int(original)
-            notes.append(
-                f"the context is limited to {original}: there the model changes its rotary "
-                "embedding, which a traced graph cannot"
-            )
-    windows = [size for name in _WINDOWS if (size := _size(text, name))]
-    windows = [size for size in windows if size < context_length]
-    for window in windows:
-        if tried_positions(context_length, [window]) <= window:
-            context_length = min(context_length, window)
-            notes.append(
-                f"the context is limited to {window}, the attention's window: "
-                f"the graph is not tried beyond {LONGEST} positions"
-            )
-    return context_length, windows, notes
-
-
-def _size(config: Any, name: str) -> int | None:
-    value = getattr(config, name, None)
-    return value if type(value) is int and value > 0 else None
-
-
 def _required(config: Any, name: str) -> int:
-    size = _size(config, name)
-    if size is None:
+    value = size(config, name)
+    if value is None:
         raise CheckpointError(
             f"{sys.argv[1]}/config.json: {name} is missing or not a positive whole number"
         )
-    return size
+    return value
 
 
 def _intermediate(text: Any) -> int:
     for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"):
-        if size := _size(text, name):
-            return size
+        if width := size(text, name):
+            return width
     return 4 * _required(text, "hidden_size")
 
 

@@ -7,26 +7,6 @@ from dataclasses import dataclass
 CHUNK = 256
 """Tokens of the longest step."""
 
-SHORTEST = 320
-"""Positions tried at least, where the model has as many: more than bfloat16 counts exactly."""
-
-LONGEST = 4352
-"""Positions tried at most: a window of 4,096, the widest in use, and some beyond."""
-
-_BEYOND = 32
-"""Positions tried beyond a window, so that it has slid."""
-
-
-def tried_positions(context_length: int, windows: list[int]) -> int:
-    """Return how many positions to try.
-
-    Args:
-        context_length: Positions the model has.
-        windows: Lengths at which its attention changes.
-    """
-    widest = max((w for w in windows if w + _BEYOND <= LONGEST), default=0)
-    return min(context_length, max(SHORTEST, widest + _BEYOND))
-
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
