@@ -112,7 +112,7 @@ class Weights:
         tensor = self.checkpoint.tensor(name)
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{self.checkpoint.name}: {name} has shape {list(tensor.shape)}, "
+                f"{self.checkpoint.name}: {name} has shape {_shown(tensor.shape)}, "
                 f"its configuration says {list(shape)}"
             )
         return tensor
@@ -124,3 +124,8 @@ def pack_rows(matrices: Sequence[Matrix]) -> Matrix | None:
     if not blocks:
         return np.concatenate([m for m in matrices if not isinstance(m, BlockMatrix)])
     return concatenate(blocks) if len(blocks) == len(matrices) else None
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    """Return a shape as far as one line has room for it: a stranger's may have a million sizes."""
+    return str(list(shape)) if len(shape) <= 8 else f"of {len(shape)} dimensions"
