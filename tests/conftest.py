@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.makers import MakeArtifact, MakeFamily, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.tiny_families import save_family
 from support.tiny_llama import save_gguf, save_llama
 
 from rbee_bench.sample_model import PACKAGE, find_sample_model
@@ -42,6 +43,24 @@ def make_llama(tmp_path_factory: pytest.TempPathFactory) -> MakeLlama:
         key = repr(sorted(overrides.items()))
         if key not in made:
             made[key] = save_llama(root / f"tiny-llama-{next(number)}", **overrides)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_family(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
+    """``make_family(name, **changed)``: a checkpoint; see ``support.tiny_families.save_family``.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("families")
+
+    def make(name: str, **changed: Any) -> Path:
+        key = f"{name} {sorted(changed.items())!r}"
+        if key not in made:
+            made[key] = save_family(root / f"{name}-{len(made)}", name, **changed)
         return made[key]
 
     return make

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rbee_bench.peers import PeerFault, PeerProcess, Spec
 from rbee_bench.peers.peer import Logits
 from rbee_bench.subject import Progress, Subject
+from rbee_export.fidelity import divergence, log_softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +86,14 @@ def compare(logits: Logits, reference: Logits) -> tuple[float, float]:
         logits: ``float32[tokens, vocab]``.
         reference: As ``logits``.
     """
-    divergence = 0.0
-    for mine, theirs in zip(logits, reference, strict=True):
-        p, q = _log_softmax(theirs), _log_softmax(mine)
-        divergence += float(np.exp(p) @ (p - q))
+    total = sum(
+        divergence(log_softmax(mine), log_softmax(theirs))
+        for mine, theirs in zip(logits, reference, strict=True)
+    )
     agreement = float((logits.argmax(-1) == reference.argmax(-1)).mean())
-    return divergence / len(reference), agreement
+    return total / len(reference), agreement
 
 
 def _score(spec: Spec, ids: Sequence[int], file: Path) -> tuple[str, Logits]:
     with PeerProcess(spec) as peer:
         return peer.version, peer.score(ids, file)
-
-
-def _log_softmax(logits: Logits) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max()
-    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
-    return normal

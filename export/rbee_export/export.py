@@ -19,7 +19,7 @@ from rbee_export.dialect import OrtDialect, StandardDialect
 from rbee_export.engine_builder import build_engine
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 from rbee_export.fidelity import Progress, Text, measure
-from rbee_export.staging import staged_directory
+from rbee_export.staging import file_entry, staged_directory
 from rbee_export.tensorrt_library import choose
 from rbee_export.weights import Held, Weights
 from rbee_export.weights_file import WeightsFile
@@ -28,11 +28,9 @@ from rbee_runtime.artifact import (
     Artifact,
     CacheGeometry,
     Engine,
-    FileEntry,
     LongRope,
     Manifest,
     Precision,
-    Role,
     Shapes,
     Source,
     WeightGroup,
@@ -299,10 +297,3 @@ def _shapes(c: DecoderConfig) -> Shapes:
         vocab=c.vocab,
         context_length=c.context_length,
     )
-
-
-def file_entry(role: Role, file: Path) -> FileEntry:
-    """Return a file of an artifact as its manifest lists it."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(role=role, path=file.name, size=file.stat().st_size, sha256=digest)

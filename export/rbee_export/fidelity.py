@@ -22,6 +22,7 @@ from rbee_export.weights import Weights
 from rbee_runtime.artifact import Artifact, Fidelity, Precision
 
 Logits = NDArray[np.float32]
+LogProbabilities = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how many of its steps are done, of how many."""
 
@@ -106,8 +107,9 @@ def perplexity(artifact: Artifact, text: Text) -> float:
         ExportError: The text does not fit the model, or ONNX Runtime cannot run the graph here.
     """
     ids = text.ids(artifact)
-    logits = artifact_logits(artifact, ids)
-    return compare(text, ids, logits, logits).perplexity
+    logits = artifact_logits(artifact, ids)[:-1]
+    surprise = [-log_softmax(row)[token] for row, token in zip(logits, ids[1:], strict=True)]
+    return float(np.exp(np.mean(surprise)))
 
 
 def reference_logits(
@@ -165,18 +167,19 @@ def compare(text: Text, ids: Sequence[int], logits: Logits, reference: Logits) -
         logits: Of the artifact, ``float32[T, vocab]``.
         reference: Of the checkpoint, alike.
     """
-    divergence, surprise, expected_surprise = 0.0, 0.0, 0.0
-    for position, (mine, theirs) in enumerate(zip(logits, reference, strict=True)):
-        q, p = _log_softmax(mine), _log_softmax(theirs)
-        divergence += float(np.exp(p) @ (p - q))
-        if position + 1 < len(ids):
-            surprise -= float(q[ids[position + 1]])
-            expected_surprise -= float(p[ids[position + 1]])
+    total, surprise, expected_surprise = 0.0, 0.0, 0.0
+    following = (*ids[1:], None)
+    for mine, theirs, token in zip(logits, reference, following, strict=True):
+        q, p = log_softmax(mine), log_softmax(theirs)
+        total += divergence(q, p)
+        if token is not None:
+            surprise -= float(q[token])
+            expected_surprise -= float(p[token])
     predicted = len(ids) - 1
     return Fidelity(
         text=text.name,
         tokens=len(ids),
-        divergence=max(divergence / len(ids), 0.0),
+        divergence=max(total / len(ids), 0.0),
         agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
         perplexity=float(np.exp(surprise / predicted)),
         reference_perplexity=float(np.exp(expected_surprise / predicted)),
@@ -222,7 +225,16 @@ def _feeds(
     return {name: known.get(name, past) for name in names}
 
 
-def _log_softmax(logits: Logits) -> Logits:
-    shifted = logits - logits.max()
-    normal: Logits = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
+def divergence(log_q: LogProbabilities, log_p: LogProbabilities) -> float:
+    """Return the Kullback-Leibler divergence of a distribution ``q`` from ``p``, in nats.
+
+    In float64: between logits of float32, small divergences would drown.
+    """
+    return float(np.exp(log_p) @ (log_p - log_q))
+
+
+def log_softmax(logits: Logits) -> LogProbabilities:
+    """Return the logarithms of the probabilities that a row of logits stands for, in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    normal: LogProbabilities = shifted - np.log(np.exp(shifted).sum())
     return normal

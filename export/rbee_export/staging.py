@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from rbee_export.errors import ExportError
-from rbee_runtime.artifact import MANIFEST_NAME
+from rbee_runtime.artifact import MANIFEST_NAME, FileEntry, Role
 
 
 @contextlib.contextmanager
@@ -42,6 +43,13 @@ def staged_directory(target: Path) -> Iterator[Path]:
             _swap(staging, target, retired)
         finally:
             _remove(staging)
+
+
+def file_entry(role: Role, file: Path) -> FileEntry:
+    """Return a file of an artifact as its manifest lists it."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(role=role, path=file.name, size=file.stat().st_size, sha256=digest)
 
 
 @contextlib.contextmanager

@@ -11,14 +11,13 @@ from rbee_export.export import (
     EXPORTER,
     TOKENIZER,
     Options,
-    file_entry,
     reference,
     write_manifest,
 )
 from rbee_export.fidelity import Progress
 from rbee_export.optimum_path import export_with_optimum
 from rbee_export.source import ModelSource
-from rbee_export.staging import staged_directory
+from rbee_export.staging import file_entry, staged_directory
 from rbee_runtime.artifact import Manifest, Source
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -86,6 +86,26 @@ class Weights:
         self._note(name, tensor, matrix)
         return matrix
 
+    def stacked(
+        self, rows: Mapping[str, int], columns: int
+    ) -> list[tuple[Mapping[str, int], Matrix]]:
+        """Return matrices of ``[rows[name], columns]`` that multiply the same activations.
+
+        Those of one kind are stacked along their outputs, so that one product serves them all.
+
+        Returns:
+            Each matrix with the names and rows it consists of: all of them in one, or each alone.
+        """
+        matrices = [self.matrix(name, n, columns) for name, n in rows.items()]
+        whole = _stack(matrices)
+        if whole is not None:
+            return [(rows, whole)]
+        return [({name: rows[name]}, m) for name, m in zip(rows, matrices, strict=True)]
+
+    def bias(self, rows: Mapping[str, int]) -> NDArray[np.float32]:
+        """Return the biases of such matrices one after the other, ``float32[sum(rows)]``."""
+        return np.concatenate([self.vector(f"{name}_bias", n) for name, n in rows.items()])
+
     def _at_precision(self, name: str, tensor: Tensor, columns: int) -> Matrix:
         if self.precision == "gguf":
             return tensor.blocks() or tensor.dense()
@@ -118,7 +138,7 @@ class Weights:
         return tensor
 
 
-def pack_rows(matrices: Sequence[Matrix]) -> Matrix | None:
+def _stack(matrices: Sequence[Matrix]) -> Matrix | None:
     """Stack matrices along their outputs if they are of one kind, else return ``None``."""
     blocks = [m for m in matrices if isinstance(m, BlockMatrix)]
     if not blocks:

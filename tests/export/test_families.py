@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from support.family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
 from support.gguf_conversion import save_gguf
-from support.makers import MakeArtifact, TinyGguf
+from support.makers import MakeArtifact, MakeFamily, TinyGguf
 from support.running import forced_logits, mean_divergence, open_cpu, prefill
-from support.tiny_families import in_newer_form, load_without, save_family
+from support.tiny_families import in_newer_form, load_without
 from support.tiny_llama import load_reference, reference_logits, with_weights
 
 from rbee_export import open_checkpoint
@@ -34,23 +34,7 @@ assert WINDOW < LONG - PREFILL_CHUNK
 assert SHORT + COMPLETION < ORIGINAL_CONTEXT < LONG
 IDS = np.random.default_rng(13).integers(3, 384, LONG).tolist()
 
-MakeFamily = Callable[..., Path]
 MakeFamilyGguf = Callable[..., TinyGguf]
-
-
-@pytest.fixture(scope="module")
-def make_family(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
-    """``make_family(name, **changed)``: a checkpoint; the same arguments give the same one."""
-    made: dict[str, Path] = {}
-    root = tmp_path_factory.mktemp("families")
-
-    def make(name: str, **changed: Any) -> Path:
-        key = f"{name} {sorted(changed.items())!r}"
-        if key not in made:
-            made[key] = save_family(root / f"{name}-{len(made)}", name, **changed)
-        return made[key]
-
-    return make
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from gguf import GGUFReader, GGUFWriter, TokenType
+from gguf import GGUFWriter, TokenType
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
-from rbee_export.checkpoint.gguf_fields import read_fields
+from rbee_export.checkpoint.gguf_header import read_header
 from rbee_export.checkpoint.gguf_splitting import SPLITTINGS
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -208,7 +208,7 @@ def real_path() -> Path:
 
 @pytest.fixture(scope="module")
 def real_fields(real_path: Path) -> dict[str, object]:
-    return read_fields(GGUFReader(real_path))
+    return dict(read_header(real_path).fields)
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +535,7 @@ def test_bad_metadata_is_named_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_read_fields_returns_plain_values(tmp_path: Path) -> None:
+def test_a_header_has_plain_values(tmp_path: Path) -> None:
     writer = GGUFWriter(tmp_path / "x.gguf", "llama")
     writer.add_uint32("a.number", 7)
     writer.add_float32("a.float", 0.5)
@@ -547,7 +547,7 @@ def test_read_fields_returns_plain_values(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    fields = read_fields(GGUFReader(tmp_path / "x.gguf"))
+    fields = read_header(tmp_path / "x.gguf").fields
     assert fields == {
         "general.architecture": "llama",
         "a.number": 7,

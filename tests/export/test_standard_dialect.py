@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from support.engines import require_engine_builder
-from support.makers import MakeArtifact, OpenOnce
+from support.makers import MakeArtifact, MakeFamily, OpenOnce
 from support.running import open_cpu, prefill, relative_error
-from support.tiny_families import FAMILIES, ORIGINAL_CONTEXT, WINDOW, save_family
+from support.tiny_families import FAMILIES, ORIGINAL_CONTEXT, WINDOW
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
@@ -31,8 +31,6 @@ assert WINDOW < SHORT + LONG // 2
 assert SHORT + DECODED < ORIGINAL_CONTEXT < LONG
 IDS = np.random.default_rng(17).integers(3, 384, (2, LONG + DECODED))
 
-MakeFamily = Callable[[str], Path]
-
 SAME_GRAPH = {
     "llama-3",
     "qwen2-yarn",
@@ -42,20 +40,6 @@ SAME_GRAPH = {
     "gemma3-text",
 }
 """Differ from another family in numbers alone: an engine of them shows nothing new."""
-
-
-@pytest.fixture(scope="module")
-def make_family(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
-    """``make_family(name)``: a checkpoint; the same name gives the same one."""
-    made: dict[str, Path] = {}
-    root = tmp_path_factory.mktemp("standard-families")
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = save_family(root / name, name)
-        return made[name]
-
-    return make
 
 
 @dataclass

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rbee_export import Checkpoint
 
 MakeLlama = Callable[..., Path]
+MakeFamily = Callable[..., Path]
 MakeArtifact = Callable[..., Path]
 OpenOnce = Callable[[Path], Checkpoint]
 

@@ -41,6 +41,7 @@ _FUSED = {
 _STEMS = ("model.", "language_model.model.", "model.language_model.")
 """What names begin with; the longer ones where a vision model stands beside the decoder."""
 
+_SILUS = ("silu", "swish")
 _GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
 
@@ -54,6 +55,8 @@ class Family:
         tied: Whether the embedding is the output projection where the configuration is silent.
         norm_offset: What a stored norm weight lacks.
         theta: Rotary base where the configuration is silent.
+        rotary_share: Part of each head that is rotated where the configuration is silent.
+        activations: Names the configuration may give to the family's activation.
     """
 
     knobs: Callable[[DecoderConfig, Numbers], DecoderConfig]
@@ -61,6 +64,8 @@ class Family:
     tied: bool = False
     norm_offset: float = 0.0
     theta: float = 10000.0
+    rotary_share: float = 1.0
+    activations: tuple[str, ...] = _SILUS
 
 
 def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
@@ -84,7 +89,12 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     head_dim = number.whole("head_dim", hidden // max(heads, 1))
     context_length = number.whole("max_position_embeddings", 2048)
     rope = read_rope(
-        file, settings, head_dim=head_dim, theta=family.theta, context_length=context_length
+        file,
+        settings,
+        head_dim=head_dim,
+        theta=family.theta,
+        context_length=context_length,
+        share=family.rotary_share,
     )
     plain = DecoderConfig(
         family=kind.removesuffix("_text"),
@@ -105,10 +115,7 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     )
     config = family.knobs(plain, number)
     act = settings.get("hidden_activation") or settings.get("hidden_act", "silu")
-    known: tuple[str, ...] = ("silu", "swish") if config.activation == "silu" else _GELUS
-    if config.family == "gemma":
-        known += ("gelu",)  # the first Gemmas say so and mean the approximation
-    if act not in known and "hidden_act" in settings:
+    if act not in family.activations and "hidden_act" in settings:
         raise UnsupportedModel(f"{file.parent}: activation {act!r} is not supported for {kind}")
     return config
 
@@ -273,17 +280,20 @@ def _olmo2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     return replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
 
 
+# The first Gemmas say ``gelu`` and mean its approximation.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": Family(_llama),
         "mistral": Family(_mistral),
         "qwen2": Family(_qwen2),
         "qwen3": Family(_qwen3),
-        "phi": Family(_phi, _PHI),
+        "phi": Family(_phi, _PHI, rotary_share=0.5, activations=_GELUS),
         "phi3": Family(_mistral, _FUSED),
-        "gemma": Family(_gemma, tied=True, norm_offset=1.0),
-        "gemma2": Family(_gemma2, _POST_NORMS, tied=True, norm_offset=1.0),
-        "gemma3_text": Family(_gemma3, _POST_NORMS, tied=True, norm_offset=1.0, theta=1e6),
+        "gemma": Family(_gemma, tied=True, norm_offset=1.0, activations=(*_GELUS, "gelu")),
+        "gemma2": Family(_gemma2, _POST_NORMS, tied=True, norm_offset=1.0, activations=_GELUS),
+        "gemma3_text": Family(
+            _gemma3, _POST_NORMS, tied=True, norm_offset=1.0, theta=1e6, activations=_GELUS
+        ),
         "smollm3": Family(_smollm3, tied=True, theta=2e6),
         "granite": Family(_granite),
         "olmo2": Family(_olmo2, _POST_NORMS),

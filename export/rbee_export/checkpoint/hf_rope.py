@@ -19,6 +19,7 @@ def read_rope(
     head_dim: int,
     theta: float,
     context_length: int,
+    share: float = 1.0,
     kind: str = "full_attention",
 ) -> Rope:
     """Read the rotary embedding of ``config.json``'s settings.
@@ -29,6 +30,7 @@ def read_rope(
         head_dim: Width of one head.
         theta: Base where the file is silent.
         context_length: Positions the model was made for.
+        share: Part of each head that is rotated where the file is silent.
         kind: The kind of layer meant, where each has an embedding of its own.
 
     Raises:
@@ -43,9 +45,7 @@ def read_rope(
         raise CheckpointError(f"{file}: its rope parameters are not an object")
     number, outer = Numbers(str(file), options), Numbers(str(file), settings)
     theta = number.real("rope_theta", outer.real("rope_theta", theta))
-    share = number.real("partial_rotary_factor", outer.real("partial_rotary_factor", 1.0))
-    if settings.get("model_type") == "phi" and "partial_rotary_factor" not in settings:
-        share = number.real("partial_rotary_factor", 0.5)
+    share = number.real("partial_rotary_factor", outer.real("partial_rotary_factor", share))
     dims = int(head_dim * share)
     match options.get("rope_type", options.get("type", "default")):
         case "default":

@@ -18,6 +18,7 @@ from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
+from rbee_export.checkpoint.shards import INDEX, named_shards
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _BESIDE = (
@@ -137,14 +138,9 @@ def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
 
 def _shards(path: Path) -> dict[str, Path]:
     """Map every tensor's stored name to the file that holds it."""
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX
     if index.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not all(map(_is_file_name, named.values())):
-            raise CheckpointError(
-                f"{index}: weight_map must give a file name for each tensor; download it again"
-            )
-        files = sorted({path / name for name in named.values()})
+        files = [path / name for name in named_shards(index)]
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
@@ -152,7 +148,7 @@ def _shards(path: Path) -> dict[str, Path]:
     shards: dict[str, Path] = {}
     for file in files:
         if not file.is_file():
-            raise CheckpointError(f"{file}: missing, but named by {index.name}; download it again")
+            raise CheckpointError(f"{file}: missing, but named by {INDEX}; download it again")
         try:
             with safe_open(file, framework="np") as opened:
                 shards.update(dict.fromkeys(opened.keys(), file))
@@ -161,8 +157,3 @@ def _shards(path: Path) -> dict[str, Path]:
                 f"{file}: not a whole safetensors file ({error}); download it again"
             ) from error
     return shards
-
-
-def _is_file_name(name: object) -> bool:
-    """Return whether this names a file of the same directory."""
-    return isinstance(name, str) and name == Path(name).name

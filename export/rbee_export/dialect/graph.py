@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
+from rbee_export.checkpoint.rope import Rope
 from rbee_export.weights_file import WeightsFile
 
 FLOATS: Mapping[ir.DataType, Any] = {
@@ -34,6 +35,7 @@ class GraphWriter:
         self._tape = Tape()
         self._written: dict[str, ir.ExternalTensor] = {}
         self._initializers: dict[str, ir.Value] = {}
+        self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
 
@@ -83,11 +85,16 @@ class GraphWriter:
         return self.stored(name, array.astype(FLOATS[self.dtype], copy=False))
 
     def stored(
-        self, name: str, array: NDArray[Any], shape: Sequence[int] | None = None
+        self,
+        name: str,
+        array: NDArray[Any],
+        shape: Sequence[int] | None = None,
+        dtype: ir.DataType | None = None,
     ) -> ir.Value:
         """Return an initializer over ``array`` as it is.
 
-        Another ``shape`` gives another initializer over the same bytes.
+        Another ``shape`` gives another initializer over the same bytes, and so does another
+        ``dtype``: NumPy has none for integers of 4 bits, two to a byte.
         """
         if name not in self._written:
             self._written[name] = self._file.add(name, array)
@@ -99,12 +106,20 @@ class GraphWriter:
                 tensor.location,
                 tensor.offset,
                 tensor.length,
-                tensor.dtype,
+                dtype or tensor.dtype,
                 shape=ir.Shape(shape),
                 name=name,
                 base_dir=tensor.base_dir,
             )
         return self._constant(name, tensor, shape)
+
+    def rope(self, rope: Rope, positions: int) -> tuple[ir.Value, ir.Value]:
+        """Return initializers over a rotary embedding's :meth:`~Rope.stored_tables`."""
+        if rope not in self._ropes:
+            prefix = f"rope.{len(self._ropes)}" if self._ropes else "rope"
+            cos, sin = rope.stored_tables(positions)
+            self._ropes[rope] = self.floats(f"{prefix}.cos", cos), self.floats(f"{prefix}.sin", sin)
+        return self._ropes[rope]
 
     def ints(self, name: str, values: int | Sequence[int]) -> ir.Value:
         """Return a small ``int64`` constant, kept in the graph itself."""

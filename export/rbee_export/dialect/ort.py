@@ -19,15 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.config import Activation
-from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.graph import GraphWriter
-from rbee_export.weights import Matrix, Weights, pack_rows
+from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
@@ -46,7 +44,6 @@ class OrtDialect:
         self._weights = weights
         self._graph = GraphWriter(file, dtype)
         self._row_shapes: dict[int, ir.Value] = {}
-        self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
         self._flat = weights.precision not in _KEPT_IN_ROWS
         self._tied: Matrix | None = None
 
@@ -121,15 +118,9 @@ class OrtDialect:
 
     def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        matrices = [self._weights.matrix(name, n, columns) for name, n in rows.items()]
-        packed = pack_rows(matrices)
-        if packed is not None:
-            return self._product(x, packed, rows, bias=bias)
-        parts = [
-            self._product(x, matrix, {name: n}, bias=bias)
-            for (name, n), matrix in zip(rows.items(), matrices, strict=True)
-        ]
-        return self._op("Concat", parts, {"axis": -1})
+        stacks = self._weights.stacked(rows, columns)
+        parts = [self._product(x, matrix, own, bias=bias) for own, matrix in stacks]
+        return parts[0] if len(parts) == 1 else self._op("Concat", parts, {"axis": -1})
 
     def attention(self, qkv: ir.Value, layer: int, norms: tuple[str, str] | None) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -155,7 +146,7 @@ class OrtDialect:
         ]
         if how.rope is not None:
             attributes["do_rotary"] = 1
-            inputs += self._rope(how.rope)
+            inputs += self._graph.rope(how.rope, c.context_length)
             if self._positions is not None:
                 inputs.append(self._positions)
         attended, *present = self._graph.op_multi_out(
@@ -205,8 +196,7 @@ class OrtDialect:
         name = "+".join(rows)
         added = None
         if bias:
-            vectors = [self._weights.vector(f"{one}_bias", n) for one, n in rows.items()]
-            added = self._graph.floats(f"{name}_bias", np.concatenate(vectors))
+            added = self._graph.floats(f"{name}_bias", self._weights.bias(rows))
         if not isinstance(matrix, BlockMatrix):
             inputs = [x, self._graph.floats(name, matrix)]
             return self._op("Gemm", [*inputs, added] if bias else inputs, {"transB": 1})
@@ -264,16 +254,6 @@ class OrtDialect:
     def _norm_weights(self, name: str) -> list[ir.Value]:
         names = [name, f"{name}_bias"] if self._c.norm == "layer" else [name]
         return [self._graph.floats(n, self._weights.vector(n, self._c.hidden)) for n in names]
-
-    def _rope(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
-        if rope not in self._ropes:
-            prefix = f"rope.{len(self._ropes)}" if self._ropes else "rope"
-            cos, sin = rope.stored_tables(self._c.context_length)
-            self._ropes[rope] = (
-                self._graph.floats(f"{prefix}.cos", cos),
-                self._graph.floats(f"{prefix}.sin", sin),
-            )
-        return self._ropes[rope]
 
     def _in_rows(self, x: ir.Value, width: int) -> ir.Value:
         """Return activations as ``[B, S, width]``."""

@@ -69,8 +69,7 @@ class ReferenceDialect:
         parts = [x @ self._weights.dense(name, n, columns).T for name, n in rows.items()]
         product: Floats = np.concatenate(parts, axis=-1)
         if bias:
-            biases = [self._weights.vector(f"{name}_bias", n) for name, n in rows.items()]
-            product += np.concatenate(biases)
+            product += self._weights.bias(rows)
         return product
 
     def attention(self, qkv: Floats, layer: int, norms: tuple[str, str] | None) -> Floats:

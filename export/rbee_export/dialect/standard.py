@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
@@ -36,7 +35,7 @@ from rbee_export.checkpoint.config import Activation
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.dialect.positions import Positions
-from rbee_export.weights import Matrix, Weights, pack_rows
+from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
 
 OPSET = 24
@@ -55,10 +54,7 @@ class StandardDialect:
     ) -> None:
         self._c = config
         self._weights = weights
-        self._file = file
         self._graph = GraphWriter(file, dtype)
-        self._packed: list[ir.Value] = []
-        self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
         self._table: ir.Value | None = None
 
         graph = self._graph
@@ -74,8 +70,6 @@ class StandardDialect:
     def model(self, producer_version: str) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
         model = self._graph.model(OPSET, {}, producer_version, ir_version=11)
-        for value in self._packed:
-            model.graph.register_initializer(value)
         # What an engine builder needs to know besides the graph.
         model.metadata_props["family"] = self._c.family
         model.metadata_props["context_length"] = str(self._c.context_length)
@@ -110,15 +104,9 @@ class StandardDialect:
 
     def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        matrices = [self._weights.matrix(name, n, columns) for name, n in rows.items()]
-        packed = pack_rows(matrices)
-        if packed is not None:
-            return self._product(x, packed, rows, bias=bias)
-        parts = [
-            self._product(x, matrix, {name: n}, bias=bias)
-            for (name, n), matrix in zip(rows.items(), matrices, strict=True)
-        ]
-        return self._op("Concat", parts, {"axis": -1})
+        stacks = self._weights.stacked(rows, columns)
+        parts = [self._product(x, matrix, own, bias=bias) for own, matrix in stacks]
+        return parts[0] if len(parts) == 1 else self._op("Concat", parts, {"axis": -1})
 
     def attention(self, qkv: ir.Value, layer: int, norms: tuple[str, str] | None) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -200,8 +188,7 @@ class StandardDialect:
             y = self._times(x, self._graph.floats(name, matrix))
         if not bias:
             return y
-        vectors = [self._weights.vector(f"{one}_bias", n) for one, n in rows.items()]
-        return self.add(y, self._graph.floats(f"{name}_bias", np.concatenate(vectors)))
+        return self.add(y, self._graph.floats(f"{name}_bias", self._weights.bias(rows)))
 
     def _dequantized(self, name: str, matrix: BlockMatrix) -> ir.Value:
         """Return ``float[N, K]`` in the graph, from signed integers in the weights file."""
@@ -210,7 +197,8 @@ class StandardDialect:
             signed = (matrix.packed ^ np.uint8(0x80)).view(np.int8)
             elements = self._graph.stored(f"{name}.packed", signed, matrix.shape)
         else:
-            elements = self._nibbles(f"{name}.packed", matrix.packed ^ np.uint8(0x88), matrix.shape)
+            pairs = matrix.packed ^ np.uint8(0x88)
+            elements = self._graph.stored(f"{name}.packed", pairs, matrix.shape, ir.DataType.INT4)
         attributes: dict[str, int] = {"axis": 1, "block_size": matrix.block}
         if matrix.bits == 8 and self._graph.dtype == ir.DataType.BFLOAT16:
             # Eight bits of a scale would add as much error as eight bits of a weight. At four bits
@@ -220,23 +208,6 @@ class StandardDialect:
         else:
             scales = self._graph.floats(f"{name}.scales", matrix.scales)
         return self._op("DequantizeLinear", [elements, scales], attributes)
-
-    def _nibbles(self, name: str, packed: NDArray[np.uint8], shape: tuple[int, int]) -> ir.Value:
-        """Return an initializer of 4-bit integers, two a byte, which NumPy has no type for."""
-        stored = self._file.add(name, packed)
-        tensor = ir.ExternalTensor(
-            stored.location,
-            stored.offset,
-            stored.length,
-            ir.DataType.INT4,
-            shape=ir.Shape(shape),
-            name=name,
-            base_dir=stored.base_dir,
-        )
-        type_ = ir.TensorType(ir.DataType.INT4)
-        value = ir.Value(name=name, type=type_, shape=ir.Shape(shape), const_value=tensor)
-        self._packed.append(value)
-        return value
 
     def _times(self, x: ir.Value, matrix: ir.Value) -> ir.Value:
         """Multiply ``float[..., K]`` by ``float[N, K]``."""
@@ -271,16 +242,9 @@ class StandardDialect:
         return self._op("RMSNormalization", [x, self._vector(name, size)], attributes)
 
     def _rotate(self, x: ir.Value, rope: Rope) -> ir.Value:
-        if rope not in self._ropes:
-            prefix = f"rope.{len(self._ropes)}"
-            cos, sin = rope.stored_tables(self._c.context_length)
-            tables = (
-                self._graph.floats(f"{prefix}.cos", cos),
-                self._graph.floats(f"{prefix}.sin", sin),
-            )
-            self._ropes[rope] = tables
+        tables = self._graph.rope(rope, self._c.context_length)
         partial = {"rotary_embedding_dim": rope.dims} if rope.dims < self._c.head_dim else {}
-        return self._op("RotaryEmbedding", [x, *self._ropes[rope], self._rows], partial)
+        return self._op("RotaryEmbedding", [x, *tables, self._rows], partial)
 
     def _heads(self, x: ir.Value, count: int) -> ir.Value:
         """Cut ``float[B, S, width]`` into ``float[B, count, S, head_dim]``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -24,6 +23,7 @@ from rbee_export.optimum_path.check import check
 from rbee_export.optimum_path.graph import Interface, keep_last_logits, save
 from rbee_export.optimum_path.source import Source
 from rbee_export.optimum_path.traced import GRAPH, Traced
+from rbee_export.staging import file_entry
 from rbee_export.weights_file import WeightsFile
 from rbee_runtime.artifact import CacheGeometry, FileEntry, Shapes
 
@@ -100,7 +100,7 @@ def export_with_optimum(
             save(model, graph, weights)
         progress("checking")
         error = check(graph, interface, traced_directory, checkpoint)
-    cache, content = interface.geometry, graph.read_bytes()
+    cache = interface.geometry
     return Compiled(
         family=traced.family,
         shapes=Shapes(
@@ -115,12 +115,7 @@ def export_with_optimum(
         ),
         cache=cache,
         files=(
-            FileEntry(
-                role="graph",
-                path=GRAPH,
-                size=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
-            ),
+            file_entry("graph", graph),
             *weights.entries,
         ),
         error=error,

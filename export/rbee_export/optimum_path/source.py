@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Self
 
 from safetensors import SafetensorError, safe_open
 
+from rbee_export.checkpoint.json_file import read_json
 from rbee_export.errors import CheckpointError, ExportError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -65,13 +65,7 @@ class Source:
 
 
 def _model_type(file: Path) -> str:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: missing; is this a model directory?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
+    model_type = read_json(file).get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise CheckpointError(f"{file}: names no model_type")
     return model_type
