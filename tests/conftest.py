@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.makers import MakeArtifact, MakeFamily, MakeGguf, MakeLlama, OpenOnce, TinyGguf
 from support.tiny_families import save_family
 from support.tiny_llama import save_gguf, save_llama
 
 from rbee_bench.sample_model import PACKAGE, find_sample_model
 from rbee_export import Options, digest, export, open_checkpoint
+
+# ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
+settings.register_profile("thorough", max_examples=10_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -173,6 +173,8 @@ def export(
                 kv_heads=config.kv_heads,
                 head_dim=config.head_dim,
                 dtype=_CACHE[dtype],
+                window=None if standard else config.window,
+                windowed_layers=() if standard else config.windowed_layers,
             ),
             files=(
                 file_entry("graph", staging / GRAPH),

@@ -214,8 +214,8 @@ def _feeds(
     first = first if count > first else 0
     known: dict[str, NDArray[Any]] = {
         "input_ids": np.asarray([ids], np.int64),
-        "seqlens_k": np.asarray([count - 1], np.int32),
-        "total_sequence_length": np.asarray(count, np.int32),
+        **{f"{kind}seqlens_k": np.asarray([count - 1], np.int32) for kind in ("", "window_")},
+        **{f"{kind}total_sequence_length": np.asarray(count, np.int32) for kind in ("", "window_")},
         "position_ids": np.arange(first, first + count, dtype=np.int64)[None],
         "write_indices": np.zeros(1, np.int64),
         "nonpad_kv_seqlen": np.asarray([count], np.int64),

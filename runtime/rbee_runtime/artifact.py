@@ -13,12 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rbee_runtime.errors import ArtifactError
+from rbee_runtime.transfer import BLOCK
 
 MANIFEST_NAME = "artifact.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
@@ -80,18 +90,61 @@ class CacheGeometry(_Frozen):
         kv_heads: Key and value heads.
         head_dim: Width of one head.
         dtype: Element type.
+        window: Positions that the layers below attend to, their own included; the largest.
+        windowed_layers: Layers that attend to no more, and have inputs of their own for where
+            their cache begins.
     """
 
     layers: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
     dtype: Literal["float32", "float16", "bfloat16"]
+    window: PositiveInt | None = None
+    windowed_layers: tuple[NonNegativeInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _windows_belong_to_layers(self) -> Self:
+        if (self.window is None) != (not self.windowed_layers):
+            raise ValueError("window and windowed_layers come together")
+        if any(layer >= self.layers for layer in self.windowed_layers):
+            raise ValueError("windowed_layers names a layer that is not there")
+        return self
+
+    @property
+    def whole_layers(self) -> tuple[int, ...]:
+        """Layers that keep every position."""
+        windowed = set(self.windowed_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in windowed)
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes one position of one slot takes, keys and values of every layer together."""
+        return self.layers * self._layer_bytes
+
+    def window_capacity(self, capacity: int, chunk: int) -> int:
+        """Return the positions that layers with a window keep of a slot.
+
+        Besides the window they keep a block, for others that begin alike, and take a whole step.
+
+        Args:
+            capacity: Positions of the slot.
+            chunk: Tokens of a step at most.
+        """
+        return min(capacity, (self.window or 0) + 2 * BLOCK + max(chunk, BLOCK))
+
+    def slot_bytes(self, capacity: int, chunk: int) -> int:
+        """Return the bytes of a slot; see :meth:`window_capacity`."""
+        windowed = len(self.windowed_layers) * self.window_capacity(capacity, chunk)
+        return (len(self.whole_layers) * capacity + windowed) * self._layer_bytes
+
+    def block_bytes(self, positions: int) -> int:
+        """Return the bytes of some positions of every layer."""
+        return positions * self.bytes_per_token
+
+    @property
+    def _layer_bytes(self) -> int:
         element = 4 if self.dtype == "float32" else 2
-        return 2 * self.layers * self.kv_heads * self.head_dim * element
+        return 2 * self.kv_heads * self.head_dim * element
 
 
 class LongRope(_Frozen):
@@ -188,7 +241,7 @@ class FileEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The content of ``artifact.json``, format version 2.
+    """The content of ``artifact.json``, format version 3.
 
     Attributes:
         format_version: Version of this layout; a reader refuses a newer one.
@@ -211,7 +264,7 @@ class Manifest(_Frozen):
         engines: TensorRT engines.
     """
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     exporter: str
     source: Source
     model_ref: str

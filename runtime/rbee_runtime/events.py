@@ -29,10 +29,12 @@ class Started:
     Attributes:
         prompt_tokens: Length of the encoded prompt.
         seed: The random seed in force, given or drawn.
+        reused_tokens: Of the prompt, how many an earlier request that began alike had computed.
     """
 
     prompt_tokens: int
     seed: int
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Finished:
         reason: Why it ended.
         stop_sequence: The stop string that matched, for ``STOP_SEQUENCE``.
         prompt_tokens: Length of the encoded prompt.
+        reused_tokens: Of these, how many an earlier request that began alike had computed.
         completion_tokens: Tokens sampled, an end-of-text token not counted.
         prefill_seconds: From ``Started`` to the first sampled token.
         decode_seconds: From the first sampled token to the last.
@@ -64,6 +67,7 @@ class Finished:
     reason: StopReason
     stop_sequence: str | None
     prompt_tokens: int
+    reused_tokens: int
     completion_tokens: int
     prefill_seconds: float
     decode_seconds: float

@@ -1,19 +1,30 @@
-"""What memory there is, what is used, and how much of it the cache may have."""
+"""What memory there is, what is used, and how the cache is cut from its share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
 
 from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.errors import OutOfMemory
+from rbee_runtime.transfer import BLOCK
 
-_CACHE_SHARE = 0.5
+DEFAULT_BUDGET = 0.5
 """Part of the free memory a cache may take; the rest is for activations and for other programs."""
+
+_MOST_SLOTS = 16
+"""Slots unless asked for otherwise: beyond that, rows hardly share any more work on a CPU."""
 
 _LEAST_CAPACITY = 256
 """Positions below which a slot is of no use."""
+
+_MOST_KEPT = 4
+"""Slots' worth of positions kept for sequences that begin alike, at most."""
+
+Budget = float | int
+"""Memory for the cache: a share of what is free (a float in 0.0 to 1.0), or bytes (an int)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +33,34 @@ class MemoryUse:
 
     Attributes:
         weights: The model's weights.
-        cache: The KV cache's address range.
-        workspace: The rest of ``total`` beyond weights and cache in use: activations and libraries.
+        cache: What the KV cache has used at most; on the CPU, memory comes as it is first written.
+        cache_reserved: What it may come to use.
+        workspace: The rest: activations and libraries.
         total: All that the process holds, as the system reports it.
     """
 
     weights: int
     cache: int
+    cache_reserved: int
     workspace: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """How large the cache is.
+
+    Attributes:
+        slots: Sequences it holds at a time.
+        capacity: Positions of each.
+        blocks: Blocks of positions kept for sequences that begin alike.
+        chunk: Tokens that a step adds to a slot at most.
+    """
+
+    slots: int
+    capacity: int
+    blocks: int
+    chunk: int
 
 
 def resident_bytes() -> int:
@@ -38,17 +68,78 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def plan_capacity(geometry: CacheGeometry, context_length: int, slots: int) -> int:
-    """Return how many positions each slot of the cache gets: the model's context if that fits.
+def budget_bytes(budget: Budget) -> int:
+    """Return a budget in bytes.
 
     Raises:
-        OutOfMemory: Not even a useful minimum fits.
+        ValueError: It is a share outside 0.0 to 1.0, or not positive.
     """
-    free = int(psutil.virtual_memory().available * _CACHE_SHARE)
-    capacity = min(context_length, free // (slots * geometry.bytes_per_token))
-    if capacity < min(_LEAST_CAPACITY, context_length):
-        raise OutOfMemory(
-            f"the KV cache needs {geometry.bytes_per_token} bytes a token and has {free} bytes: "
-            "not enough for a conversation; free memory or serve a smaller model"
+    if not budget > 0 or (isinstance(budget, float) and budget > 1.0):
+        raise ValueError("the memory budget must be a share in (0.0, 1.0] or a number of bytes")
+    if isinstance(budget, int):
+        return budget
+    return int(psutil.virtual_memory().available * budget)
+
+
+def plan_cache(
+    geometry: CacheGeometry,
+    model_context: int,
+    budget: int,
+    *,
+    slots: int | None,
+    context: int | None,
+    chunk: int,
+    spare: int = 0,
+) -> CachePlan:
+    """Cut a cache from a budget.
+
+    What is left open is decided in this order: a slot holds the model's context, or all that fits;
+    there are as many slots as fit, up to 16; what is left is for blocks.
+
+    Args:
+        geometry: Of the model's cache.
+        model_context: Positions the model was made for.
+        budget: Bytes for slots and blocks.
+        slots: Slots to have; ``None`` for as many as fit.
+        context: Positions of each; ``None`` for as many as fit.
+        chunk: Tokens that a step adds to a slot at most.
+        spare: Slots the backend needs besides.
+
+    Raises:
+        OutOfMemory: What was asked for, or one useful slot, does not fit the budget.
+        ValueError: ``slots`` is below 1, or ``context`` is below 2 or more than the model's.
+    """
+    if slots is not None and slots < 1:
+        raise ValueError("slots must be at least 1")
+    if context is not None and not 2 <= context <= model_context:
+        raise ValueError(
+            f"the context length must be from 2 to {model_context}, which the model was made for"
         )
-    return capacity
+
+    def size(capacity: int) -> int:
+        return geometry.slot_bytes(capacity, chunk)
+
+    wanted = (slots or 1) + spare
+    capacity = context or model_context
+    if context is None and wanted * size(capacity) > budget:
+        capacity = _largest(model_context, lambda n: wanted * size(n) <= budget)
+    least = min(_LEAST_CAPACITY, capacity if context else model_context)
+    if capacity < least or wanted * size(capacity) > budget:
+        raise OutOfMemory(
+            f"the KV cache needs {wanted * size(max(capacity, least))} bytes for "
+            f"{slots or 1} x {max(capacity, least)} tokens and has {budget}: "
+            "allow it more memory, fewer slots or a shorter context, or serve a smaller model"
+        )
+    count = slots or max(1, min(_MOST_SLOTS, budget // size(capacity) - spare))
+    left = budget - (count + spare) * size(capacity)
+    kept = min(left // geometry.block_bytes(BLOCK), _MOST_KEPT * capacity // BLOCK)
+    return CachePlan(count, capacity, max(0, kept), chunk)
+
+
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to ``limit`` that fits; 0 if none does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

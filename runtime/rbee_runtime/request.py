@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbee_runtime.errors import InvalidRequest
@@ -19,12 +19,16 @@ def _require(holds: bool, name: str, constraint: str) -> None:
 class SamplingParams:
     """How the next token is drawn from the logits of one row.
 
-    The filters apply in the order of the fields, each to what the one before it left:
-    repetition penalty on the logits, then temperature, top-k, top-p, min-p.
+    They apply in the order of the fields, each to what the one before it left: penalties and bias
+    to the logits, then temperature, top-k, top-p, min-p.
 
     Attributes:
         repetition_penalty: Divides positive and multiplies negative logits of tokens already
             in the sequence (Keskar et al. 2019, CTRL). 1.0 is off.
+        frequency_penalty: Taken from a token's logit for every time it has been drawn, prompt not
+            counted; 0.0 is off.
+        presence_penalty: Taken from the logit of a token that has been drawn at all; 0.0 is off.
+        logit_bias: Added to the logits of these token ids.
         temperature: Divides the logits; 0.0 means greedy, and switches the filters below off.
         top_k: Keep the k most likely tokens; 0 is off.
         top_p: Keep the smallest set of tokens whose probability reaches this mass
@@ -38,6 +42,9 @@ class SamplingParams:
     """
 
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -46,6 +53,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _require(0.0 < self.repetition_penalty <= 2.0, "repetition_penalty", "in (0.0, 2.0]")
+        for name in ("frequency_penalty", "presence_penalty"):
+            _require(-2.0 <= getattr(self, name) <= 2.0, name, "in [-2.0, 2.0]")
+        biased = all(-100.0 <= bias <= 100.0 for bias in self.logit_bias.values())
+        _require(biased, "logit_bias", "of numbers in [-100.0, 100.0]")
         _require(0.0 <= self.temperature <= 2.0, "temperature", "in [0.0, 2.0]")
         _require(self.top_k >= 0, "top_k", "at least 0")
         _require(0.0 <= self.top_p <= 1.0, "top_p", "in [0.0, 1.0]")
@@ -66,7 +77,7 @@ class Request:
         request_id: Names the request in :meth:`Engine.cancel` and in logs; unique among live ones.
         prompt: Text (special tokens in it are recognised, and the model's own prefix such as BOS is
             added), or token ids taken as they are.
-        max_tokens: Upper bound on new tokens, at least 1.
+        max_tokens: Upper bound on new tokens, at least 1; ``None`` for what the context holds.
         sampling: How tokens are drawn.
         stop: Strings that end the completion; the matched one is not part of its text.
         deadline: ``time.monotonic()`` value past which the request fails with ``DeadlineExceeded``;
@@ -78,12 +89,12 @@ class Request:
 
     request_id: str
     prompt: str | Sequence[int]
-    max_tokens: int
+    max_tokens: int | None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     deadline: float | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "not empty")
-        _require(self.max_tokens >= 1, "max_tokens", "at least 1")
+        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
         _require(all(self.stop), "stop", "strings that are not empty")

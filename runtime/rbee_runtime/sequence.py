@@ -26,34 +26,37 @@ class Sequence:
     Attributes:
         request: What was asked for.
         prompt: The prompt's token ids.
+        length: Positions it may grow to.
         sampler: Its sampling state.
         phase: Where it stands.
-        slot: Its cache slot, once it has one.
+        slot: Its cache slot, while it has one.
         cached: Positions of the slot that are filled.
+        reused: Of these, how many an earlier sequence had computed.
         tokens: Completion ids so far, an end-of-text id not among them.
         stop_reason: Why it finished.
     """
 
     def __init__(
-        self, request: Request, prompt: list[int], tokenizer: Tokenizer, eos: frozenset[int]
+        self,
+        request: Request,
+        prompt: list[int],
+        length: int,
+        tokenizer: Tokenizer,
+        eos: frozenset[int],
     ) -> None:
         self.request = request
         self.prompt = prompt
+        self.length = length
         self.sampler = RowSampler(request.sampling, prompt)
         self.phase = Phase.WAITING
         self.slot: int | None = None
         self.cached = 0
+        self.reused = 0
         self.tokens: list[int] = []
         self.stop_reason: StopReason | None = None
-        self._last: int | None = None
         self._eos = eos
         self._decoder = IncrementalDecoder(tokenizer)
         self._matcher = StopMatcher(request.stop)
-
-    @property
-    def length(self) -> int:
-        """Positions it may grow to."""
-        return len(self.prompt) + self.request.max_tokens
 
     @property
     def stop_sequence(self) -> str | None:
@@ -65,15 +68,25 @@ class Sequence:
         self.slot = slot
         self.phase = Phase.PREFILL
 
+    def reuse(self, positions: int) -> None:
+        """Count what an earlier sequence had computed of the prompt as filled."""
+        self.cached = self.reused = positions
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """Return the tokens at some positions, of prompt and completion."""
+        size = len(self.prompt)
+        if stop <= size:
+            return self.prompt[start:stop]
+        return self.prompt[start:] + self.tokens[max(0, start - size) : stop - size]
+
     def pending(self, limit: int) -> list[int]:
         """Return the tokens the model has not seen yet, at most ``limit``."""
         if self.phase is Phase.DECODE:
-            assert self._last is not None
-            return [self._last]
+            return self.tokens[-1:]
         return self.prompt[self.cached : self.cached + limit]
 
     def advance(self, count: int) -> bool:
-        """Count ``count`` more positions as cached; return whether a token is to be sampled now."""
+        """Count ``count`` more positions as filled; return whether a token is to be sampled now."""
         self.cached += count
         if self.phase is Phase.PREFILL and self.cached == len(self.prompt):
             self.phase = Phase.DECODE
@@ -86,12 +99,11 @@ class Sequence:
         """
         if token in self._eos:
             return self.finish(StopReason.EOS)
-        self._last = token
         self.tokens.append(token)
         text = self._matcher.push(self._decoder.push(token))
         if self._matcher.matched is not None:
             self.phase, self.stop_reason = Phase.FINISHED, StopReason.STOP_SEQUENCE
-        elif len(self.tokens) >= self.request.max_tokens:
+        elif len(self.prompt) + len(self.tokens) >= self.length:
             text += self.finish(StopReason.MAX_TOKENS)
         return text
 

@@ -33,9 +33,9 @@ from rbee_export.optimum_path.context import Context
 from rbee_export.optimum_path.graph import Interface
 from rbee_export.optimum_path.schedule import Schedule
 from rbee_runtime.artifact import MANIFEST_NAME, Artifact, FileEntry, Manifest, Source
-from rbee_runtime.engine import PREFILL_CHUNK, Engine
+from rbee_runtime.engine import Engine
 from rbee_runtime.request import GREEDY, Request
-from rbee_runtime.step import Step
+from rbee_runtime.step import PREFILL_CHUNK, Step
 
 BASE: Mapping[str, Any] = {
     "vocab_size": 384,
@@ -149,7 +149,7 @@ def test_greedy_tokens_and_logits_equal_transformers(
         completion = list(itertools.islice(greedy(backend, prompt, slot=slot), 40))
         theirs = reference_logits(model, prompt + completion)[len(prompt) - 1 :]
         assert completion == theirs[:-1].argmax(-1).tolist()
-        last = backend.run(Step(slot, len(prompt) + 39, completion[-1:]))
+        last = backend.run(Step.of(slot, len(prompt) + 39, completion[-1:]))
         np.testing.assert_allclose(last[0], theirs[-1], atol=1e-4)
         np.testing.assert_allclose(prefill(backend, prompt, slot=slot), theirs[0], atol=1e-4)
 
@@ -160,7 +160,7 @@ def test_the_whole_context_can_be_used(neox: Made) -> None:
     (prompt,) = prompts(511)
     prefill(backend, prompt)
     theirs = reference_logits(load_reference(neox.checkpoint), [*prompt, 5])
-    np.testing.assert_allclose(backend.run(Step(0, 511, [5]))[0], theirs[-1], atol=1e-4)
+    np.testing.assert_allclose(backend.run(Step.of(0, 511, [5]))[0], theirs[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["neox", "bloom"])

@@ -15,8 +15,7 @@ from support.running import greedy, open_cpu, prefill
 from support.tiny_llama import load_reference, reference_logits
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.engine import PREFILL_CHUNK
-from rbee_runtime.step import Step
+from rbee_runtime.step import PREFILL_CHUNK, Step
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
@@ -60,7 +59,7 @@ def test_greedy_tokens_and_logits_equal_transformers(
         theirs = reference_logits(model, prompt + completion)[len(prompt) - 1 :]
         assert completion == theirs[:-1].argmax(-1).tolist()
         # The cache now holds the whole sequence but its last token.
-        last = backend.run(Step(0, len(prompt) + COMPLETION - 1, completion[-1:]))
+        last = backend.run(Step.of(0, len(prompt) + COMPLETION - 1, completion[-1:]))
         np.testing.assert_allclose(last[0], theirs[-1], atol=1e-4)
         np.testing.assert_allclose(prefill(backend, prompt), theirs[0], atol=1e-4)
 
@@ -81,7 +80,7 @@ def test_the_whole_context_can_be_used(make_llama: MakeLlama, make_artifact: Mak
     assert backend.capacity == 320
     (prompt,) = prompts((319,), 384)
     prefill(backend, prompt)
-    logits = backend.run(Step(0, 319, [5]))
+    logits = backend.run(Step.of(0, 319, [5]))
     theirs = reference_logits(load_reference(checkpoint), [*prompt, 5])
     np.testing.assert_allclose(logits[0], theirs[-1], atol=1e-4)
 

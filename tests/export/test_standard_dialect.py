@@ -147,7 +147,7 @@ def test_logits_are_those_of_the_ort_dialect(
         ids, end = IDS[row].tolist(), prompt + DECODED
         theirs.append([prefill(backend, ids[:prompt], length=end)])
         for past in range(prompt, end):
-            theirs[-1].append(backend.run(Step(0, past, ids[past : past + 1], end))[0].copy())
+            theirs[-1].append(backend.run(Step.of(0, past, ids[past : past + 1], end))[0].copy())
     graph = make_graph(tmp_path, Weights(open_once(checkpoint), "fp32"))
     ours = run_both_rows(graph, chunk=67)
     np.testing.assert_allclose(ours, np.stack(theirs, axis=1), atol=1e-4, rtol=0)

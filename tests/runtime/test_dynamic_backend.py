@@ -23,8 +23,10 @@ from rbee_runtime.artifact import (
     Shapes,
     Source,
 )
-from rbee_runtime.backend import DynamicBackend
+from rbee_runtime.backend import DynamicBackend, open_backend
+from rbee_runtime.backend.session import open_session
 from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
+from rbee_runtime.memory import CachePlan
 from rbee_runtime.step import Step
 
 VOCAB, CAPACITY = 8, 40
@@ -133,16 +135,16 @@ def test_open_backend_plans_for_a_spare_region(artifact: Path) -> None:
 def test_a_text_comes_out_the_same_in_any_steps(artifact: Path, sizes: list[int]) -> None:
     backend, tokens = open_cpu(artifact), [3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 7, 0]
     for end, count in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
-        logits = backend.run(Step(0, end - count, tokens[end - count : end]))
+        logits = backend.run(Step.of(0, end - count, tokens[end - count : end]))
         assert logits.dtype == np.float32
         np.testing.assert_array_equal(logits, expected_logits(tokens[:end])[None])
 
 
 def test_a_graph_without_position_ids(tmp_path: Path) -> None:
     backend = open_cpu(write_artifact(tmp_path, adding_graph(positions=False)))
-    backend.run(Step(0, 0, [3, 4]))
+    backend.run(Step.of(0, 0, [3, 4]))
     keys, rest = 6 * (4 + 5 + 2), 5 * (3 + 4 + 1) + 3 * 4096
-    logits = backend.run(Step(0, 2, [1]))[0]
+    logits = backend.run(Step.of(0, 2, [1]))[0]
     np.testing.assert_array_equal(logits, np.arange(1, VOCAB + 1) * keys + rest)
 
 
@@ -161,43 +163,49 @@ def test_slots_hold_their_own_text_whatever_is_taken_back(
         if past + len(tokens) > CAPACITY:
             past = 0
         held[slot] = held[slot][:past] + tokens
-        logits = backend.run(Step(slot, past, tokens))
+        logits = backend.run(Step.of(slot, past, tokens))
         np.testing.assert_array_equal(logits[0], expected_logits(held[slot]))
 
 
 def test_a_slot_holds_its_whole_capacity_and_not_more(artifact: Path) -> None:
     backend = open_cpu(artifact)
     tokens = [7] * CAPACITY
-    np.testing.assert_array_equal(backend.run(Step(0, 0, tokens))[0], expected_logits(tokens))
+    np.testing.assert_array_equal(backend.run(Step.of(0, 0, tokens))[0], expected_logits(tokens))
     with pytest.raises(InferenceFailed, match=r"ends at position 41 of a slot that holds 40$"):
-        backend.run(Step(0, CAPACITY, [1]))
-    np.testing.assert_array_equal(backend.run(Step(0, 39, [2]))[0], expected_logits([7] * 39 + [2]))
+        backend.run(Step.of(0, CAPACITY, [1]))
+    np.testing.assert_array_equal(
+        backend.run(Step.of(0, 39, [2]))[0], expected_logits([7] * 39 + [2])
+    )
 
 
 def test_a_step_cannot_continue_what_the_slot_does_not_hold(artifact: Path) -> None:
     backend = open_cpu(artifact, slots=2)
-    backend.run(Step(0, 0, [1, 2, 3]))
+    backend.run(Step.of(0, 0, [1, 2, 3]))
     with pytest.raises(InferenceFailed, match=r"continues at position 2 of a slot that holds 0$"):
-        backend.run(Step(1, 2, [1]))
-    np.testing.assert_array_equal(backend.run(Step(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
+        backend.run(Step.of(1, 2, [1]))
+    np.testing.assert_array_equal(backend.run(Step.of(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
 
 
 def test_a_step_that_fails_leaves_the_past_it_was_to_continue(artifact: Path) -> None:
     backend, unknown = open_cpu(artifact), [VOCAB]  # the graph knows no such token
-    backend.run(Step(0, 0, [1, 2, 3]))
+    backend.run(Step.of(0, 0, [1, 2, 3]))
     with pytest.raises(InferenceFailed, match="failed in ONNX Runtime"):
-        backend.run(Step(0, 3, unknown))
-    np.testing.assert_array_equal(backend.run(Step(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
+        backend.run(Step.of(0, 3, unknown))
+    np.testing.assert_array_equal(backend.run(Step.of(0, 3, [4]))[0], expected_logits([1, 2, 3, 4]))
     with pytest.raises(InferenceFailed, match="failed in ONNX Runtime"):
-        backend.run(Step(0, 1, unknown))
+        backend.run(Step.of(0, 1, unknown))
     with pytest.raises(InferenceFailed, match="continues at position 4 of a slot that holds 1"):
-        backend.run(Step(0, 4, [5]))
-    np.testing.assert_array_equal(backend.run(Step(0, 1, [6]))[0], expected_logits([1, 6]))
+        backend.run(Step.of(0, 4, [5]))
+    np.testing.assert_array_equal(backend.run(Step.of(0, 1, [6]))[0], expected_logits([1, 6]))
 
 
 def test_a_cache_that_fits_nowhere(artifact: Path) -> None:
     with pytest.raises(OutOfMemory, match="the KV cache needs"):
-        DynamicBackend(Artifact.open(artifact), 1, 1 << 50)
+        open_backend(Artifact.open(artifact), slots=1, context=CAPACITY, budget=CAPACITY)
+    opened = Artifact.open(artifact)
+    session = open_session(opened.file("graph"))
+    with pytest.raises(OutOfMemory, match="the KV cache needs"):
+        DynamicBackend(opened, session, CachePlan(1, 1 << 50, 0, 1))
 
 
 def _with_stranger(model: ir.Model) -> None:

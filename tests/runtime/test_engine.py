@@ -13,11 +13,12 @@ from support.collecting import submit
 from support.running import greedy, open_cpu
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.engine import PREFILL_CHUNK, Engine
+from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ArtifactError, ContextOverflow, DeviceError, InvalidRequest
 from rbee_runtime.events import Event, Finished, Started, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.status import LoadProgress
+from rbee_runtime.step import PREFILL_CHUNK
 
 PROMPT = "Once upon a time"
 WARM = SamplingParams(temperature=1.0, seed=7)
@@ -134,8 +135,10 @@ def test_it_knows_itself(engine: Engine, tiny_artifact: Path) -> None:
     assert (status.healthy, status.fault) == (True, None)
     memory = engine.memory()
     assert memory.weights == artifact.weight_bytes
-    assert memory.cache == 2 * 1024 * artifact.manifest.cache.bytes_per_token
-    assert memory.total > memory.workspace > 0
+    slots, kept = 2 * 1024, 4 * 1024
+    assert memory.cache_reserved == (slots + kept) * artifact.manifest.cache.bytes_per_token
+    assert memory.cache <= memory.cache_reserved
+    assert memory.total == memory.weights + memory.cache + memory.workspace
 
 
 def test_loading_reports_its_progress(tiny_artifact: Path) -> None:

@@ -13,9 +13,10 @@ from support.collecting import Collector, submit, text_of
 from support.stand_in_backend import Choose, Gate, StandInBackend, saying
 from support.two_tokenizers import byte_level
 
-import rbee_runtime.engine
+import rbee_runtime.live
+import rbee_runtime.loop
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.engine import PREFILL_CHUNK, Engine
+from rbee_runtime.engine import Engine
 from rbee_runtime.errors import (
     DeadlineExceeded,
     EngineClosed,
@@ -26,7 +27,7 @@ from rbee_runtime.errors import (
 )
 from rbee_runtime.events import Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.request import GREEDY, Request
-from rbee_runtime.step import Step
+from rbee_runtime.step import PREFILL_CHUNK, Step
 
 PROMPT = [10, 11, 12]
 LETTER = byte_level().encode("x")[0]
@@ -38,7 +39,7 @@ def always(token: int) -> Choose:
 
 
 def in_decode(step: Step) -> bool:
-    return step.past >= len(PROMPT)
+    return step.rows[0].past >= len(PROMPT)
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_cancelled_while_it_waits(make_engine: MakeEngine) -> None:
 
 
 def test_cancelled_in_its_prefill(make_engine: MakeEngine) -> None:
-    gate = Gate(lambda step: step.past == PREFILL_CHUNK)
+    gate = Gate(lambda step: step.rows[0].past == PREFILL_CHUNK)
     engine, backend = make_engine(before=gate)
     collector = submit(engine, Request("a", [5] * (3 * PREFILL_CHUNK), 3, GREEDY))
     gate.reached()
@@ -189,11 +190,11 @@ def test_cancelled_in_its_prefill(make_engine: MakeEngine) -> None:
     assert isinstance(started, Started)
     assert isinstance(end, Finished)
     assert (end.reason, end.completion_tokens) == (StopReason.CANCELLED, 0)
-    assert [step.past for step in backend.steps] == [0, PREFILL_CHUNK]
+    assert [step.rows[0].past for step in backend.steps] == [0, PREFILL_CHUNK]
 
 
 def test_cancelled_in_its_decode(make_engine: MakeEngine) -> None:
-    gate = Gate(lambda step: step.past == len(PROMPT) + 3)
+    gate = Gate(lambda step: step.rows[0].past == len(PROMPT) + 3)
     engine, backend = make_engine(before=gate)
     collector = submit(engine, Request("a", PROMPT, 900, GREEDY))
     gate.reached()
@@ -209,7 +210,7 @@ def test_cancelled_in_its_decode(make_engine: MakeEngine) -> None:
 
 def test_text_held_back_comes_with_the_cancellation(make_engine: MakeEngine) -> None:
     said = byte_level().encode("a STO")
-    gate = Gate(lambda step: step.past == len(PROMPT) + len(said) - 1)
+    gate = Gate(lambda step: step.rows[0].past == len(PROMPT) + len(said) - 1)
     engine, _ = make_engine(saying(said, PROMPT), before=gate)
     collector = submit(engine, Request("a", PROMPT, 900, GREEDY, ("STOP it",)))
     gate.reached()
@@ -220,7 +221,7 @@ def test_text_held_back_comes_with_the_cancellation(make_engine: MakeEngine) -> 
 
 
 def test_a_loop_left_early_frees_the_slot(make_engine: MakeEngine) -> None:
-    gate = Gate(lambda step: step.past == len(PROMPT) + 3)
+    gate = Gate(lambda step: step.rows[0].past == len(PROMPT) + 3)
     engine, backend = make_engine(before=gate)
     pieces = engine.generate("abc", max_tokens=900, sampling=GREEDY)
     assert next(pieces) == "x"
@@ -243,7 +244,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(rbee_runtime.engine, "time", SimpleNamespace(monotonic=clock))
+    for room in (rbee_runtime.loop, rbee_runtime.live):
+        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -258,7 +260,7 @@ def test_a_deadline_passed_before_the_start(clock: Clock, make_engine: MakeEngin
 
 def test_a_deadline_passes_in_decode_and_in_the_line(clock: Clock, make_engine: MakeEngine) -> None:
     def late(step: Step) -> None:
-        if step.past == len(PROMPT) + 1:
+        if step.rows[0].past == len(PROMPT) + 1:
             clock.now += 60.0
 
     engine, _ = make_engine(before=late)
@@ -295,18 +297,16 @@ def test_a_step_that_fails_ends_its_request_alone(
     kind: type[Exception], phase: str, make_engine: MakeEngine
 ) -> None:
     fault = kind("no room")
-    failing: set[int] = set()
 
     def before(step: Step) -> None:
-        if list(step.tokens) == [7]:
-            failing.add(step.slot)
-        if step.slot in failing and (step.past > 2) == (phase == "decode"):
-            failing.discard(step.slot)
+        # The bad one has as many positions as no other ever has at that time.
+        wanted = 0 if phase == "prefill" else 203
+        if any(row.past == wanted and row.length == 240 for row in step.rows):
             raise fault
 
     engine, _ = make_engine(before=before, slots=2)
     others = submit(engine, Request("good", PROMPT, 40, GREEDY))
-    bad = submit(engine, Request("bad", [7], 40, GREEDY))
+    bad = submit(engine, Request("bad", [7] * 200, 40, GREEDY))
     after = submit(engine, Request("after", PROMPT, 3, GREEDY))
     assert bad.failed().error is fault
     assert others.finished()[0] == "x" * 40
@@ -330,7 +330,7 @@ def test_logits_that_are_no_numbers_end_the_request_alone(make_engine: MakeEngin
 
     def broken(step: Step) -> Any:
         logits = run(step)
-        if step.tokens[0] == 7:
+        if step.rows[0].tokens[0] == 7:
             logits[:] = np.nan
         return logits
 
@@ -403,3 +403,64 @@ def test_it_can_be_closed_from_a_sink(make_engine: MakeEngine) -> None:
 
     engine.submit(Request("a", PROMPT, 900, GREEDY), sink)
     assert collector.finished()[1].reason is StopReason.CANCELLED
+
+
+# Many rows
+
+
+def test_a_row_without_a_largest_logit_ends_alone(make_engine: MakeEngine) -> None:
+    engine, backend = make_engine(slots=3)
+    run = backend.run
+
+    def broken(step: Step) -> Any:
+        logits = run(step)
+        for number, row in enumerate(step.rows):
+            if row.length == 77 and row.past > 60:
+                logits[number] = np.nan
+        return logits
+
+    backend.run = broken  # type: ignore[method-assign]
+    good = [submit(engine, Request(f"{n}", PROMPT, 40, GREEDY)) for n in range(2)]
+    bad = submit(engine, Request("bad", [7] * 57, 20, GREEDY))
+    after = submit(engine, Request("after", PROMPT, 5, GREEDY))
+    assert "not finite" in str(bad.failed().error)
+    assert [one.finished()[0] for one in (*good, after)] == ["x" * 40, "x" * 40, "xxxxx"]
+
+
+def test_rows_that_fail_only_together_all_go_on(make_engine: MakeEngine) -> None:
+    def before(step: Step) -> None:
+        if len(step.rows) > 2:
+            raise OutOfMemory("no room for three")
+
+    engine, _ = make_engine(before=before, slots=4)
+    collectors = [submit(engine, Request(f"{n}", PROMPT, 9, GREEDY)) for n in range(4)]
+    assert [one.finished()[0] for one in collectors] == ["x" * 9] * 4
+
+
+def test_a_sink_that_fails_harms_nobody_else(
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, _ = make_engine(slots=2)
+
+    def sink(event: object) -> None:
+        if isinstance(event, Piece):
+            raise ValueError("nobody home")
+
+    good = submit(engine, Request("good", PROMPT, 50, GREEDY))
+    engine.submit(Request("deaf", PROMPT, 900, GREEDY), sink)
+    assert good.finished()[0] == "x" * 50
+    assert submit(engine, Request("next", PROMPT, 50, GREEDY)).finished()[0] == "x" * 50
+    assert engine.status().slots_available == 2
+    assert "The sink of deaf failed" in caplog.text
+
+
+def test_answers_do_not_get_mixed_up_when_rows_change_places(make_engine: MakeEngine) -> None:
+    engine, _ = make_engine(lambda held: held[0], slots=5, blocks=12, max_queue=64)
+    letters = {byte_level().encode(letter)[0]: letter for letter in "abcdefgh"}
+    collectors = {
+        (token, count): submit(engine, Request(f"{token}-{count}", [token] * 40, count, GREEDY))
+        for count in (1, 3, 30, 7, 60)
+        for token in letters
+    }
+    for (token, count), collector in collectors.items():
+        assert collector.finished()[0] == letters[token] * count

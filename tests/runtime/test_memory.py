@@ -1,4 +1,4 @@
-"""How much cache there is room for."""
+"""How much cache there is room for, and how it is cut."""
 
 from __future__ import annotations
 
@@ -6,64 +6,100 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rbee_runtime.artifact import CacheGeometry
-from rbee_runtime.cache import KvArena
 from rbee_runtime.errors import OutOfMemory
-from rbee_runtime.memory import plan_capacity, resident_bytes
+from rbee_runtime.memory import CachePlan, budget_bytes, plan_cache
+from rbee_runtime.transfer import BLOCK
 
 GEOMETRY = CacheGeometry(layers=3, kv_heads=2, head_dim=16, dtype="float32")
 A_TOKEN = 2 * 3 * 2 * 16 * 4
+CHUNK = 256
 
 
-def with_memory(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+def plan(
+    tokens: int, *, model: int = 8192, slots: int | None = None, context: int | None = None
+) -> CachePlan:
+    """Plan with room for so many tokens."""
+    return plan_cache(GEOMETRY, model, tokens * A_TOKEN, slots=slots, context=context, chunk=CHUNK)
 
 
-def test_the_models_context_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert GEOMETRY.bytes_per_token == A_TOKEN
-    with_memory(monkeypatch, 100_000 * A_TOKEN)
-    assert plan_capacity(GEOMETRY, 8192, slots=4) == 8192
-    assert plan_capacity(GEOMETRY, 100, slots=4) == 100
-
-
-def test_less_where_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_memory(monkeypatch, 4000 * A_TOKEN)
-    capacity = plan_capacity(GEOMETRY, 8192, slots=4)
-    assert 256 <= capacity < 1000
-    assert plan_capacity(GEOMETRY, 8192, slots=2) == 2 * capacity
-
-
-@pytest.mark.parametrize(("context", "available"), [(8192, 255), (40, 39)])
-def test_none_where_no_conversation_fits(
-    context: int, available: int, monkeypatch: pytest.MonkeyPatch
+def test_a_budget_is_a_share_of_what_is_free_or_a_number_of_bytes(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with_memory(monkeypatch, available * A_TOKEN)
-    with pytest.raises(OutOfMemory, match="the KV cache needs 768 bytes a token") as caught:
-        plan_capacity(GEOMETRY, context, slots=1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert budget_bytes(0.25) == 250
+    assert budget_bytes(1.0) == 1000
+    assert budget_bytes(4096) == 4096
+    for bad in (0, 0.0, -1, -0.5, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="memory budget must be"):
+            budget_bytes(bad)
+
+
+def test_with_plenty_every_slot_holds_the_models_context() -> None:
+    assert GEOMETRY.bytes_per_token == A_TOKEN
+    assert plan(10**6) == CachePlan(16, 8192, 4 * 8192 // BLOCK, CHUNK)
+    assert plan(10**6, model=100) == CachePlan(16, 100, 400 // BLOCK, CHUNK)
+
+
+def test_with_less_there_are_fewer_slots_then_shorter_ones() -> None:
+    assert plan(5 * 8192 + 64) == CachePlan(5, 8192, 2, CHUNK)
+    assert plan(8192) == CachePlan(1, 8192, 0, CHUNK)
+    assert plan(1000) == CachePlan(1, 1000, 0, CHUNK)
+
+
+def test_few_long_slots_or_many_short_ones() -> None:
+    assert plan(16384, slots=4) == CachePlan(4, 4096, 0, CHUNK)
+    assert plan(16384, context=1024) == CachePlan(16, 1024, 0, CHUNK)
+    assert plan(16384, slots=2, context=4096) == CachePlan(2, 4096, 8192 // BLOCK, CHUNK)
+    assert plan(64, slots=1, context=64) == CachePlan(1, 64, 0, CHUNK)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "asked", "needed"),
+    [
+        (255, {}, 256),
+        (39, {"model": 40}, 40),
+        (1000, {"slots": 8}, 8 * 256),
+        (4000, {"context": 4096}, 4096),
+        (16000, {"context": 4096, "slots": 4}, 4 * 4096),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    tokens: int, asked: dict[str, int], needed: int
+) -> None:
+    with pytest.raises(OutOfMemory, match=f"needs {needed * A_TOKEN} bytes") as caught:
+        plan(tokens, **asked)
+    assert f"has {tokens * A_TOKEN}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_slots_and_layers_of_the_arena_lie_apart() -> None:
-    arena = KvArena(GEOMETRY, slots=2, capacity=8)
-    assert arena.nbytes == 2 * 8 * A_TOKEN
-    views = [
-        view(layer, slot)
-        for view in (arena.keys, arena.values)
-        for layer in range(3)
-        for slot in range(2)
-    ]
-    for number, view in enumerate(views):
-        assert view.shape == (1, 2, 8, 16)
-        assert view.flags.c_contiguous
-        view[:] = number
-    assert all((view == number).all() for number, view in enumerate(views))
+@pytest.mark.parametrize("asked", [{"slots": 0}, {"slots": -1}, {"context": 1}, {"context": 8193}])
+def test_numbers_out_of_range(asked: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        plan(10**6, **asked)
 
 
-def test_a_cache_costs_what_it_holds() -> None:
-    before = resident_bytes()
-    arena = KvArena(GEOMETRY, slots=4, capacity=100_000)
-    assert arena.nbytes > 300_000_000
-    for layer in range(3):
-        arena.keys(layer, 1)[:, :, :10] = 1.0
-    assert resident_bytes() - before < 8 << 20
+@given(
+    tokens=st.integers(300, 100_000),
+    model=st.integers(2, 9000),
+    slots=st.none() | st.integers(1, 40),
+    window=st.none() | st.integers(1, 4000),
+)
+def test_a_plan_never_exceeds_its_budget(
+    tokens: int, model: int, slots: int | None, window: int | None
+) -> None:
+    layers = () if window is None else (0, 2)
+    geometry = GEOMETRY.model_copy(update={"window": window, "windowed_layers": layers})
+    budget = tokens * A_TOKEN
+    try:
+        made = plan_cache(geometry, model, budget, slots=slots, context=None, chunk=CHUNK)
+    except OutOfMemory:
+        assert (slots or 1) * geometry.slot_bytes(min(256, model), CHUNK) > budget
+        return
+    blocks = made.blocks * geometry.block_bytes(BLOCK)
+    assert made.slots * geometry.slot_bytes(made.capacity, CHUNK) + blocks <= budget
+    assert made.slots == (slots or made.slots)
+    assert 1 <= made.capacity <= model

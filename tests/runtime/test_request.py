@@ -29,19 +29,24 @@ from rbee_runtime.request import U64_MAX, Request, SamplingParams
         ("repetition_penalty", -1.0),
         ("repetition_penalty", 2.1),
         ("repetition_penalty", math.nan),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("presence_penalty", math.nan),
+        ("logit_bias", {5: 100.5}),
+        ("logit_bias", {5: math.nan}),
         ("seed", -1),
         ("seed", U64_MAX + 1),
     ],
 )
-def test_sampling_parameters_out_of_range(field: str, value: float) -> None:
+def test_sampling_parameters_out_of_range(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field} must be ") as caught:
         SamplingParams(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
 
 
 def test_the_ends_of_the_ranges_are_in_them() -> None:
-    SamplingParams(2.0, 0.0, 0, 0.0, 0.0, 0)
-    SamplingParams(5e-324, 2.0, 10**9, 1.0, 1.0, U64_MAX)
+    SamplingParams(2.0, -2.0, 2.0, {3: -100.0, 4: 100.0}, 0.0, 0, 0.0, 0.0, 0)
+    SamplingParams(5e-324, 2.0, -2.0, {}, 2.0, 10**9, 1.0, 1.0, U64_MAX)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from rbee_runtime.errors import InferenceFailed
 from rbee_runtime.request import GREEDY, U64_MAX, SamplingParams
 from rbee_runtime.sampling import RowSampler, sample
 
@@ -220,7 +219,7 @@ def test_every_seed_has_its_own_stream() -> None:
 def test_the_penalty_divides_the_positive_and_multiplies_the_negative(penalty: float) -> None:
     row = RowSampler(SamplingParams(repetition_penalty=penalty), [0, 2, 2, 3])
     logits = np.array([2, 2, -2, 0, -2], np.float32)
-    row.penalize(logits)
+    row.adjust(logits)
     np.testing.assert_allclose(logits, [2 / penalty, 2, -2 * penalty, 0, -2], rtol=1e-6)
 
 
@@ -240,10 +239,47 @@ def test_no_penalty_changes_nothing() -> None:
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(), SamplingParams(top_p=0.5)], ids=str)
 def test_logits_that_are_no_numbers_are_refused(bad: float, params: SamplingParams) -> None:
     logits = np.array([1, bad, 2], np.float32)
-    with pytest.raises(InferenceFailed, match="not finite"):
-        draw(logits, params, [0.5])
+    good = np.array([1, 0, 2], np.float32)
+    rows = [Scripted(params, 0.9) for _ in range(3)]
+    tokens = sample(np.stack([good, logits, good]), rows)
+    assert tokens[1] is None
+    assert None not in (tokens[0], tokens[2])
 
 
 def test_tokens_that_cannot_come_do_not() -> None:
     logits = np.array([-np.inf, 1, -np.inf, 0], np.float32)
     assert set(draw(logits, SamplingParams(), [0.0, 0.5, ALMOST_ONE])) == {1, 3}
+
+
+def test_penalties_count_what_was_drawn_and_not_the_prompt() -> None:
+    params = SamplingParams(frequency_penalty=0.5, presence_penalty=1.0)
+    row = RowSampler(params, [0, 0, 3])
+    for token in (1, 1, 2):
+        row.record(token)
+    logits = np.array([4, 4, 4, 4], np.float32)
+    row.adjust(logits)
+    np.testing.assert_allclose(logits, [4, 4 - 1.0 - 2 * 0.5, 4 - 1.0 - 0.5, 4])
+
+
+def test_a_long_completion_counts_every_token() -> None:
+    row = RowSampler(SamplingParams(frequency_penalty=0.01), [])
+    for token in [*range(500), *range(100)]:
+        row.record(token)
+    logits = np.zeros(600, np.float32)
+    row.adjust(logits)
+    np.testing.assert_allclose(logits, np.repeat([-0.02, -0.01, 0.0], [100, 400, 100]), atol=1e-7)
+
+
+def test_a_bias_decides_even_greedily() -> None:
+    row = greedy_row(logit_bias={0: 3.5, 2: -100.0})
+    assert sample(np.array([[1, 2, 4]], np.float32), [row]) == [0]
+
+
+def test_a_mask_leaves_what_it_allows() -> None:
+    row = RowSampler(SamplingParams(seed=1, top_p=0.9), [])
+    row.allowed = np.array([False, True, False, True])
+    logits = np.array([[9, 1, 9, 1]], np.float32)
+    drawn = {sample(logits.copy(), [row])[0] for _ in range(40)}
+    assert drawn == {1, 3}
+    row.allowed = np.zeros(4, bool)
+    assert sample(logits.copy(), [row]) == [None]

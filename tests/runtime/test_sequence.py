@@ -15,7 +15,9 @@ EOS = frozenset({0, 2})
 
 
 def decoding(max_tokens: int = 50, stop: tuple[str, ...] = ()) -> Sequence:
-    one = Sequence(Request("a", [7, 8], max_tokens, GREEDY, stop), [7, 8], byte_level(), EOS)
+    one = Sequence(
+        Request("a", [7, 8], max_tokens, GREEDY, stop), [7, 8], 2 + max_tokens, byte_level(), EOS
+    )
     one.begin(0)
     assert one.advance(2)
     return one
@@ -34,7 +36,7 @@ def feed(one: Sequence, tokens: Ids[int]) -> str:
 
 
 def test_the_phases() -> None:
-    one = Sequence(Request("a", [7, 8, 9], 2, GREEDY), [7, 8, 9], byte_level(), EOS)
+    one = Sequence(Request("a", [7, 8, 9], 2, GREEDY), [7, 8, 9], 5, byte_level(), EOS)
     assert one.phase is Phase.WAITING
     one.begin(3)
     assert (one.phase, one.slot) == (Phase.PREFILL, 3)
@@ -118,6 +120,6 @@ def test_the_end_of_half_a_character_can_be_a_stop_string() -> None:
 
 
 def test_cancelled_while_waiting() -> None:
-    one = Sequence(Request("a", [7], 5, GREEDY), [7], byte_level(), EOS)
+    one = Sequence(Request("a", [7], 5, GREEDY), [7], 6, byte_level(), EOS)
     assert one.finish(StopReason.CANCELLED) == ""
     assert (one.phase, one.stop_reason) == (Phase.FINISHED, StopReason.CANCELLED)

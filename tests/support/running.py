@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend, open_backend
-from rbee_runtime.engine import PREFILL_CHUNK
-from rbee_runtime.step import Step
+from rbee_runtime.step import PREFILL_CHUNK, Step
 
 
-def open_cpu(artifact: Path, slots: int = 1) -> Backend:
-    return open_backend(Artifact.open(artifact), "cpu", 0, slots)
+def open_cpu(artifact: Path, slots: int = 1, chunk: int = PREFILL_CHUNK) -> Backend:
+    return open_backend(Artifact.open(artifact), "cpu", slots=slots, chunk=chunk)
 
 
 def prefill(
@@ -38,7 +37,7 @@ def prefill(
     logits = np.empty((1, 0), np.float32)
     whole = max(length, len(ids))
     for past in range(0, len(ids), chunk):
-        logits = backend.run(Step(slot, past, ids[past : past + chunk], whole))
+        logits = backend.run(Step.of(slot, past, ids[past : past + chunk], whole))
     return logits[0].copy()
 
 
@@ -51,7 +50,7 @@ def forced_logits(
         ``float32[len(ids) - prompt + 1, vocab]``.
     """
     first = prefill(backend, ids[:prompt], slot=slot, length=len(ids))
-    steps = (Step(slot, past, [ids[past]], len(ids)) for past in range(prompt, len(ids)))
+    steps = (Step.of(slot, past, [ids[past]], len(ids)) for past in range(prompt, len(ids)))
     return np.stack([first, *(backend.run(step)[0].copy() for step in steps)])
 
 
@@ -61,7 +60,7 @@ def greedy(backend: Backend, prompt: Sequence[int], *, slot: int = 0) -> Iterato
     past = len(prompt)
     while True:
         yield token
-        token = int(backend.run(Step(slot, past, [token]))[0].argmax())
+        token = int(backend.run(Step.of(slot, past, [token]))[0].argmax())
         past += 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.step import Step
+from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
 
 Choose = Callable[[Sequence[int]], int]
 """Takes all ids of a slot so far and returns the one that is to follow."""
@@ -23,7 +24,7 @@ class StandInBackend:
     """
 
     name = "cpu"
-    cache_bytes = 4096
+    cache_bytes = cache_used = 4096
 
     def __init__(
         self,
@@ -32,26 +33,46 @@ class StandInBackend:
         before: Callable[[Step], object] = lambda step: None,
         slots: int = 1,
         capacity: int = 1024,
+        blocks: int = 0,
         vocab: int = 384,
     ) -> None:
         self.before = before
         self.slots = slots
         self.capacity = capacity
+        self.blocks = blocks
         self.steps: list[Step] = []
         self._choose = choose
         self._held: list[list[int]] = [[] for _ in range(slots)]
-        self._logits = np.zeros((1, vocab), np.float32)
+        self._kept: dict[int, list[int]] = {}
+        self._logits = np.zeros((slots, vocab), np.float32)
 
     def run(self, step: Step) -> NDArray[np.float32]:
         self.steps.append(step)
         self.before(step)
-        held = self._held[step.slot]
-        assert step.past in (0, len(held)), "the cache holds something else"
-        assert step.tokens
-        held[step.past :] = step.tokens
-        self._logits[:] = 0.0
-        self._logits[0, self._choose(held)] = 50.0
-        return self._logits
+        assert len(step.rows) == 1 or all(len(row.tokens) == 1 for row in step.rows)
+        logits = self._logits[: len(step.rows)]
+        logits[:] = 0.0
+        for number, row in enumerate(step.rows):
+            held = self._held[step.slot + number]
+            assert row.past <= len(held), "the cache does not hold that much"
+            assert row.tokens
+            held[row.past :] = row.tokens
+            logits[number, self._choose(held)] = 50.0
+        return logits
+
+    def transfer(self, transfer: Transfer) -> None:
+        held, kept = self._held, self._kept
+        match transfer:
+            case Move(source, target, positions):
+                assert len(held[source]) >= positions
+                held[target] = held[source][:positions]
+            case Swap(one, other):
+                held[one], held[other] = held[other], held[one]
+            case Store(slot, position, block):
+                assert len(held[slot]) >= position + BLOCK
+                kept[block] = held[slot][position : position + BLOCK]
+            case Load(block, slot, position):
+                held[slot][position:] = kept[block]
 
 
 def saying(completion: Sequence[int], prompt: Sequence[int]) -> Choose:

@@ -31,7 +31,7 @@ class CompiledPeer:
 
     @cached_property
     def _stepper(self) -> _BackendStepper:
-        return _BackendStepper(open_backend(self._artifact, None, 0, 1))
+        return _BackendStepper(open_backend(self._artifact, slots=1))
 
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
@@ -61,7 +61,7 @@ class _BackendStepper:
         return self._run([token])
 
     def _run(self, tokens: Sequence[int]) -> Logits:
-        (logits,) = self._backend.run(Step(0, self._past, tokens))
+        (logits,) = self._backend.run(Step.of(0, self._past, tokens))
         self._past += len(tokens)
         row: Logits = logits
         return row

@@ -100,6 +100,18 @@ class DecoderConfig:
         return self.kv_heads * self.head_dim
 
     @property
+    def windowed_layers(self) -> tuple[int, ...]:
+        """Layers that never see all of a long sequence."""
+        windows = enumerate(a.window for a in self.attention)
+        return tuple(i for i, w in windows if w is not None and w < self.context_length)
+
+    @property
+    def window(self) -> int | None:
+        """Latest positions that any of those layers sees; ``None`` where there are none."""
+        windows = (self.attention[layer].window for layer in self.windowed_layers)
+        return max((window for window in windows if window is not None), default=None)
+
+    @property
     def long_rope_from(self) -> int | None:
         """The context length beyond which another set of rotary frequencies applies, if any."""
         return next(

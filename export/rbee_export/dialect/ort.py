@@ -5,10 +5,13 @@ The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the 
     input_ids               int64[B, S]     S > 1 (prefill) only with B = 1
     seqlens_k               int32[B]        positions in the cache after this step, less one
     total_sequence_length   int32           the largest of those positions
-    position_ids            int64[B, S]     rows of the rotary tables; with long rope only
+    position_ids            int64[B, S]     rows of the rotary tables; windows or long rope only
     past_key.{i}            float[B, kv_heads, capacity, head_dim]; past_value.{i} alike
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
+
+Layers with a window have ``window_seqlens_k`` and ``window_total_sequence_length`` instead, and a
+``window_capacity``: their cache may leave out what no window reaches any more.
 
 Where every product is a ``MatMulNBits``, activations keep their rows, ``float[B, S, width]``. A
 ``Gemm`` takes matrices only, so the other precisions run on flat ones, ``float[B * S, width]``,
@@ -48,10 +51,9 @@ class OrtDialect:
         self._tied: Matrix | None = None
 
         self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
-        self._seqlens = self._graph.input("seqlens_k", ir.DataType.INT32, ["batch"])
-        self._total = self._graph.input("total_sequence_length", ir.DataType.INT32, [])
+        self._filled: dict[str, list[ir.Value]] = {}
         self._positions: ir.Value | None = None
-        if config.long_rope_from is not None:
+        if config.windowed_layers or config.long_rope_from is not None:
             shape = ["batch", "sequence"]
             self._positions = self._graph.input("position_ids", ir.DataType.INT64, shape)
 
@@ -133,7 +135,8 @@ class OrtDialect:
             attributes["scale"] = c.attention_scale
         if c.attention_cap is not None:
             attributes["softcap"] = c.attention_cap
-        cache: list[int | str] = ["batch", c.kv_heads, "capacity", c.head_dim]
+        kind = "window_" if layer in c.windowed_layers else ""
+        cache: list[int | str] = ["batch", c.kv_heads, f"{kind}capacity", c.head_dim]
         past = [
             self._graph.input(f"past_{kv}.{layer}", self._graph.dtype, cache)
             for kv in ("key", "value")
@@ -141,8 +144,7 @@ class OrtDialect:
         inputs: list[ir.Value | None] = [
             *(self._normed(qkv, norms) if norms else (qkv, None, None)),
             *past,
-            self._seqlens,
-            self._total,
+            *self._filled_positions(kind),
         ]
         if how.rope is not None:
             attributes["do_rotary"] = 1
@@ -188,6 +190,15 @@ class OrtDialect:
         if self._graph.dtype != ir.DataType.FLOAT:
             y = self._op("Cast", [y], {"to": ir.DataType.FLOAT})
         self._graph.output(y, "logits", ir.DataType.FLOAT, ["batch", rows])
+
+    def _filled_positions(self, kind: str) -> list[ir.Value]:
+        """Return the inputs that say how full the cache of layers of a kind is."""
+        if kind not in self._filled:
+            self._filled[kind] = [
+                self._graph.input(f"{kind}seqlens_k", ir.DataType.INT32, ["batch"]),
+                self._graph.input(f"{kind}total_sequence_length", ir.DataType.INT32, []),
+            ]
+        return self._filled[kind]
 
     def _product(
         self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import DeviceError
-from rbee_runtime.memory import plan_capacity
-from rbee_runtime.step import Step
+from rbee_runtime.memory import DEFAULT_BUDGET, Budget, budget_bytes, plan_cache
+from rbee_runtime.step import PREFILL_CHUNK, Step
+from rbee_runtime.transfer import Transfer
 
 
 class Backend(Protocol):
@@ -20,7 +21,9 @@ class Backend(Protocol):
         name: ``cpu``, ``cuda`` or ``tensorrt``.
         slots: Sequences its cache holds.
         capacity: Positions of each slot.
+        blocks: Blocks its cache has beside the slots.
         cache_bytes: Bytes of the cache.
+        cache_used: Of these, how many have been in use at most.
     """
 
     @property
@@ -33,14 +36,20 @@ class Backend(Protocol):
     def capacity(self) -> int: ...  # noqa: D102
 
     @property
+    def blocks(self) -> int: ...  # noqa: D102
+
+    @property
     def cache_bytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def cache_used(self) -> int: ...  # noqa: D102
 
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run one step, filling the cache.
 
         Returns:
-            Logits of the step's last token, ``float32[1, vocab]``, valid until the next call and
-            free to be overwritten.
+            Logits of each row's last token, ``float32[rows, vocab]``, valid until the next call
+            and free to be overwritten.
 
         Raises:
             OutOfMemory: The device could not provide what the step needs.
@@ -48,17 +57,41 @@ class Backend(Protocol):
         """
         ...
 
+    def transfer(self, transfer: Transfer) -> None:
+        """Make a copy within the cache."""
+        ...
 
-def open_backend(artifact: Artifact, name: str | None, device: int, slots: int) -> Backend:
+
+def open_backend(
+    artifact: Artifact,
+    name: str | None = None,
+    device: int = 0,
+    *,
+    slots: int | None = None,
+    context: int | None = None,
+    chunk: int = PREFILL_CHUNK,
+    budget: Budget = DEFAULT_BUDGET,
+) -> Backend:
     """Load the model on the backend of this name, or on the best one that works here.
+
+    Args:
+        artifact: The model.
+        name: ``cpu``, ``cuda``, ``tensorrt``, or ``None``.
+        device: Index of the device.
+        slots: Sequences to hold at a time; ``None`` for as many as fit, up to 16.
+        context: Positions of each; ``None`` for the model's context, or what fits.
+        chunk: Tokens of a step at most.
+        budget: Memory of the cache; a share of what is free once the weights are loaded, or bytes.
 
     Raises:
         ArtifactError: The graph cannot be loaded.
         DeviceError: The backend or the device is not to be had here.
         OutOfMemory: The cache does not fit.
+        ValueError: A number is out of its range.
     """
     from rbee_runtime.backend.dynamic import DynamicBackend
     from rbee_runtime.backend.onnx import OnnxBackend
+    from rbee_runtime.backend.session import open_session
 
     if name not in (None, "cpu"):
         raise DeviceError(
@@ -74,9 +107,17 @@ def open_backend(artifact: Artifact, name: str | None, device: int, slots: int) 
             f"{artifact.path}: made for {made}, which no CPU provider runs; "
             "export it again with another --precision and without --target"
         )
-    context_length = manifest.shapes.context_length
-    if manifest.dialect == "optimum":
-        # A step's past and present are two: beside the slots there is a spare region.
-        capacity = plan_capacity(manifest.cache, context_length, slots + 1)
-        return DynamicBackend(artifact, slots, capacity)
-    return OnnxBackend(artifact, slots, plan_capacity(manifest.cache, context_length, slots))
+    traced = manifest.dialect == "optimum"
+    session = open_session(artifact.file("graph"))
+    plan = plan_cache(
+        manifest.cache,
+        manifest.shapes.context_length,
+        budget_bytes(budget),
+        slots=slots,
+        context=context,
+        chunk=chunk,
+        # A traced graph's past and present are two: beside the slots there is a spare region.
+        spare=1 if traced else 0,
+    )
+    kind = DynamicBackend if traced else OnnxBackend
+    return kind(artifact, session, plan)

@@ -14,9 +14,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend.session import Binding, open_session
+from rbee_runtime.backend.session import Binding
 from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
-from rbee_runtime.step import Step
+from rbee_runtime.memory import CachePlan
+from rbee_runtime.step import Row, Step
+from rbee_runtime.transfer import Load, Move, Store, Swap, Transfer
 
 _PAST = re.compile(r"past_key_values\.(\d+\.(?:key|value))")
 
@@ -34,13 +36,16 @@ class DynamicBackend:
         name: ``cpu``.
         slots: Sequences the cache holds.
         capacity: Positions of each slot.
+        blocks: None: in these regions, adding to a past means to lay it out anew.
     """
 
     name = "cpu"
+    blocks = 0
 
-    def __init__(self, artifact: Artifact, slots: int, capacity: int) -> None:
+    def __init__(self, artifact: Artifact, session: ort.InferenceSession, plan: CachePlan) -> None:
         graph = artifact.file("graph")
-        self._session = open_session(graph)
+        slots, capacity = plan.slots, plan.capacity
+        self._session = session
         self._tensors = _cache_tensors(self._session, graph)
         self._check(artifact, graph)
         self.slots = slots
@@ -49,44 +54,64 @@ class DynamicBackend:
         self._region = list(range(slots))
         self._spare = slots
         self._held = [0] * slots
+        self._most = [0] * (slots + 1)
         self._takes_positions = "position_ids" in {i.name for i in self._session.get_inputs()}
         self._mask = np.ones((1, capacity), np.int64)
         self._positions = np.arange(capacity, dtype=np.int64)[None]
-        self._logits = np.zeros((1, artifact.manifest.shapes.vocab), np.float32)
+        self._logits = np.zeros((slots, artifact.manifest.shapes.vocab), np.float32)
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of the cache, the spare region among them."""
         return self._regions.nbytes
 
-    def run(self, step: Step) -> NDArray[np.float32]:
-        """Run one step; see :class:`~rbee_runtime.backend.backend.Backend`.
+    @property
+    def cache_used(self) -> int:
+        """Bytes of the cache that have been in use at most."""
+        return sum(self._most) * self._regions.bytes_per_position
 
-        ``step.past`` may be less than what the slot holds: the rest is forgotten.
+    def run(self, step: Step) -> NDArray[np.float32]:
+        """Run one step, its rows one after the other, as what they hold differs in length.
+
+        See :class:`~rbee_runtime.backend.backend.Backend`. ``past`` may be less than what the slot
+        holds: the rest is forgotten.
         """
-        count = len(step.tokens)
-        total = step.past + count
+        for number, row in enumerate(step.rows):
+            self._run_row(step.slot + number, row, self._logits[number])
+        return self._logits[: len(step.rows)]
+
+    def transfer(self, transfer: Transfer) -> None:
+        """Bring what a slot holds to another. Nothing is copied: the two trade regions."""
+        match transfer:
+            case Move(one, other) | Swap(one, other):
+                for known in (self._region, self._held):
+                    known[one], known[other] = known[other], known[one]
+            case Store() | Load():
+                raise ValueError("this cache has no blocks")
+
+    def _run_row(self, slot: int, row: Row, logits: NDArray[np.float32]) -> None:
+        total = row.end
         if total > self.capacity:
             raise InferenceFailed(
                 f"the step ends at position {total} of a slot that holds {self.capacity}"
             )
-        self._rewind(step.slot, step.past)
+        self._rewind(slot, row.past)
         binding = Binding(self._session)
-        ids = np.asarray([step.tokens], np.int64)
+        ids = np.asarray([row.tokens], np.int64)
         binding.input("input_ids", ids)
         binding.input("attention_mask", self._mask[:, :total])
         if self._takes_positions:
-            binding.input("position_ids", self._positions[:, step.past : total])
-        binding.output("logits", self._logits[None])
-        source, target = self._region[step.slot], self._spare
-        for tensor, past in self._regions.views(source, step.past):
+            binding.input("position_ids", self._positions[:, row.past : total])
+        binding.output("logits", logits[None, None])
+        source, target = self._region[slot], self._spare
+        for tensor, past in self._regions.views(source, row.past):
             binding.input(tensor.past, past)
         for tensor, present in self._regions.views(target, total):
             binding.output(tensor.present, present)
-        binding.run(count)
-        self._region[step.slot], self._spare = target, source
-        self._held[step.slot] = total
-        return self._logits
+        binding.run(len(row.tokens))
+        self._region[slot], self._spare = target, source
+        self._held[slot] = total
+        self._most[target] = max(self._most[target], total)
 
     def _rewind(self, slot: int, past: int) -> None:
         held = self._held[slot]
@@ -146,13 +171,16 @@ class _Regions:
 
     Attributes:
         nbytes: Bytes of the whole.
+        bytes_per_position: Bytes of a position of one copy.
     """
 
     def __init__(self, tensors: list[_CacheTensor], count: int, capacity: int) -> None:
         self._tensors = tensors
         self._capacity = capacity
-        size = capacity * sum(tensor.heads * tensor.width for tensor in tensors)
-        self.nbytes = count * size * np.dtype(np.float32).itemsize
+        width = sum(tensor.heads * tensor.width for tensor in tensors)
+        size = capacity * width
+        self.bytes_per_position = width * np.dtype(np.float32).itemsize
+        self.nbytes = count * capacity * self.bytes_per_position
         try:
             memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:

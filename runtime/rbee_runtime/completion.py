@@ -1,0 +1,89 @@
+"""A whole completion, for callers who do not want it in pieces."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from rbee_runtime.errors import QueueFull, RuntimeFault
+from rbee_runtime.events import Event, Failed, Finished, Piece, StopReason
+from rbee_runtime.request import Request
+
+Advance = Callable[[], None]
+"""Called whenever a completion has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered.
+
+    Attributes:
+        text: The answer.
+        finished: Why it ended, its token counts and times.
+    """
+
+    text: str
+    finished: Finished
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why it ended."""
+        return self.finished.reason
+
+
+class Submitter(Protocol):
+    """What takes requests; see :class:`~rbee_runtime.engine.Engine`."""
+
+    def submit(self, request: Request, sink: Callable[[Event], None]) -> None: ...  # noqa: D102
+    def cancel(self, request_id: str) -> bool: ...  # noqa: D102
+
+
+def complete_all(
+    engine: Submitter, requests: Sequence[Request], advance: Advance
+) -> list[Completion]:
+    """Complete requests together, as many at a time as the engine takes.
+
+    Raises:
+        RuntimeFault: As the engine's ``submit``, or what the first of them failed with; the others
+            are cancelled.
+    """
+    events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+    texts = [""] * len(requests)
+    ends: dict[int, Finished] = {}
+    with ExitStack() as stack:
+        waiting: Iterator[tuple[int, Request]] = iter(enumerate(requests))
+        following = next(waiting, None)
+        underway = 0
+        while following is not None or underway:
+            try:
+                while following is not None:
+                    number, request = following
+                    engine.submit(request, _numbered(events, number))
+                    stack.callback(engine.cancel, request.request_id)
+                    underway += 1
+                    following = next(waiting, None)
+            except QueueFull:
+                if not underway:
+                    raise  # others have filled it
+            number, event = events.get()
+            if isinstance(event, Piece):
+                texts[number] += event.text
+            elif isinstance(event, Finished | Failed):
+                ends[number] = _unless_failed(event)
+                underway -= 1
+                advance()
+    return [Completion(text, ends[number]) for number, text in enumerate(texts)]
+
+
+def _numbered(events: queue.SimpleQueue[tuple[int, Event]], number: int) -> Callable[[Event], None]:
+    return lambda event: events.put((number, event))
+
+
+def _unless_failed(end: Finished | Failed) -> Finished:
+    if isinstance(end, Failed):
+        fault: RuntimeFault = end.error
+        raise fault
+    return end

@@ -1,0 +1,212 @@
+"""The thread that turns the crank: sequences in, events out. The only room that knows time."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_runtime.backend import Backend
+from rbee_runtime.errors import (
+    DeadlineExceeded,
+    EngineClosed,
+    InferenceFailed,
+    InvalidRequest,
+    RuntimeFault,
+)
+from rbee_runtime.events import Failed, Finished, Piece, StopReason
+from rbee_runtime.live import Live, Sink
+from rbee_runtime.sampling import sample
+from rbee_runtime.scheduler import Scheduler, Work
+from rbee_runtime.sequence import Phase, Sequence
+from rbee_runtime.status import EngineStatus
+from rbee_runtime.step import Step
+
+
+class DecodeLoop:
+    """Runs what the scheduler orders on the backend, on a thread of its own.
+
+    Every public method may be called from any thread.
+    """
+
+    def __init__(self, backend: Backend, scheduler: Scheduler) -> None:
+        self._backend = backend
+        # Everything below is guarded by the condition's lock, except that only the loop's thread
+        # touches a sequence that holds a slot.
+        self._changed = threading.Condition()
+        self._scheduler = scheduler
+        self._live: dict[str, Live] = {}
+        self._cancelled: set[str] = set()
+        self._closing = False
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence, sink: Sink) -> None:
+        """Queue a sequence, whose events go to ``sink``. Returns at once.
+
+        Raises:
+            InvalidRequest: Its request's id is already in use.
+            QueueFull: The waiting line is at its limit.
+            EngineClosed: No more sequences are taken.
+        """
+        request_id = sequence.request.request_id
+        with self._changed:
+            if self._closing or self._fault is not None:
+                raise EngineClosed(self._fault or "the engine has been closed")
+            if request_id in self._live:
+                raise InvalidRequest("request_id", f"{request_id!r} is already being served")
+            self._scheduler.add(sequence)
+            self._live[request_id] = Live(sequence, sink)
+            self._changed.notify()
+
+    def cancel(self, request_id: str) -> bool:
+        """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
+        with self._changed:
+            if request_id not in self._live:
+                return False
+            self._cancelled.add(request_id)
+            self._changed.notify()
+            return True
+
+    def status(self) -> EngineStatus:
+        """Return what it is doing."""
+        with self._changed:
+            return EngineStatus(
+                slots_total=self._scheduler.slots,
+                slots_available=self._scheduler.slots_available,
+                queued=self._scheduler.queued,
+                healthy=self._fault is None and not self._closing,
+                fault=self._fault,
+            )
+
+    def close(self) -> None:
+        """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # --- below: the loop's thread ---
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # whatever it is, no caller may be left waiting
+            self._fail_all(error)
+            raise
+
+    def _turn(self) -> bool:
+        """Wait for work and do one piece of it; return ``False`` when the loop is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._live or self._closing)
+            unwanted = self._take_unwanted()
+        for live, fault in unwanted:
+            self._drop(live, fault)
+        with self._changed:
+            if self._closing and not self._live:
+                return False
+            work = self._scheduler.next()
+        if work is not None:
+            self._perform(work)
+        return True
+
+    def _perform(self, work: Work) -> None:
+        lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
+        for live in lives:
+            live.start()
+        logits, sound, faults = self._run_step(work)
+        wants_tokens = False
+        for number in sound:
+            sequence = work.sequences[number]
+            wants_tokens = sequence.advance(len(work.step.rows[number].tokens))
+            # Before any of them ends: that may change the others' slots.
+            for store in self._scheduler.keep(sequence):
+                self._backend.transfer(store)
+        for number, fault in faults.items():
+            self._end(lives[number], Failed(fault))
+        if wants_tokens:
+            tokens = sample(logits, [work.sequences[number].sampler for number in sound])
+            for number, token in zip(sound, tokens, strict=True):
+                self._accept(lives[number], token)
+
+    def _run_step(
+        self, work: Work
+    ) -> tuple[NDArray[np.float32], list[int], dict[int, RuntimeFault]]:
+        """Run a step; one that fails for all rows together is tried row by row.
+
+        Returns:
+            Logits, the rows they are of, and the faults of the others.
+        """
+        step = work.step
+        try:
+            for transfer in work.transfers:
+                self._backend.transfer(transfer)
+            return self._backend.run(step), list(range(len(step.rows))), {}
+        except RuntimeFault as error:
+            if len(step.rows) == 1:
+                return np.empty((0, 0), np.float32), [], {0: error}
+        logits: dict[int, NDArray[np.float32]] = {}
+        faults: dict[int, RuntimeFault] = {}
+        for number, row in enumerate(step.rows):
+            try:
+                logits[number] = self._backend.run(Step(step.slot + number, (row,)))[0].copy()
+            except RuntimeFault as error:
+                faults[number] = error
+        stacked = np.stack(list(logits.values())) if logits else np.empty((0, 0), np.float32)
+        return stacked, list(logits), faults
+
+    def _accept(self, live: Live, token: int | None) -> None:
+        """Give a request its next token, or fail it for want of one."""
+        if token is None:
+            message = "the model's logits are not finite; export it at --precision fp32"
+            self._end(live, Failed(InferenceFailed(message)))
+            return
+        sequence = live.sequence
+        live.count_token()
+        text = sequence.accept(token)
+        if text:
+            live.tell(Piece(text, len(sequence.tokens)))
+        if sequence.phase is Phase.FINISHED:
+            self._end(live, live.finished())
+
+    def _take_unwanted(self) -> list[tuple[Live, RuntimeFault | None]]:
+        """Return what was cancelled, and what is too late with the fault to say so."""
+        now = time.monotonic()
+        unwanted: list[tuple[Live, RuntimeFault | None]] = []
+        for request_id, live in self._live.items():
+            deadline = live.sequence.request.deadline
+            if self._closing or live.deaf or request_id in self._cancelled:
+                unwanted.append((live, None))
+            elif deadline is not None and now >= deadline:
+                unwanted.append((live, DeadlineExceeded("the request's deadline has passed")))
+        return unwanted
+
+    def _drop(self, live: Live, fault: RuntimeFault | None) -> None:
+        if fault is not None:
+            self._end(live, Failed(fault))
+            return
+        text = live.sequence.finish(StopReason.CANCELLED)
+        if text:
+            live.tell(Piece(text, len(live.sequence.tokens)))
+        self._end(live, live.finished())
+
+    def _end(self, live: Live, event: Finished | Failed) -> None:
+        """Free what a request holds, then say that it ended."""
+        with self._changed:
+            self._scheduler.remove(live.sequence)
+            self._live.pop(live.request_id, None)
+            self._cancelled.discard(live.request_id)
+        live.tell(event)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            self._fault = f"the engine stopped: {type(error).__name__}: {error}"
+            lives = list(self._live.values())
+            self._live.clear()
+        for live in lives:
+            live.tell(Failed(EngineClosed(self._fault)))
