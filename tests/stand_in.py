@@ -19,7 +19,7 @@ from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopRea
 from rbee_runtime.request import Request
 from rbee_service.address import listen
 from rbee_service.loading import LayerProgress
-from rbee_service.options import parse_options
+from rbee_service.options import Options, parse_options
 from rbee_service.worker import Worker
 
 MODEL = "hf:test/stand-in"
@@ -60,7 +60,7 @@ def finished(
     stop: str | None = None,
     decode_seconds: float = 0.5,
 ) -> Finished:
-    return Finished(reason, stop, 3, tokens, 0.25, decode_seconds)
+    return Finished(reason, stop, 3, 0, tokens, 0.25, decode_seconds)
 
 
 def text(*pieces: str) -> list[Event]:
@@ -177,8 +177,7 @@ class Gate:
     def __call__(
         self,
         artifact: Path,
-        backend: str | None,
-        device: int,
+        options: Options,
         progress: Callable[[LayerProgress], None],
     ) -> StandInEngine:
         self._progress = progress

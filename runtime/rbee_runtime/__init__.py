@@ -8,6 +8,7 @@ with Engine.load(Path("artifacts/model")) as engine:
 from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact, Manifest
+from rbee_runtime.completion import Completion
 from rbee_runtime.errors import (
     ArtifactError,
     ContextOverflow,
@@ -16,6 +17,7 @@ from rbee_runtime.errors import (
     EngineClosed,
     InferenceFailed,
     InvalidRequest,
+    InvalidSetting,
     OutOfMemory,
     QueueFull,
     RuntimeFault,
@@ -33,6 +35,7 @@ __all__ = [
     "GREEDY",
     "Artifact",
     "ArtifactError",
+    "Completion",
     "ContextOverflow",
     "DeadlineExceeded",
     "DeviceError",
@@ -44,6 +47,7 @@ __all__ = [
     "Finished",
     "InferenceFailed",
     "InvalidRequest",
+    "InvalidSetting",
     "LoadProgress",
     "Manifest",
     "MemoryUse",

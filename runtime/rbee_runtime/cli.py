@@ -1,4 +1,4 @@
-"""``rbee-generate``: one prompt in, its answer streamed to the terminal. No server."""
+"""``rbee-generate``: a prompt or a chat, answered on the terminal. No server."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from rbee_runtime.chat import answer, chat, summary
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
-from rbee_runtime.events import Finished, Piece
 from rbee_runtime.request import Request, SamplingParams
 
-BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED = 2, 3, 5, 1
+BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED, INTERRUPTED = 2, 3, 5, 1, 130
+
+_TOKENS = 256
+"""Tokens of an answer to a single prompt, unless asked for otherwise."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,9 +25,14 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 done, 1 the request failed, 2 bad arguments, 3 the artifact cannot be
         loaded, 5 the device is not usable, 130 interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.interactive == (arguments.prompt is not None):
+        parser.error("give either a prompt or --interactive")
+    if arguments.interactive and arguments.raw:
+        parser.error("a chat needs the chat template: --raw does not go with --interactive")
     try:
-        with Engine.load(arguments.model, backend=arguments.backend) as engine:
+        with Engine.load(arguments.model, backend=arguments.backend, slots=1) as engine:
             return _generate(engine, arguments)
     except InvalidRequest as error:
         return _complain(error, BAD_ARGUMENTS)
@@ -36,35 +44,32 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the answer has left; there is nobody to tell
         return 0
 
 
 def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
+    sampling = SamplingParams(
+        temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
+    )
+    stop = tuple(arguments.stop or ())
+    if arguments.interactive:
+        chat(engine, arguments.system, sampling, arguments.max_tokens, stop)
+        return 0
     prompt: str = arguments.prompt
     if not arguments.raw and engine.tokenizer.chat_template is not None:
         roles = {"system": arguments.system, "user": prompt}
         messages = [{"role": role, "content": text} for role, text in roles.items() if text]
         prompt = engine.tokenizer.render_chat(messages)
-    sampling = SamplingParams(
-        temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
-    )
-    request = Request(
-        "generate", prompt, arguments.max_tokens, sampling, tuple(arguments.stop or ())
-    )
-    for event in engine.stream(request):
-        if isinstance(event, Piece):
-            print(event.text, end="", flush=True)
-        elif isinstance(event, Finished):
-            print()
-            print(
-                f"{event.prompt_tokens} prompt tokens in {event.prefill_seconds:.2f} s, "
-                f"{event.completion_tokens} tokens at {event.tokens_per_second:.0f} tokens/s "
-                f"({event.reason})",
-                file=sys.stderr,
-            )
+    limit = _TOKENS if arguments.max_tokens is None else arguments.max_tokens
+    request = Request("generate", prompt, limit, sampling, stop)
+    end = answer(engine, request, lambda text: print(text, end="", flush=True))
+    print()
+    if end is None:
+        return INTERRUPTED
+    print(summary(end), file=sys.stderr)
     return 0
 
 
@@ -82,13 +87,20 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="rbee-generate", description="Stream a compiled model's answer to one prompt."
+        prog="rbee-generate", description="Stream a compiled model's answers to the terminal."
     )
-    parser.add_argument("prompt", help="what to ask")
+    parser.add_argument("prompt", nargs="?", help="what to ask")
+    parser.add_argument(
+        "--interactive", action="store_true", help="chat, turn by turn, instead of one prompt"
+    )
     parser.add_argument(
         "--model", type=Path, required=True, help="an artifact directory made by rbee-export"
     )
-    parser.add_argument("--max-tokens", type=int, default=256, help="default: %(default)s")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        help=f"tokens of an answer (default: {_TOKENS}; in a chat, what the context holds)",
+    )
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 to 2; 0, the default, is greedy"
     )

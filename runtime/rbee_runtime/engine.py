@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import Completion, complete_all
-from rbee_runtime.errors import ContextOverflow, InvalidRequest
+from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started
 from rbee_runtime.live import Sink
 from rbee_runtime.loop import DecodeLoop
@@ -108,10 +108,10 @@ class Engine:
             ArtifactError: The artifact is missing, damaged, or cannot be loaded.
             DeviceError: The backend or device is not to be had here.
             OutOfMemory: The model or its cache does not fit.
-            ValueError: A number is out of its range.
+            InvalidSetting: A number is out of its range.
         """
         if max_queue < 0 or max_prefill_chunk < 1:
-            raise ValueError("max_queue must be at least 0 and max_prefill_chunk at least 1")
+            raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
         artifact = Artifact.open(path)
         manifest = artifact.manifest
         layers = manifest.shapes.layers

@@ -19,6 +19,10 @@ class DeviceError(RuntimeFault):
     """The backend cannot run on the device that was asked for."""
 
 
+class InvalidSetting(RuntimeFault):
+    """A number that the engine was to be loaded with is out of its range."""
+
+
 class InvalidRequest(RuntimeFault):
     """The request can never be served as it stands.
 

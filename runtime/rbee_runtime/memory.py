@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from rbee_runtime.artifact import CacheGeometry
-from rbee_runtime.errors import OutOfMemory
+from rbee_runtime.errors import InvalidSetting, OutOfMemory
 from rbee_runtime.transfer import BLOCK
 
 DEFAULT_BUDGET = 0.5
@@ -72,10 +72,10 @@ def budget_bytes(budget: Budget) -> int:
     """Return a budget in bytes.
 
     Raises:
-        ValueError: It is a share outside 0.0 to 1.0, or not positive.
+        InvalidSetting: It is a share outside 0.0 to 1.0, or not positive.
     """
     if not budget > 0 or (isinstance(budget, float) and budget > 1.0):
-        raise ValueError("the memory budget must be a share in (0.0, 1.0] or a number of bytes")
+        raise InvalidSetting("the memory budget must be a share in (0.0, 1.0] or a number of bytes")
     if isinstance(budget, int):
         return budget
     return int(psutil.virtual_memory().available * budget)
@@ -107,12 +107,12 @@ def plan_cache(
 
     Raises:
         OutOfMemory: What was asked for, or one useful slot, does not fit the budget.
-        ValueError: ``slots`` is below 1, or ``context`` is below 2 or more than the model's.
+        InvalidSetting: ``slots`` is below 1, or ``context`` is below 2 or more than the model's.
     """
     if slots is not None and slots < 1:
-        raise ValueError("slots must be at least 1")
+        raise InvalidSetting("slots must be at least 1")
     if context is not None and not 2 <= context <= model_context:
-        raise ValueError(
+        raise InvalidSetting(
             f"the context length must be from 2 to {model_context}, which the model was made for"
         )
 

@@ -11,6 +11,7 @@ from rbee_runtime.events import Event
 from rbee_runtime.request import Request
 from rbee_service.backend import InferenceBackend
 from rbee_service.loading import LayerProgress
+from rbee_service.options import Options
 
 
 class CompletionBackend(InferenceBackend[Request, Event], Protocol):
@@ -33,8 +34,7 @@ class Loader(Protocol):
     def __call__(
         self,
         artifact: Path,
-        backend: str | None,
-        device: int,
+        options: Options,
         progress: Callable[[LayerProgress], None],
     ) -> CompletionBackend:
         """Return the backend, after it answered a warm-up.
@@ -43,13 +43,13 @@ class Loader(Protocol):
             ArtifactError: The artifact cannot be used.
             DeviceError: The backend does not run on the device.
             OutOfMemory: The model does not fit.
+            InvalidSetting: The model does not go with an option.
         """
 
 
 def load_engine(
     artifact: Path,
-    backend: str | None,
-    device: int,
+    options: Options,
     progress: Callable[[LayerProgress], None],
 ) -> CompletionBackend:
     """Load with the runtime's engine; a :class:`Loader`."""
@@ -60,4 +60,14 @@ def load_engine(
     def tell(loading: LoadProgress) -> None:
         progress(LayerProgress(loading.layers_loaded, loading.layers_total, loading.bytes_loaded))
 
-    return Engine.load(artifact, backend=backend, device=device, progress=tell)
+    return Engine.load(
+        artifact,
+        backend=options.backend,
+        device=options.device,
+        slots=options.slots,
+        context_length=options.context_length,
+        memory_budget=options.memory_budget,
+        max_queue=options.max_queue,
+        max_prefill_chunk=options.max_prefill_chunk,
+        progress=tell,
+    )

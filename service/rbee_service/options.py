@@ -9,19 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from rbee_service import __version__
 from rbee_service.address import is_loopback
 from rbee_service.auth import ApiToken
 from rbee_service.sse import SseDialect
+from rbee_service.values import (
+    backend,
+    budget,
+    dialect,
+    integer,
+    model_ref,
+    read_secret,
+    seconds,
+    url,
+    worker_id,
+)
 
 PROGRAM: Final = "rbee-worker"
 TOKEN_VARIABLE: Final = "LLORCH_API_TOKEN"
 LOG_FORMAT_VARIABLE: Final = "LLORCH_LOG_FORMAT"
 
-_WORKER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
-_MODEL_REF: Final = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 ValueT = TypeVar("ValueT")
@@ -49,6 +57,12 @@ class Options:
         model_ref: Reference to announce; ``None`` takes the artifact's.
         backend: ``cpu``, ``cuda`` or ``tensorrt``; ``None`` takes the best that works.
         device: Index of the device.
+        slots: Requests served at a time; ``None`` for as many as the memory budget holds, up to 16.
+        context_length: Tokens of a request, prompt and completion; ``None`` for the model's, or
+            what the budget holds.
+        memory_budget: Of the cache: a share of what is free (a float) or bytes (an int).
+        max_queue: Requests that may wait beyond those being served.
+        max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
         host: Address to listen on.
         port: Port to listen on; 0 takes any free one.
         callback_url: Where readiness is reported.
@@ -67,6 +81,11 @@ class Options:
     model_ref: str | None
     backend: Literal["cpu", "cuda", "tensorrt"] | None
     device: int
+    slots: int | None
+    context_length: int | None
+    memory_budget: float | int
+    max_queue: int
+    max_prefill_chunk: int
     host: str
     port: int
     callback_url: str | None
@@ -104,20 +123,25 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
             "--model: required (an artifact directory, a .gguf file or a safetensors directory)"
         )
     options = Options(
-        worker_id=reader.take("worker-id", _worker_id, f"worker-{uuid.uuid4().hex[:12]}"),
+        worker_id=reader.take("worker-id", worker_id, f"worker-{uuid.uuid4().hex[:12]}"),
         model=model or Path(),
-        model_ref=reader.take("model-ref", _model_ref, None),
-        backend=reader.take("backend", _backend, None),
-        device=reader.take("device", _integer(0, 255), 0),
+        model_ref=reader.take("model-ref", model_ref, None),
+        backend=reader.take("backend", backend, None),
+        device=reader.take("device", integer(0, 255), 0),
+        slots=reader.take("slots", integer(1, 1024), None),
+        context_length=reader.take("context-length", integer(2, 10_000_000), None),
+        memory_budget=reader.take("memory-budget", budget, 0.5),
+        max_queue=reader.take("max-queue", integer(0, 100_000), 64),
+        max_prefill_chunk=reader.take("max-prefill-chunk", integer(1, 65536), 64),
         host=host,
-        port=reader.take("port", _integer(0, 65535), 8085),
-        callback_url=reader.take("callback-url", _url, None),
-        callback_max_retries=reader.take("callback-max-retries", _integer(0, 20), 3),
-        hive_url=reader.take("hive-url", _url, None),
-        queen_url=reader.take("queen-url", _url, None),
-        heartbeat_interval=reader.take("heartbeat-interval", _seconds(0.1, 3600), 30.0),
-        sse_dialect=reader.take("sse-dialect", _dialect, SseDialect.OUTPUT),
-        grace=reader.take("grace", _seconds(0, 3600), 10.0),
+        port=reader.take("port", integer(0, 65535), 8085),
+        callback_url=reader.take("callback-url", url, None),
+        callback_max_retries=reader.take("callback-max-retries", integer(0, 20), 3),
+        hive_url=reader.take("hive-url", url, None),
+        queen_url=reader.take("queen-url", url, None),
+        heartbeat_interval=reader.take("heartbeat-interval", seconds(0.1, 3600), 30.0),
+        sse_dialect=reader.take("sse-dialect", dialect, SseDialect.OUTPUT),
+        grace=reader.take("grace", seconds(0, 3600), 10.0),
         token=token,
         log_style="json" if environment.get(LOG_FORMAT_VARIABLE) == "json" else "console",
     )
@@ -151,6 +175,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--worker-id", metavar="ID", help="name towards the hive (default: generated)")
     add("--backend", metavar="NAME", help="cpu, cuda or tensorrt (default: the best that works)")
     add("--device", "--cuda-device", metavar="N", help="device index (default: 0)")
+    add("--slots", metavar="N", help="requests served at a time (default: what fits, up to 16)")
+    add(
+        "--context-length",
+        metavar="N",
+        help="tokens of a request, prompt and completion (default: the model's, or what fits)",
+    )
+    add(
+        "--memory-budget",
+        metavar="M",
+        help="memory of the cache: a share of what is free, or a size like 4G (default: 0.5)",
+    )
+    add("--max-queue", metavar="N", help="requests that may wait beyond the slots (default: 64)")
+    add(
+        "--max-prefill-chunk",
+        metavar="N",
+        help="prompt tokens between two tokens of running requests (default: 64)",
+    )
     add("--port", metavar="P", help="port to listen on, 0 for any free one (default: 8085)")
     add(
         "--host",
@@ -222,7 +263,7 @@ class _Reader:
 
 def _token(reader: _Reader) -> ApiToken | None:
     source = "--api-token-file"
-    secret = reader.take("api-token-file", _read_secret, None)
+    secret = reader.take("api-token-file", read_secret, None)
     if secret is None and not reader.failed("api-token-file"):
         source, secret = TOKEN_VARIABLE, reader.secret()
     if secret is None:
@@ -235,67 +276,3 @@ def _token(reader: _Reader) -> ApiToken | None:
 
 def _variable(name: str) -> str:
     return "RBEE_" + name.replace("-", "_").upper()
-
-
-def _read_secret(text: str) -> str | None:
-    try:
-        return Path(text).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ValueError(f"cannot read {text}: {reason}") from None
-
-
-def _worker_id(text: str) -> str:
-    if not _WORKER_ID.fullmatch(text):
-        raise ValueError("must be 1 to 256 characters of A-Z a-z 0-9 _ -")
-    return text
-
-
-def _model_ref(text: str) -> str | None:
-    if not _MODEL_REF.fullmatch(text) or "../" in text:
-        raise ValueError("must be 1 to 512 characters of A-Z a-z 0-9 . _ : / - without ../")
-    return text
-
-
-def _backend(text: str) -> Literal["cpu", "cuda", "tensorrt"] | None:
-    match text:
-        case "cpu" | "cuda" | "tensorrt":
-            return text
-    raise ValueError(f"must be cpu, cuda or tensorrt, not {text!r}")
-
-
-def _dialect(text: str) -> SseDialect:
-    try:
-        return SseDialect(text)
-    except ValueError:
-        raise ValueError(f"must be output or token, not {text!r}") from None
-
-
-def _url(text: str) -> str | None:
-    rule = f"must be an http:// or https:// URL without user name, not {text!r}"
-    try:
-        url = urlsplit(text)
-        well_formed = url.scheme in {"http", "https"} and url.hostname and url.port != 0
-    except ValueError:
-        raise ValueError(rule) from None
-    if not well_formed or url.username is not None or not text.isprintable() or " " in text:
-        raise ValueError(rule)
-    return text
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"must be a number of seconds from {low} to {high}, not {text!r}")
-        return float(text)
-
-    return parse

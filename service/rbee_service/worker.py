@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
-from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
+from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Event
 from rbee_runtime.request import Request
 from rbee_service import __version__
@@ -192,13 +192,16 @@ class Worker:
         try:
             artifact = await resolve_model(options.model, artifact_cache(self._environment))
             self._log.info("Loading", artifact=str(artifact))
-            load = partial(self._load, artifact, options.backend, options.device, post)
+            load = partial(self._load, artifact, options, post)
             return await in_daemon_thread(load, "model-loader")
         except ArtifactError as error:
             raise StartupFault(ExitCode.MODEL_UNUSABLE, str(error)) from error
         except OutOfMemory as error:
             message = f"{options.model}: does not fit into memory: {error}"
             raise StartupFault(ExitCode.MODEL_UNUSABLE, message) from error
+        except InvalidSetting as error:
+            message = f"{options.model}: {error}"
+            raise StartupFault(ExitCode.BAD_ARGUMENTS, message) from error
         except DeviceError as error:
             raise StartupFault(ExitCode.DEVICE_UNUSABLE, str(error)) from error
         except Exception as error:

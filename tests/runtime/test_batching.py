@@ -18,7 +18,7 @@ from support.running import greedy, open_cpu
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import ContextOverflow, InvalidRequest
+from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Finished, Piece, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.step import PREFILL_CHUNK
@@ -212,5 +212,5 @@ def test_as_many_tokens_as_the_context_holds(tiny_artifact: Path) -> None:
     ids=str,
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], tiny_artifact: Path) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(InvalidSetting, match="must be"):
         Engine.load(tiny_artifact, **options)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbee_runtime.cli import main
 from rbee_runtime.engine import Engine
-from rbee_runtime.request import GREEDY
+from rbee_runtime.events import Piece
+from rbee_runtime.request import GREEDY, Request
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -64,6 +68,8 @@ def test_a_seed_repeats_an_answer(tiny_artifact: Path, capsys: pytest.CaptureFix
         (["Hi"], 2, "see rbee-generate --help"),
         (["--model", "ARTIFACT"], 2, "see rbee-generate --help"),
         (["Hi", "--model", "ARTIFACT", "--seed", "x"], 2, "see rbee-generate --help"),
+        (["Hi", "--model", "ARTIFACT", "--interactive"], 2, "either a prompt or --interactive"),
+        (["--model", "ARTIFACT", "--interactive", "--raw"], 2, "--raw does not go with"),
     ],
 )
 def test_failures_take_one_line(
@@ -79,6 +85,52 @@ def test_failures_take_one_line(
     assert len(err.splitlines()) == 1
     assert err.startswith("rbee-generate: ")
     assert message in err
+
+
+def test_a_chat(
+    tiny_artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = ["Hello there", "", "far too much " * 200, "And then?"]
+    with Engine.load(tiny_artifact) as engine:
+        messages = [{"role": "system", "content": "Be brief."}]
+        answers = []
+        for text in (turns[0], turns[3]):
+            messages.append({"role": "user", "content": text})
+            prompt = engine.tokenizer.render_chat(messages)
+            answers.append("".join(engine.generate(prompt, max_tokens=9)))
+            messages.append({"role": "assistant", "content": answers[-1]})
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(turns)))
+    flags = ("--interactive", "--max-tokens", "9", "--system", "Be brief.")
+    code, out, err = run(capsys, "--model", tiny_artifact, *flags)
+    assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
+    told = err.splitlines()
+    assert len(told) == 4
+    assert "Ctrl-D" in told[0]
+    assert "exceeds the context length" in told[2]
+    # The second turn runs only what is new.
+    assert "of them known" not in told[1]
+    assert "of them known" in told[3]
+
+
+def test_an_answer_that_is_interrupted_is_the_turns_answer(
+    tiny_artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, seen = Engine.stream, []
+
+    def interrupted(self: Engine, request: Request) -> Iterator[Any]:
+        seen.append(request.prompt)
+        for event in stream(self, request):
+            yield event
+            if len(seen) == 1 and isinstance(event, Piece):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "stream", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("One\nTwo\n"))
+    code, out, _ = run(capsys, "--model", tiny_artifact, "--interactive", "--max-tokens", "9")
+    assert code == 0
+    first = out.splitlines()[0]
+    assert f"{first}" in seen[1]
+    assert len(out.splitlines()) == 2
 
 
 def test_the_console_script_and_its_imports(tiny_artifact: Path) -> None:

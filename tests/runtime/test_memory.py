@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_runtime.artifact import CacheGeometry
-from rbee_runtime.errors import OutOfMemory
+from rbee_runtime.errors import InvalidSetting, OutOfMemory
 from rbee_runtime.memory import CachePlan, budget_bytes, plan_cache
 from rbee_runtime.transfer import BLOCK
 
@@ -34,7 +34,7 @@ def test_a_budget_is_a_share_of_what_is_free_or_a_number_of_bytes(
     assert budget_bytes(1.0) == 1000
     assert budget_bytes(4096) == 4096
     for bad in (0, 0.0, -1, -0.5, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="memory budget must be"):
+        with pytest.raises(InvalidSetting, match="memory budget must be"):
             budget_bytes(bad)
 
 
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
 
 @pytest.mark.parametrize("asked", [{"slots": 0}, {"slots": -1}, {"context": 1}, {"context": 8193}])
 def test_numbers_out_of_range(asked: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(InvalidSetting, match="must be"):
         plan(10**6, **asked)
 
 

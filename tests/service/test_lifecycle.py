@@ -12,7 +12,7 @@ import pytest
 from hive import Hive
 from stand_in import Gate, StandInEngine, finished, opened, ready, running
 
-from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
+from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Event, Piece, Started
 from rbee_runtime.request import Request
 from rbee_service.exit_codes import ExitCode
@@ -93,6 +93,7 @@ async def test_stopped_while_the_model_loads(tmp_path: Path) -> None:
         (OutOfMemory("too large"), ExitCode.MODEL_UNUSABLE),
         (ZeroDivisionError("a bug"), ExitCode.MODEL_UNUSABLE),
         (DeviceError("no such device"), ExitCode.DEVICE_UNUSABLE),
+        (InvalidSetting("the context length must be less"), ExitCode.BAD_ARGUMENTS),
     ],
 )
 async def test_a_model_that_does_not_load(

@@ -25,6 +25,11 @@ def test_defaults() -> None:
         model_ref=None,
         backend=None,
         device=0,
+        slots=None,
+        context_length=None,
+        memory_budget=0.5,
+        max_queue=64,
+        max_prefill_chunk=64,
         host="127.0.0.1",
         port=8085,
         callback_url=None,
@@ -52,6 +57,11 @@ FLAGS = {
     "hive-url": "http://hive:7835",
     "queen-url": "https://queen",
     "sse-dialect": "token",
+    "slots": "8",
+    "context-length": "4096",
+    "memory-budget": "4G",
+    "max-queue": "0",
+    "max-prefill-chunk": "32",
 }
 
 
@@ -69,6 +79,15 @@ def test_a_flag_goes_before_the_environment() -> None:
     environment = {"RBEE_PORT": "1", "RBEE_MODEL": "other"}
     options = parse_options(["--model", "m", "--port=2"], environment)
     assert (options.port, options.model) == (2, Path("m"))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [("0.25", 0.25), ("1", 1.0), ("800M", 800 << 20), ("1.5GiB", 3 << 29), ("64kB", 64 << 10)],
+)
+def test_a_budget_is_a_share_or_a_size(text: str, budget: float) -> None:
+    taken = parse_options(["--model", "m", "--memory-budget", text], {}).memory_budget
+    assert (taken, type(taken)) == (budget, type(budget))
 
 
 def test_an_empty_variable_is_none() -> None:
@@ -158,6 +177,12 @@ def test_a_variable_is_named_as_such() -> None:
         ("--callback-url", "http://x:99999/"),
         ("--callback-url", "http://x/\r\nevil"),
         ("--port", "80.0"),
+        ("--slots", "0"),
+        ("--memory-budget", "0"),
+        ("--memory-budget", "2"),
+        ("--memory-budget", "0K"),
+        ("--memory-budget", "lots"),
+        ("--context-length", "1"),
         ("--port", "٣"),
     ],
 )

@@ -87,7 +87,7 @@ def open_backend(
         ArtifactError: The graph cannot be loaded.
         DeviceError: The backend or the device is not to be had here.
         OutOfMemory: The cache does not fit.
-        ValueError: A number is out of its range.
+        InvalidSetting: A number is out of its range.
     """
     from rbee_runtime.backend.dynamic import DynamicBackend
     from rbee_runtime.backend.onnx import OnnxBackend
