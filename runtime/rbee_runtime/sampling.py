@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -16,8 +17,11 @@ _STRETCH = 512
 _COLDEST = 1e-20
 """Temperature below which only exact ties with the largest logit are left, down to any."""
 
-_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-5, 0.0)
+_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-5)
 """Weights, relative to the largest, at which to look for the head of a distribution."""
+
+_FLAT = 200
+"""Tokens, or weight in units of the largest, from which on there is no short head to look for."""
 
 
 class RowSampler:
@@ -138,39 +142,83 @@ def _draw(logits: NDArray[np.float32], best: int, row: RowSampler) -> int:
     if params.top_k == 0 and params.top_p >= 1.0:
         if params.min_p > 0.0:
             weights[weights < np.float32(params.min_p)] = 0.0
-        return _pick_among_all(weights, row.uniform())
+        return _pick(weights, row.uniform())
     candidates = _most_likely(weights, params.top_k, params.top_p)
     chosen = weights[candidates]
-    chosen = chosen[chosen >= params.min_p]
-    return int(candidates[_pick(chosen.cumsum(dtype=np.float64), row.uniform())])
+    chosen[chosen < np.float32(params.min_p)] = 0.0
+    return int(candidates[_pick(chosen, row.uniform())])
 
 
 def _most_likely(weights: NDArray[np.float32], top_k: int, top_p: float) -> NDArray[np.intp]:
-    """Return the ids that top-k, then top-p leave, the most likely first; at least one.
+    """Return the ids that top-k, then top-p leave, in ascending order; at least one.
 
-    Exact, though only a head of the distribution is sorted: all weights above a threshold, which
-    falls until they are as many, or weigh as much, as asked for. Equal weights are ordered by id.
+    Exact, though nothing is sorted, and mostly only a head of the distribution looked at: all
+    weights above a threshold, which falls until they are as many, or weigh as much, as asked for.
+    Of equal weights the first ids stay. That ids ascend makes a draw depend as little as possible
+    on how close weights are ordered, which differs between machines and batches.
     """
     count = top_k if 0 < top_k < weights.size else weights.size
     mass = top_p * float(weights.sum(dtype=np.float64))
-    for threshold in _THRESHOLDS:
-        ids = np.flatnonzero(weights >= threshold)
-        if ids.size >= count or (top_k == 0 and weights[ids].sum(dtype=np.float64) >= mass):
-            break
+    ids = _head(weights, count, mass if top_k == 0 else math.inf)
+    values = weights[ids]
     if ids.size > count:
-        # Everything as large as the last one in stays, for the order below to decide.
-        least = np.partition(weights[ids], -count)[-count]
-        ids = ids[weights[ids] >= least]
-    ids = ids[np.lexsort((ids, -weights[ids]))][:count]
+        least = np.partition(values, -count)[-count]
+        ids = ids[_largest(values, least, count - int((values > least).sum()))]
+        values = weights[ids]
     if top_p < 1.0:
-        so_far = weights[ids].cumsum(dtype=np.float64)
-        reached = top_p * so_far[-1] if top_k > 0 else mass
-        ids = ids[: int(np.searchsorted(so_far, reached)) + 1]
+        if top_k > 0:
+            mass = top_p * float(values.sum(dtype=np.float64))
+        ids = ids[_largest(values, *_nucleus(values, mass))]
     return ids
 
 
-def _pick_among_all(weights: NDArray[np.float32], uniform: float) -> int:
-    """As :func:`_pick` of the running sum of ``weights``, but summing only the part that counts."""
+def _head(weights: NDArray[np.float32], count: int, mass: float) -> NDArray[np.intp]:
+    """Return ids of which the largest ``count``, or the largest that weigh ``mass``, are some."""
+    if min(count, mass) < _FLAT:
+        for threshold in _THRESHOLDS:
+            ids = np.flatnonzero(weights >= threshold)
+            if ids.size >= count or weights[ids].sum(dtype=np.float64) >= mass:
+                return ids
+    return np.arange(weights.size)
+
+
+def _largest(values: NDArray[np.float32], least: np.float32, ties: int) -> NDArray[np.bool_]:
+    """Return which values are above ``least``, or among its first ``ties`` equals."""
+    keep = values > least
+    keep[np.flatnonzero(values == least)[:ties]] = True
+    return keep
+
+
+def _nucleus(values: NDArray[np.float32], mass: float) -> tuple[np.float32, int]:
+    """Return the least of the largest values that together reach ``mass``, and how many equal it.
+
+    Positive floats are ordered as their bits are. Histograms of ever lower bits, each within the
+    bucket of the one before where the sum passes ``mass``, find the value.
+    """
+    bits, least, above = values.view(np.uint32), 0, 0.0
+    for shift in (20, 10, 0):
+        buckets = bits >> np.uint32(shift) & np.uint32(0x3FF)
+        sums = np.bincount(buckets, values, minlength=1)[::-1]
+        so_far = above + sums.cumsum()
+        filled = np.flatnonzero(sums)
+        # Rounding may leave the whole sum just below the mass: the last bucket has it then.
+        last = int(filled[-1]) if filled.size else 0
+        at = min(int(np.searchsorted(so_far, mass)), last)
+        bucket = sums.size - 1 - at
+        above = float(so_far[at] - sums[at])
+        least = least << 10 | bucket
+        inside = buckets == bucket
+        bits, values = bits[inside], values[inside]
+    value = np.uint32(least).view(np.float32)
+    ties = math.ceil((mass - above) / value) if value > 0 else values.size
+    return value, max(1, ties)
+
+
+def _pick(weights: NDArray[np.float32], uniform: float) -> int:
+    """Return the first index at which the running sum exceeds the drawn fraction of the whole.
+
+    Stretches are summed first, then only the one that counts is summed up weight by weight.
+    """
     starts = np.arange(0, weights.size, _STRETCH)
     before = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
     drawn = uniform * before[-1]
@@ -180,10 +228,5 @@ def _pick_among_all(weights: NDArray[np.float32], uniform: float) -> int:
     if stretch > 0:
         drawn -= before[stretch - 1]
     at = int(np.searchsorted(within, drawn, side="right"))
+    # Rounding may put the draw at the very end: the last weight that counts has it then.
     return start + min(at, int(np.flatnonzero(within == within[-1])[0]))
-
-
-def _pick(cumulative: NDArray[np.float64], uniform: float) -> int:
-    """Return the first index whose cumulative weight exceeds the drawn fraction of the total."""
-    at = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return min(at, cumulative.size - 1)  # rounding may put the draw at the very end
