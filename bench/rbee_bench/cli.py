@@ -14,12 +14,14 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rbee_bench import report
+from rbee_bench.batch import Batch, batch_specs, measure_batch
 from rbee_bench.decode import Decode, decode_specs, measure_decode
 from rbee_bench.fidelity import Fidelity, measure_fidelity
 from rbee_bench.machine import Machine
 from rbee_bench.parity import PROMPTS, Parity, measure_parity
 from rbee_bench.peers import PeerFault
 from rbee_bench.sample_model import PACKAGE, find_sample_model
+from rbee_bench.serving import Serving, measure_serving
 from rbee_bench.start import Start, StartFault, measure_start
 from rbee_bench.subject import Progress as OnProgress
 from rbee_bench.subject import Subject
@@ -28,7 +30,7 @@ from rbee_runtime import RuntimeFault
 
 FAILED, BAD_ARGUMENTS = 1, 2
 
-Result = Parity | Fidelity | Decode | Start
+Result = Parity | Fidelity | Decode | Batch | Serving | Start
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +82,12 @@ def _measure(arguments: argparse.Namespace, machine: Machine, console: Console) 
                 return measure_fidelity(subject, text, arguments.tokens, progress)
             case "decode":
                 return _decode(subject, arguments, progress)
+            case "batch":
+                return _batch(subject, arguments, progress)
+            case "serving":
+                artifact = subject.artifact(arguments.precision, progress)
+                ids = subject.tokenizer(progress).encode(_built_in_text())
+                return measure_serving(artifact, ids, arguments.rounds, progress)
             case _:
                 return measure_start(subject.artifact("gguf", progress), arguments.rounds, progress)
 
@@ -98,6 +106,21 @@ def _decode(subject: Subject, arguments: argparse.Namespace, progress: OnProgres
     )
 
 
+def _batch(subject: Subject, arguments: argparse.Namespace, progress: OnProgress) -> Batch:
+    context, tokens, sequences = arguments.context, arguments.tokens, arguments.sequences
+    specs = batch_specs(subject, context + tokens, sequences, progress)
+    ids = subject.tokenizer(progress).encode(_built_in_text())
+    return measure_batch(
+        specs,
+        ids,
+        sequences=sequences,
+        context=context,
+        tokens=tokens,
+        rounds=arguments.rounds,
+        progress=progress,
+    )
+
+
 def _layout(result: Result) -> RenderableType:
     match result:
         case Parity():
@@ -106,6 +129,10 @@ def _layout(result: Result) -> RenderableType:
             return report.fidelity_report(result)
         case Decode():
             return report.decode_report(result)
+        case Batch():
+            return report.batch_report(result)
+        case Serving():
+            return report.serving_report(result)
         case Start():
             return report.start_report(result)
 
@@ -154,6 +181,18 @@ def _parser() -> argparse.ArgumentParser:
     _count(decode, "--tokens", 128, 2, "tokens of each completion")
     _count(decode, "--rounds", 6, 1, "rounds that count")
     _count(decode, "--context", 32, 1, "prompt tokens")
+
+    batch = _command(commands, "batch", "many prompts together, beside other engines, by turns")
+    _count(batch, "--sequences", 16, 1, "prompts completed together")
+    _count(batch, "--tokens", 128, 2, "tokens of each completion")
+    _count(batch, "--rounds", 4, 1, "rounds that count")
+    _count(batch, "--context", 128, 1, "tokens of each prompt")
+
+    serving = _command(commands, "serving", "what the engine costs, and requests cost each other")
+    _count(serving, "--rounds", 3, 1, "rounds that count")
+    serving.add_argument(
+        "--precision", choices=("int4", "gguf", "int8", "fp32"), default="int4", help="%(default)s"
+    )
 
     start = _command(commands, "start", "a worker's time to readiness, and its memory")
     _count(start, "--rounds", 5, 1, "starts that count")

@@ -8,10 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rbee_bench.batch import Batch
 from rbee_bench.bystanders import BUSY
 from rbee_bench.decode import Decode
 from rbee_bench.fidelity import Fidelity
 from rbee_bench.parity import Parity
+from rbee_bench.serving import ENTERING, SHARED, STREAMS, Serving
 from rbee_bench.start import Start
 from rbee_bench.stats import NOISY, paired_ratio
 
@@ -69,6 +71,63 @@ def decode_report(result: Decode) -> RenderableType:
     )
 
 
+def batch_report(result: Batch) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.batch.measure_batch` found."""
+    ours = [row for row in result.rows if row.ours and row.sequences == result.sequences]
+    table = _table(
+        f"{result.sequences} prompts of {result.context} tokens together, {result.tokens} new "
+        "tokens each, prompts included",
+        ("", "at a time", "tokens/s", "spread", *(f"{row.label} is" for row in ours)),
+    )
+    for row in result.rows:
+        times = ["" if one is row else _times(paired_ratio(one.rates, row.rates)) for one in ours]
+        count = f"{row.sequences}"
+        table.add_row(row.label, count, f"{row.median:.1f}", f"{row.spread:.0%}", *times)
+    notes = [
+        f"{row.label}: texts ended early, after {row.tokens} of {row.sequences * result.tokens}"
+        for row in result.rows
+        if row.tokens < row.sequences * result.tokens
+    ]
+    noise = {row.label: row.spread for row in result.rows}
+    return Group(
+        table,
+        *map(Text, notes),
+        *_skipped(result.skipped),
+        *_noise(noise, result.bystanders),
+        _versions(row.version for row in result.rows),
+    )
+
+
+def serving_report(result: Serving) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.serving.measure_serving` found."""
+    table = _table(f"Engine, {result.precision}", ("", "", "of", "is", "at most"))
+
+    def compare(what: str, value: float, other: float, of: str, limit: str) -> None:
+        share = f"{value / other:.0%}" if value < other else f"{value / other:.1f} x"
+        table.add_row(what, _milliseconds(value), f"{_milliseconds(other)} {of}", share, limit)
+
+    compare(
+        f"first token, {SHARED} tokens shared",
+        result.known_first_token,
+        result.first_token,
+        "unshared",
+        "15%",
+    )
+    compare(
+        f"{STREAMS} streams, gap while {ENTERING} tokens enter, p99",
+        result.entering.p99,
+        result.entering.median,
+        "median then",
+        "3 x",
+    )
+    compare(
+        "the same, beside the quiet", result.entering.p99, result.quiet.median, "median before", ""
+    )
+    for batch, share in result.overhead.items():
+        table.add_row(f"outside the model, {batch} at a time", "", "step", f"{share:.1%}", "8%")
+    return Group(table, *_noise({}, result.bystanders))
+
+
 def start_report(result: Start) -> RenderableType:
     """Lay out what :func:`~rbee_bench.start.measure_start` found."""
     table = _table(f"Worker, {result.precision}, from its start", ("", "", "at most"))
@@ -94,6 +153,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2f} x"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
 
 
 def _megabytes(count: int) -> str:

@@ -91,7 +91,7 @@ def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
         taken.append(_start_once(artifact))
     others = bystanders.share()
     with Engine.load(artifact.path) as engine:
-        cache = engine.memory().cache
+        cache = engine.memory().cache_reserved
         prompt = len(engine.tokenizer.encode(_PROMPT))
     geometry = artifact.manifest.cache
     return Start(

@@ -69,14 +69,17 @@ class Subject:
         )
         return Artifact.open(path)
 
-    def compiled(self, precision: Precision, progress: Progress) -> Spec:
+    def compiled(
+        self, precision: Precision, progress: Progress, *, capacity: int = 0, sequences: int = 1
+    ) -> Spec:
         """Describe the runtime on the artifact at this precision; see :meth:`artifact`."""
         path = self.artifact(precision, progress).path
-        return Spec("compiled", precision, path, 0, self.threads, self._workspace)
+        return Spec("compiled", precision, path, capacity, self.threads, self._workspace, sequences)
 
-    def peer(self, kind: Kind, capacity: int) -> Spec:
-        """Describe another engine on the file, with room for ``capacity`` positions."""
-        return Spec(kind, _LABELS[kind], self.gguf, capacity, self.threads, self._workspace)
+    def peer(self, kind: Kind, capacity: int, sequences: int = 1) -> Spec:
+        """Describe another engine on the file, with room for ``capacity`` positions a sequence."""
+        label = _LABELS[kind]
+        return Spec(kind, label, self.gguf, capacity, self.threads, self._workspace, sequences)
 
     def untuned(self, kind: Kind, capacity: int) -> Spec:
         """As :meth:`peer`, but with the threads the engine takes when nobody tells it."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
 from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, score_steps
-from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request
+from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request, SamplingParams
 from rbee_runtime.backend import Backend, open_backend
-from rbee_runtime.step import Step
+from rbee_runtime.completion import complete_all
+from rbee_runtime.step import PREFILL_CHUNK, Step
 
 
 class CompiledPeer:
@@ -23,11 +25,19 @@ class CompiledPeer:
 
     def __init__(self, spec: Spec) -> None:
         self.version = f"onnx-worker-rbee {version('onnx-worker-rbee')}"
+        self._spec = spec
         self._artifact = Artifact.open(spec.model)
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine.load(self._artifact.path)
+        # Nothing is to be known from the round before: no room to keep it.
+        geometry = self._artifact.manifest.cache
+        slots, context = self._spec.sequences, self._spec.capacity or None
+        longest = context or self._artifact.manifest.shapes.context_length
+        budget = slots * geometry.slot_bytes(longest, PREFILL_CHUNK)
+        return Engine.load(
+            self._artifact.path, slots=slots, context_length=context, memory_budget=budget
+        )
 
     @cached_property
     def _stepper(self) -> _BackendStepper:
@@ -38,6 +48,16 @@ class CompiledPeer:
         *_, finished = self._engine.stream(Request("bench", prompt, tokens, GREEDY))
         assert isinstance(finished, Finished)  # the last event of a stream that raised nothing
         return Timing(finished.completion_tokens - 1, finished.decode_seconds)
+
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        endless = dict.fromkeys(self._artifact.manifest.eos_token_ids, -100.0)
+        sampling = SamplingParams(temperature=0.0, logit_bias=endless)
+        requests = [Request(f"{n}", p, tokens, sampling) for n, p in enumerate(prompts)]
+        start = time.perf_counter()
+        completions = complete_all(self._engine, requests, lambda: None)
+        seconds = time.perf_counter() - start
+        return Timing(sum(one.finished.completion_tokens for one in completions), seconds)
 
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""

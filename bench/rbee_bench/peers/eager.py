@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,15 @@ class EagerPeer:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return timed_steps(self, prompt, tokens)
 
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        start = time.perf_counter()
+        self._cache = None
+        ids = self._torch.tensor([list(prompt) for prompt in prompts])
+        for _ in range(tokens):
+            ids = self._forward(ids, 1)[:, -1].argmax(-1, keepdim=True)
+        return Timing(len(prompts) * tokens, time.perf_counter() - start)
+
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return complete_steps(self, prompt, tokens)
@@ -51,16 +61,17 @@ class EagerPeer:
         return self._run([token], 1)[0]
 
     def _run(self, tokens: Sequence[int], keep: int) -> Sequence[Logits]:
+        rows: Sequence[Logits] = self._forward(self._torch.tensor([list(tokens)]), keep)[0].numpy()
+        return rows
+
+    def _forward(self, ids: Any, keep: int) -> Any:
+        """Run ``[rows, tokens]`` ids and return the logits of each row's last ``keep``."""
         with self._torch.inference_mode():
             output = self._model(
-                self._torch.tensor([list(tokens)]),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=keep,
+                ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
             )
         self._cache = output.past_key_values
-        rows: Sequence[Logits] = output.logits[0].numpy()
-        return rows
+        return output.logits
 
 
 _PIECE = 256

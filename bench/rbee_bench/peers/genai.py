@@ -48,6 +48,22 @@ class GenaiPeer:
             count += 1
         return Timing(count, time.perf_counter() - start)
 
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`. It has no way to go on past an end of text."""
+        start = time.perf_counter()
+        params = self._genai.GeneratorParams(self._model)
+        longest = len(prompts[0]) + tokens
+        params.set_search_options(
+            max_length=longest, min_length=longest, do_sample=False, batch_size=len(prompts)
+        )
+        generator = self._genai.Generator(self._model, params)
+        generator.append_tokens(np.asarray(prompts, np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        seconds = time.perf_counter() - start
+        new = sum(len(generator.get_sequence(row)) for row in range(len(prompts)))
+        return Timing(new - len(prompts) * len(prompts[0]), seconds)
+
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return complete_steps(self, prompt, tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -35,7 +36,8 @@ class LlamaCppPeer:
         if not self._model:
             raise RuntimeError(f"cannot load {spec.model}")
         params = self._llama.llama_context_default_params()
-        params.n_ctx = spec.capacity
+        params.n_ctx = spec.capacity * spec.sequences
+        params.n_seq_max = spec.sequences
         params.n_threads = params.n_threads_batch = spec.threads
         self._context = self._llama.llama_init_from_model(self._model, params)
         if not self._context:
@@ -46,6 +48,21 @@ class LlamaCppPeer:
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return timed_steps(self, prompt, tokens)
+
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        start = time.perf_counter()
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        limit = self._llama.llama_n_batch(self._context)
+        latest: list[int] = []
+        # As many whole prompts at a time as a batch holds.
+        step = max(1, limit // len(prompts[0]))
+        for first in range(0, len(prompts), step):
+            rows = range(first, min(first + step, len(prompts)))
+            latest += self._run_rows([(row, 0, prompts[row]) for row in rows])
+        for past in range(len(prompts[0]), len(prompts[0]) + tokens - 1):
+            latest = self._run_rows([(row, past, [token]) for row, token in enumerate(latest)])
+        return Timing(len(prompts) * tokens, time.perf_counter() - start)
 
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
@@ -64,12 +81,38 @@ class LlamaCppPeer:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""
         return self._run([token])
 
+    def _run_rows(self, rows: Sequence[tuple[int, int, Sequence[int]]]) -> list[int]:
+        """Run tokens of several sequences, each from a position on; return what follows each."""
+        count = sum(len(tokens) for _, _, tokens in rows)
+        batch = self._llama.llama_batch_init(count, 0, 1)
+        try:
+            at, ends = 0, []
+            for sequence, past, tokens in rows:
+                for offset, token in enumerate(tokens):
+                    batch.token[at] = token
+                    batch.pos[at] = past + offset
+                    batch.n_seq_id[at] = 1
+                    batch.seq_id[at][0] = sequence
+                    batch.logits[at] = offset == len(tokens) - 1
+                    at += 1
+                ends.append(at - 1)
+            batch.n_tokens = count
+            code = self._llama.llama_decode(self._context, batch)
+            if code != 0:
+                raise RuntimeError(f"llama_decode returned {code}")
+            return [int(self._logits(end).argmax()) for end in ends]
+        finally:
+            self._llama.llama_batch_free(batch)
+
+    def _logits(self, row: int) -> Logits:
+        pointer = self._llama.llama_get_logits_ith(self._context, row)
+        logits: Logits = np.ctypeslib.as_array(pointer, (self._vocab,))
+        return logits
+
     def _run(self, tokens: Sequence[int]) -> Logits:
         ids = (ctypes.c_int32 * len(tokens))(*tokens)
         batch = self._llama.llama_batch_get_one(ids, len(tokens))
         code = self._llama.llama_decode(self._context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}")
-        pointer = self._llama.llama_get_logits_ith(self._context, -1)
-        logits: Logits = np.ctypeslib.as_array(pointer, (self._vocab,))
-        return logits
+        return self._logits(-1)

@@ -27,6 +27,7 @@ class Spec:
         capacity: Positions its cache must hold.
         threads: Threads to compute with; 0 leaves it to the engine, as ``compiled`` always does.
         workspace: Directory for what a peer converts the model into, kept between runs.
+        sequences: Sequences its cache must hold at a time.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Spec:
     capacity: int
     threads: int
     workspace: Path
+    sequences: int = 1
 
     def to_json(self) -> str:
         """Return one line that :meth:`from_json` reads."""
@@ -51,11 +53,11 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A timed decode.
+    """What was timed.
 
     Attributes:
-        tokens: Tokens after the first; fewer than asked for less one if the text came to an end.
-        seconds: From the first token to the last.
+        tokens: Tokens that came in that time.
+        seconds: How long it took.
     """
 
     tokens: int
@@ -77,7 +79,18 @@ class Peer(Protocol):
     version: str
 
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
-        """Complete ``prompt`` with ``tokens`` tokens, sampling included, and time all but one."""
+        """Complete ``prompt`` with ``tokens`` tokens, sampling included, and time all but one.
+
+        From the first token to the last; fewer if the text comes to an end.
+        """
+        ...
+
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """Complete prompts together with ``tokens`` tokens each, and time it all.
+
+        The prompts are of one length. An end of text ends nothing, where the engine lets its
+        caller say so.
+        """
         ...
 
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:

@@ -63,6 +63,11 @@ class PeerProcess:
         answer = self._ask(call="decode", prompt=list(prompt), tokens=tokens)
         return Timing(answer["tokens"], answer["seconds"])
 
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        answer = self._ask(call="batch", prompts=list(map(list, prompts)), tokens=tokens)
+        return Timing(answer["tokens"], answer["seconds"])
+
     def complete(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         completion: list[int] = self._ask(call="complete", prompt=list(prompt), tokens=tokens)[

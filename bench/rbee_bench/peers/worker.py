@@ -66,6 +66,9 @@ def _answer(peer: Peer, call: dict[str, Any]) -> dict[str, Any]:
             if timing.tokens < 1:
                 raise ValueError("its text ended at the first token, which leaves nothing to time")
             return {"tokens": timing.tokens, "seconds": timing.seconds}
+        case "batch":
+            timing = peer.batch(call["prompts"], call["tokens"])
+            return {"tokens": timing.tokens, "seconds": timing.seconds}
         case "complete":
             return {"completion": peer.complete(call["prompt"], call["tokens"])}
         case "score":
