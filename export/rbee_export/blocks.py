@@ -107,6 +107,26 @@ class BlockMatrix:
         return weights
 
 
+    def with_positive_scales(self, least: float) -> BlockMatrix:
+        """Return the matrix without scales of zero or below, for kernels that take no others.
+
+        Of a block with a negative one, ``q' = 2 z - 1 - q`` makes ``(q - z) d + c = (q' - z) (-d) +
+        (c - d)``. A block whose scale is nearer to zero than ``least`` becomes its offset.
+        """
+        negative, none = self.scales <= -least, np.abs(self.scales) < least
+        if not (negative | none).any():
+            return self
+        # Every bit of q exchanged gives 2 z - 1 - q; z is the highest bit alone.
+        packed = np.where(negative[..., None], ~self.packed, self.packed)
+        packed[none] = 0x80 if self.bits == 8 else 0x88
+        offsets = self.offsets
+        if negative.any():
+            offsets = np.where(negative, -self.scales, np.float32(0))
+            offsets += 0 if self.offsets is None else self.offsets
+        scales = np.where(none, np.float32(1), np.abs(self.scales))
+        return BlockMatrix(self.bits, packed, scales, offsets, self.exact)
+
+
 def row_ranges(rows: int, columns: int) -> Iterator[slice]:
     """Cut the rows of a matrix into ranges small enough to work on together."""
     step = max(1, _WEIGHTS_AT_ONCE // max(columns, 1))

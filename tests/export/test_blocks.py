@@ -139,6 +139,21 @@ def test_a_matrix_stands_for_what_its_formula_says(block: int, bits: Bits) -> No
     np.testing.assert_allclose(matrix.dequantize(), expected.reshape(5000, 128), atol=1e-4)
 
 
+@pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_positive_scales_stand_for_the_same(bits: Bits, offsets: bool) -> None:
+    draw = np.random.default_rng(bits)
+    q = draw.integers(0, 2**bits, (40, 3, BLOCK)).astype(np.uint8)
+    scales, shift = draw.standard_normal((2, 40, 3), np.float32)
+    scales[7, 1], scales[8, 2] = 0, -1e-9
+    matrix = BlockMatrix(bits, pack(q, bits), scales, shift if offsets else None)
+    positive = matrix.with_positive_scales(1e-8)
+    assert (positive.scales > 0).all()
+    assert positive.bits == bits
+    np.testing.assert_allclose(positive.dequantize(), matrix.dequantize(), atol=1e-4)
+    assert positive.with_positive_scales(1e-8) is positive
+
+
 def test_large_matrices_leave_little_behind() -> None:
     weights = np.zeros((4096, 1024), np.float32)
     tracemalloc.start()

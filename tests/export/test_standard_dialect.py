@@ -198,10 +198,12 @@ class RandomBlocks(Weights):
         bits, block, offsets = self.how
         random = np.random.default_rng(sum(name.encode()))
         shape = (rows, columns // block)
+        # As they come: GGUF's four-bit blocks have scales of either sign, and empty ones none.
+        signs = random.choice([-1.0, 0.0, 1.0], shape, p=[0.45, 0.1, 0.45])
         matrix = BlockMatrix(
             bits,
             random.integers(0, 256, (*shape, block * bits // 8), np.uint8),
-            (random.uniform(0.5, 1.0, shape) * 0.4 / 2**bits).astype(np.float32),
+            (random.uniform(0.5, 1.0, shape) * signs * 0.4 / 2**bits).astype(np.float32),
             (random.standard_normal(shape) * 0.05).astype(np.float32) if offsets else None,
         )
         return matrix.dequantize() if self.spelt_out else matrix

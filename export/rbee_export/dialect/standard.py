@@ -17,8 +17,9 @@ token of a later step would see next to nothing. The mask also says the window.
 TensorRT's attention has no soft cap. Layers that have one are written out in products and a
 softmax, the scores in float32.
 
-Quantised matrices are integers of 4 or 8 bits, without zero point, under ``DequantizeLinear``. The
-embedding is never quantised: a row is looked up, not the table multiplied.
+Quantised matrices are integers of 4 or 8 bits, with positive scales and without zero point, under
+``DequantizeLinear``: TensorRT takes no others. The embedding is never quantised: a row is looked
+up, not the table multiplied.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from rbee_export.weights_file import WeightsFile
 OPSET = 24
 _UNSEEN = -1e9
 """A score no softmax gives weight to."""
+
+_LEAST_SCALE = 2.0**-24
+"""The smallest number of float16."""
 
 
 class StandardDialect:
@@ -174,6 +178,7 @@ class StandardDialect:
         """Multiply activations by a matrix of ``[N, K]``."""
         name = "+".join(rows)
         if isinstance(matrix, BlockMatrix):
+            matrix = matrix.with_positive_scales(_LEAST_SCALE)
             y = self._times(x, self._dequantized(name, matrix))
             if matrix.offsets is not None:
                 cut = self._graph.ints(f"blocks.{matrix.block}", [0, 0, -1, matrix.block])
