@@ -45,15 +45,16 @@ class BlockMatrix:
             nibble.
         scales: ``float32[N, K / block]``, the ``d`` above.
         offsets: ``float32[N, K / block]``, the ``c`` above, or ``None`` for all zero.
-        exact: It stands for its source's values as they were, but for the rounding of ``c`` to
-            float32.
+        how: How it came from its source's values: ``exact`` stands for them as they were, but for
+            the rounding of ``c`` to float32; ``rounded`` is near them; ``calibrated`` has products
+            near theirs, see :mod:`rbee_export.rounding`.
     """
 
     bits: Bits
     packed: NDArray[np.uint8]
     scales: NDArray[np.float32]
     offsets: NDArray[np.float32] | None = None
-    exact: bool = False
+    how: Literal["exact", "rounded", "calibrated"] = "rounded"
 
     @property
     def block(self) -> int:
@@ -75,8 +76,7 @@ class BlockMatrix:
     def description(self) -> str:
         """How it holds its source, e.g. ``8-bit, blocks of 32, offsets, exact``."""
         offsets = "" if self.offsets is None else "offsets, "
-        faithful = "exact" if self.exact else "rounded"
-        return f"{self.bits}-bit, blocks of {self.block}, {offsets}{faithful}"
+        return f"{self.bits}-bit, blocks of {self.block}, {offsets}{self.how}"
 
     def elements(self, rows: slice = slice(None)) -> NDArray[np.uint8]:
         """Return the unpacked integers ``q`` of some rows, ``uint8[rows, K / block, block]``."""
@@ -106,7 +106,6 @@ class BlockMatrix:
                     w += self.offsets[part][..., None]
         return weights
 
-
     def with_positive_scales(self, least: float) -> BlockMatrix:
         """Return the matrix without scales of zero or below, for kernels that take no others.
 
@@ -124,7 +123,7 @@ class BlockMatrix:
             offsets = np.where(negative, -self.scales, np.float32(0))
             offsets += 0 if self.offsets is None else self.offsets
         scales = np.where(none, np.float32(1), np.abs(self.scales))
-        return BlockMatrix(self.bits, packed, scales, offsets, self.exact)
+        return BlockMatrix(self.bits, packed, scales, offsets, self.how)
 
 
 def row_ranges(rows: int, columns: int) -> Iterator[slice]:
@@ -145,8 +144,8 @@ def concatenate(matrices: Sequence[BlockMatrix]) -> BlockMatrix | None:
     """Stack matrices along their outputs, so that one product serves them all.
 
     Returns:
-        The stack, exact if all of them are, or ``None`` where they differ in bits, in the size of
-        their blocks or in having offsets.
+        The stack, exact or calibrated if all of them are, or ``None`` where they differ in bits, in
+        the size of their blocks or in having offsets.
     """
     first = matrices[0]
     offsets = [m.offsets for m in matrices if m.offsets is not None]
@@ -158,7 +157,7 @@ def concatenate(matrices: Sequence[BlockMatrix]) -> BlockMatrix | None:
         np.concatenate([m.packed for m in matrices]),
         np.concatenate([m.scales for m in matrices]),
         np.concatenate(offsets) if offsets else None,
-        exact=all(m.exact for m in matrices),
+        how=first.how if all(m.how == first.how for m in matrices) else "rounded",
     )
 
 

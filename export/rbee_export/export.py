@@ -11,11 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 
+from rbee_export.calibration import calibration_ids
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
 from rbee_export.decoder import build
-from rbee_export.dialect import OrtDialect, StandardDialect
+from rbee_export.dialect import (
+    CalibratedDialect,
+    OrtDialect,
+    ReferenceDialect,
+    StandardDialect,
+)
 from rbee_export.engine_builder import build_engine
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 from rbee_export.fidelity import Progress, Text, measure
@@ -37,6 +44,9 @@ from rbee_runtime.artifact import (
 )
 
 EXPORTER = f"rbee-export {version('onnx-worker-rbee')}"
+
+_METHODS: Mapping[str, str] = MappingProxyType({"int4": "calibrated 1"})
+"""How precisions round, where that has changed: a mark by which older artifacts are told apart."""
 
 _LONGEST_CONTEXT = 1 << 21
 """Positions whose rotary tables still fit into memory."""
@@ -112,7 +122,8 @@ def identity(how: str, options: Options, content: str) -> str:
         options: What to make of the checkpoint.
         content: The checkpoint's :func:`~rbee_export.checkpoint.digest`.
     """
-    text = f"{EXPORTER}\0{content}\0{how}\0{options.model_ref}\0{options.tensorrt}"
+    method = _METHODS.get(how, "")
+    text = f"{EXPORTER}\0{content}\0{how}{method}\0{options.model_ref}\0{options.tensorrt}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -147,6 +158,9 @@ def export(
     _check(checkpoint)
     tokenizer = checkpoint.tokenizer()
     weights = Weights(checkpoint, precision)
+    calibration: Sequence[int] = ()
+    if precision == "int4":
+        calibration = calibration_ids(tokenizer.tokenizer_json, config)
     standard = options.tensorrt is not None
     dtype = _compute_type(precision, standard=standard)
     if options.tensorrt is not None:
@@ -156,7 +170,7 @@ def export(
         with WeightsFile(staging / WEIGHTS) as file:
             dialect = StandardDialect if standard else OrtDialect
             ops = dialect(config, weights, file, dtype)
-            build(ops, config, lambda done: progress("layers", done, config.layers))
+            _build(ops, weights, calibration, progress)
             ir.save(ops.model(EXPORTER), staging / GRAPH)
         engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
@@ -196,6 +210,32 @@ def export(
             manifest = manifest.model_copy(update={"fidelity": fidelity})
         write_manifest(manifest, staging)
     return manifest
+
+
+def _build(
+    graph: OrtDialect | StandardDialect, weights: Weights, text: Sequence[int], progress: Progress
+) -> None:
+    """Emit a checkpoint's graph, its matrices rounded to what they make of a text, if there is one.
+
+    Args:
+        graph: Where to.
+        weights: The checkpoint's, at the graph's precision.
+        text: The tokens, or none.
+        progress: Called after each layer.
+    """
+    checkpoint = weights.checkpoint
+    config = checkpoint.config
+
+    def layer(done: int) -> None:
+        progress("layers", done, config.layers)
+
+    if not text:
+        build(graph, config, layer)
+        return
+    evaluation = ReferenceDialect(config, Weights(checkpoint, "fp32"), text)
+    # Weights that lead beyond what float32 can hold are rounded by themselves.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        build(CalibratedDialect(graph, evaluation, weights), config, layer)
 
 
 def _compute_type(precision: Precision, *, standard: bool) -> ir.DataType:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rbee_export.blocks import BLOCK, BlockMatrix, concatenate, quantize
 from rbee_export.checkpoint import Checkpoint, Tensor
 from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.rounding import InputMoments
 from rbee_runtime.artifact import Precision
 
 Matrix = BlockMatrix | NDArray[np.float32]
@@ -49,6 +50,7 @@ class Weights:
     checkpoint: Checkpoint
     precision: Precision
     report: list[Held] = field(default_factory=list)
+    _ready: dict[str, BlockMatrix] = field(default_factory=dict)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         """Return a weight of ``float32[size]``.
@@ -82,9 +84,35 @@ class Weights:
             UnsupportedModel: Its columns cannot be cut into blocks.
         """
         tensor = self._tensor(name, (rows, columns))
-        matrix = self._at_precision(name, tensor, columns)
+        matrix: Matrix | None = self._ready.pop(name, None)
+        if matrix is None:
+            matrix = self._at_precision(name, tensor, columns)
         self._note(name, tensor, matrix)
         return matrix
+
+    def rounded(
+        self, name: str, rows: int, columns: int, inputs: InputMoments | None
+    ) -> NDArray[np.float32]:
+        """Round a weight of ``[rows, columns]`` to 4 bits, and keep it for :meth:`matrix`.
+
+        Args:
+            name: Its name.
+            rows: Its outputs.
+            columns: Its inputs.
+            inputs: What it will multiply; ``None`` has the weights alone decide.
+
+        Returns:
+            What it then stands for, ``float32[rows, columns]``.
+
+        Raises:
+            CheckpointError: It is missing or of another shape.
+            UnsupportedModel: Its columns cannot be cut into blocks.
+        """
+        tensor = self._tensor(name, (rows, columns))
+        self._check_blocks(name, columns)
+        matrix = quantize(tensor.dense(), 4) if inputs is None else inputs.round(tensor.dense())
+        self._ready[name] = matrix
+        return matrix.dequantize()
 
     def stacked(
         self, rows: Mapping[str, int], columns: int
@@ -111,13 +139,16 @@ class Weights:
             return tensor.blocks() or tensor.dense()
         if self.precision not in ("int8", "int4"):
             return tensor.dense()
+        self._check_blocks(name, columns)
+        outer = name in ("embedding", "lm_head")
+        return quantize(tensor.dense(), 8 if self.precision == "int8" or outer else 4)
+
+    def _check_blocks(self, name: str, columns: int) -> None:
         if columns % BLOCK:
             raise UnsupportedModel(
                 f"{self.checkpoint.name}: {name} has {columns} columns, not a multiple of {BLOCK}; "
                 "use --precision fp32"
             )
-        outer = name in ("embedding", "lm_head")
-        return quantize(tensor.dense(), 8 if self.precision == "int8" or outer else 4)
 
     def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
         if isinstance(matrix, BlockMatrix):

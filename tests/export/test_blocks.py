@@ -128,7 +128,7 @@ def test_a_matrix_stands_for_what_its_formula_says(block: int, bits: Bits) -> No
     draw = np.random.default_rng(block + bits)
     q = draw.integers(0, 2**bits, (5000, 128 // block, block)).astype(np.uint8)
     scales, offsets = draw.standard_normal((2, *q.shape[:2]), np.float32)
-    matrix = BlockMatrix(bits, pack(q, bits), scales, offsets, exact=True)
+    matrix = BlockMatrix(bits, pack(q, bits), scales, offsets, how="exact")
     assert matrix.shape == (5000, 128)
     assert matrix.block == block
     assert matrix.nbytes == 5000 * 128 * bits // 8 + 2 * scales.nbytes
@@ -178,7 +178,7 @@ def test_matrices_of_one_kind_are_stacked() -> None:
     assert stacked is not None
     assert stacked.shape == (6, 64)
     assert stacked.nbytes == quantize(weights, 4).nbytes
-    assert not stacked.exact
+    assert stacked.how == "rounded"
     np.testing.assert_array_equal(stacked.dequantize(), quantize(weights, 4).dequantize())
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from support.family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
 from support.gguf_conversion import save_gguf
+from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf
 from support.running import forced_logits, mean_divergence, open_cpu, prefill
 from support.tiny_families import in_newer_form, load_without
 from support.tiny_llama import load_reference, reference_logits, with_weights
 
 from rbee_export import open_checkpoint
-from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint.hf_layout import locate
-from rbee_export.weights import Weights
+from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend
 from rbee_runtime.step import PREFILL_CHUNK, Step
 
@@ -161,20 +161,20 @@ ROUNDING = 0.02
 FORCED, PROMPT = IDS[:72], 48
 
 
-def held_weights(checkpoint: Path, precision: Any) -> dict[str, NDArray[np.float32]]:
+def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float32]]:
     """Return what an artifact's matrices stand for, by the checkpoint's names for them."""
     opened = open_checkpoint(checkpoint)
-    weights, config = Weights(opened, precision), opened.config
+    config = opened.config
     stored = load_file(checkpoint / "model.safetensors")
     names = ["embedding", *([] if config.tied_embedding else ["lm_head"])]
     short = ("q", "k", "v", "o", *(["gate"] if config.gated else []), "up", "down")
     names += [f"layers.{i}.{part}" for i in range(config.layers) for part in short]
+    blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
     held = set()
     for name in names:
-        matrix = weights.matrix(name, *opened.tensor(name).shape)
         place = locate(name, config, stored)
-        values = matrix.dequantize() if isinstance(matrix, BlockMatrix) else matrix
-        stored[place.name][place.rows or slice(None)] = values
+        if name in blocks:
+            stored[place.name][place.rows or slice(None)] = blocks[name].dequantize()
         held.add(place.name)
     return {name: stored[name] for name in held}
 
@@ -191,12 +191,15 @@ def test_fidelity(
     name: str, precision: str, make_family: MakeFamily, make_artifact: MakeArtifact
 ) -> None:
     checkpoint = make_family(name)
-    ours = forced_logits(open_cpu(make_artifact(checkpoint, precision)), FORCED, PROMPT)
+    artifact = make_artifact(checkpoint, precision)
+    ours = forced_logits(open_cpu(artifact), FORCED, PROMPT)
     model = load_reference(checkpoint)
     original = reference_logits(model, FORCED)[PROMPT - 1 :]
     assert mean_divergence(ours, original) < COSTS[precision]
-    held = with_weights(model, held_weights(checkpoint, precision))
+    held = with_weights(model, held_weights(checkpoint, artifact))
     assert mean_divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
+    four = [g.held for g in Artifact.open(artifact).manifest.weights if g.held.startswith("4-bit")]
+    assert set(four) == ({"4-bit, blocks of 32, calibrated"} if precision == "int4" else set())
 
 
 BLOCKS: Mapping[str, Any] = {

@@ -115,7 +115,7 @@ def test_dense_values_are_the_library_s(kind: str) -> None:
 def test_any_blocks_are_kept_exactly(kind: str) -> None:
     stored = tensor(kind)
     blocks = blocks_of(stored)
-    assert blocks.exact
+    assert blocks.how == "exact"
     assert blocks.description == DESCRIPTIONS[kind]
     ours, theirs = blocks.dequantize(), gguf.dequantize(stored.data, Kind[kind])
     if blocks.offsets is None:
@@ -149,7 +149,7 @@ def test_integers_lie_around_the_middle(kind: str) -> None:
 def test_other_types_go_to_eight_bits(kind: str) -> None:
     stored = tensor(kind, 40)
     blocks = blocks_of(stored)
-    assert not blocks.exact
+    assert blocks.how == "rounded"
     assert blocks.description == DESCRIPTIONS[kind]
     theirs = gguf.dequantize(stored.data, Kind[kind])
     error = blocks.dequantize() - theirs
@@ -210,11 +210,11 @@ def test_types_of_other_blocks_are_not_stacked() -> None:
     assert concatenate([six, eight]) is None
     together = concatenate([eight, three])
     assert together is not None
-    assert together.exact
+    assert together.how == "exact"
     assert together.description == "8-bit, blocks of 32, exact"
     rounded = concatenate([eight, blocks_of(tensor("IQ3_S", 40))])
     assert rounded is not None
-    assert not rounded.exact
+    assert rounded.how == "rounded"
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q3_K", "IQ4_XS"])

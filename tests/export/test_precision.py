@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeLlama
 from support.running import forced_logits, mean_divergence, open_cpu, prefill, relative_error
 from support.tiny_llama import (
@@ -17,19 +18,23 @@ from support.tiny_llama import (
     with_weights,
 )
 
-from rbee_export.blocks import BlockMatrix, quantize
+from rbee_export import open_checkpoint
+from rbee_export.blocks import BlockMatrix
+from rbee_export.checkpoint.hf_layout import locate
 from rbee_runtime.artifact import Artifact
 
 IDS = np.random.default_rng(9).integers(3, 384, 40).tolist()
 
 
-def quantised(checkpoint: Path, bits: Literal[4, 8]) -> dict[str, BlockMatrix]:
-    """Quantise every matrix: the vocabulary's two always to 8 bits."""
-    return {
-        name: quantize(weight, 8 if name.startswith(("lm_head", "model.embed")) else bits)
-        for name, weight in load_file(checkpoint / "model.safetensors").items()
-        if weight.ndim == 2
-    }
+def held(checkpoint: Path, artifact: Path) -> dict[str, BlockMatrix]:
+    """Return an artifact's matrices by the checkpoint's names for them."""
+    opened = open_checkpoint(checkpoint)
+    stored = load_file(checkpoint / "model.safetensors")
+    names = ["embedding", *([] if opened.config.tied_embedding else ["lm_head"])]
+    short = ("q", "k", "v", "o", "gate", "up", "down")
+    names += [f"layers.{i}.{part}" for i in range(opened.config.layers) for part in short]
+    blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
+    return {locate(name, opened.config, stored).name: blocks[name] for name in names}
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -38,8 +43,12 @@ def test_logits_are_those_of_the_quantised_weights(
     bits: Literal[4, 8], tied: bool, make_llama: MakeLlama, make_artifact: MakeArtifact
 ) -> None:
     checkpoint = make_llama(tie_word_embeddings=tied)
-    backend = open_cpu(make_artifact(checkpoint, f"int{bits}"))
-    blocks = quantised(checkpoint, bits)
+    artifact = make_artifact(checkpoint, f"int{bits}")
+    backend = open_cpu(artifact)
+    blocks = held(checkpoint, artifact)
+    vocabulary = {"model.embed_tokens.weight", "lm_head.weight"}
+    assert {matrix.bits for name, matrix in blocks.items() if name in vocabulary} == {8}
+    assert {matrix.bits for name, matrix in blocks.items() if name not in vocabulary} == {bits}
     dequantised = {name: matrix.dequantize() for name, matrix in blocks.items()}
     exact = reference_logits(with_weights(load_reference(checkpoint), dequantised), IDS)
     rounded = reference_logits(with_rounded_products(load_reference(checkpoint), blocks), IDS)

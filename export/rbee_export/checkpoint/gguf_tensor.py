@@ -91,7 +91,7 @@ class GgufTensor:
                 if part_offsets is not None:
                     offsets = np.empty_like(scales) if offsets is None else offsets
                     offsets[part] = part_offsets.reshape(-1, ours)
-        return BlockMatrix(layout.bits, packed, scales, offsets, exact=True)
+        return BlockMatrix(layout.bits, packed, scales, offsets, how="exact")
 
     def _rounded(self) -> BlockMatrix:
         rows, columns = self.shape

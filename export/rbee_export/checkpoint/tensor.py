@@ -31,7 +31,7 @@ class Tensor(Protocol):
     def blocks(self) -> BlockMatrix | None:
         """Return a quantised matrix in blocks, or ``None`` for what is not quantised or no matrix.
 
-        They are the file's own blocks unchanged in value where ``BlockMatrix.exact`` says so;
+        They are the file's own blocks unchanged in value where ``BlockMatrix.how`` says so;
         those of other types are the nearest ``MatMulNBits`` can hold.
         """
         ...

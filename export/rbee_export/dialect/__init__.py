@@ -1,7 +1,8 @@
 """How the decoder's definition becomes a graph, or numbers."""
 
+from rbee_export.dialect.calibrated import CalibratedDialect
 from rbee_export.dialect.ort import OrtDialect
 from rbee_export.dialect.reference import ReferenceDialect
 from rbee_export.dialect.standard import StandardDialect
 
-__all__ = ["OrtDialect", "ReferenceDialect", "StandardDialect"]
+__all__ = ["CalibratedDialect", "OrtDialect", "ReferenceDialect", "StandardDialect"]

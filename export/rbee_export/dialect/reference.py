@@ -69,8 +69,12 @@ class ReferenceDialect:
         parts = [x @ self._weights.dense(name, n, columns).T for name, n in rows.items()]
         product: Floats = np.concatenate(parts, axis=-1)
         if bias:
-            product += self._weights.bias(rows)
+            product += self.bias(rows)
         return product
+
+    def bias(self, rows: Mapping[str, int]) -> Floats:
+        """Return the biases of matrices that stand side by side, ``float32[sum(rows)]``."""
+        return self._weights.bias(rows)
 
     def attention(self, qkv: Floats, layer: int, norms: tuple[str, str] | None) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""

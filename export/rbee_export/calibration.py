@@ -1,0 +1,40 @@
+"""The text that roundings are fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tokenizers
+
+from rbee_export.checkpoint import DecoderConfig
+from rbee_export.fidelity import TOKENS, Text
+from rbee_export.rounding import GROUP
+
+_TOKENS = 1024
+_LARGEST_ACTIVATIONS = 1 << 25
+"""Numbers in one array of activations; 134 MB."""
+
+
+def calibration_ids(tokenizer_json: str, config: DecoderConfig) -> Sequence[int]:
+    """Return tokens of the built-in text in a model's vocabulary, for it to read in one go.
+
+    They come after those that fidelity is measured on by default: what a rounding was fitted to
+    says little about it.
+
+    Returns:
+        At most 1,024 tokens, fewer for models so wide that their activations would fill the memory;
+        none where the text cannot serve: the model lacks a token of it, or reads too few at once.
+    """
+    text = Text.built_in().content
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    offsets = tokenizer.encode(text).offsets
+    if len(offsets) <= TOKENS:
+        return ()
+    widest = max(config.hidden, config.q_width + 2 * config.kv_width, 2 * config.intermediate)
+    count = min(_TOKENS, config.context_length, _LARGEST_ACTIVATIONS // widest)
+    # Anew from there, to begin as the model expects a text to.
+    ids: Sequence[int] = tokenizer.encode(text[offsets[TOKENS - 1][1] :]).ids[:count]
+    # Fewer than the columns of a group would leave most directions to chance.
+    if len(ids) < GROUP or max(ids) >= config.vocab:
+        return ()
+    return ids

@@ -1,0 +1,135 @@
+"""``int4`` is rounded to what the model makes of a text, where it makes anything of it."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.engines import require_engine_builder
+from support.held import round_plainly, stacks
+from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce
+from support.tiny_llama import copy_of
+from tokenizers import Tokenizer
+
+from rbee_export import Options, digest, export, open_checkpoint
+from rbee_export.calibration import calibration_ids
+from rbee_export.cli import main
+from rbee_export.export import TensorRtTarget
+from rbee_export.fidelity import TOKENS, Text, artifact_logits, compare, reference_logits
+from rbee_runtime.artifact import Artifact, Manifest
+
+CALIBRATED, ROUNDED = (f"4-bit, blocks of 32, {how}" for how in ("calibrated", "rounded"))
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def quiet(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def held(manifest: Manifest) -> dict[str, set[str]]:
+    """Return how the matrices of each name are held."""
+    groups: dict[str, set[str]] = {}
+    for group in manifest.weights:
+        groups.setdefault(group.name, set()).add(group.held)
+    return groups
+
+
+def exported(checkpoint: Path, target: Path) -> dict[str, set[str]]:
+    """Export to four bits by the command, and return how matrices are held."""
+    arguments = ["--model", str(checkpoint), "--out", str(target), "--precision", "int4"]
+    assert main([*arguments, "--no-verify"]) == 0
+    return held(Artifact.open(target).manifest)
+
+
+@pytest.mark.timeout(300)  # it quantises a hundred million weights
+def test_it_costs_at_most_half_of_what_plain_rounding_does(
+    sample_gguf: Path, make_artifact: MakeArtifact, open_once: OpenOnce, tmp_path: Path
+) -> None:
+    """On a real model, on the text that reports are measured on, and on one from elsewhere."""
+    checkpoint = open_once(sample_gguf)
+    path = make_artifact(sample_gguf, "int4")
+    plain = Path(shutil.copytree(path, tmp_path / "plain"))
+    layers = range(checkpoint.config.layers)
+    names = [f"layers.{i}.{name}" for i in layers for name in MATRICES]
+    round_plainly(plain, {name: checkpoint.tensor(name).dense() for name in names})
+    other = resources.files("rbee_bench").joinpath("text.txt").read_text(encoding="utf-8")
+    for text in (Text.built_in(), Text("other", other)):
+        ids = text.ids(Artifact.open(path))
+        reference = reference_logits(checkpoint, "fp32", ids, quiet)
+        ours, theirs = (
+            compare(text, ids, artifact_logits(Artifact.open(artifact), ids), reference)
+            for artifact in (path, plain)
+        )
+        assert 0.02 < ours.divergence <= theirs.divergence / 2
+        assert ours.agreement > theirs.agreement
+
+
+def test_gguf_and_safetensors_are_calibrated_alike(
+    tiny_llama: Path, make_gguf: MakeGguf, tmp_path: Path
+) -> None:
+    for number, source in enumerate((tiny_llama, make_gguf("F32").path, make_gguf("Q4_1").path)):
+        groups = exported(source, tmp_path / str(number))
+        assert all(groups[name] == {CALIBRATED} for name in MATRICES)
+        assert groups["embedding"] == {"8-bit, blocks of 32, rounded"}
+
+
+def test_an_engine_is_built_from_the_same_matrices(
+    tiny_llama: Path, make_artifact: MakeArtifact, tmp_path: Path
+) -> None:
+    require_engine_builder()
+    opened, target = open_checkpoint(tiny_llama), TensorRtTarget(("SM89",), max_batch=2, max_len=64)
+    options = Options("int4", tensorrt=target)
+    manifest = export(opened, tmp_path / "engine", options, digest(opened.files))
+    assert all(held(manifest)[name] == {CALIBRATED} for name in MATRICES)
+    initializers = ir.load(tmp_path / "engine" / "model.onnx").graph.initializers
+    for stack in stacks(make_artifact(tiny_llama, "int4")):
+        if stack.matrix.bits == 4:
+            # Turned about where TensorRT would not take them.
+            scales = initializers[f"{'+'.join(stack.names)}.scales"].const_value
+            assert scales is not None
+            expected = np.abs(stack.matrix.scales).astype(np.float16)
+            np.testing.assert_array_equal(scales.numpy(), expected)
+
+
+def test_the_text_is_not_what_fidelity_is_measured_on(
+    sample_gguf: Path, open_once: OpenOnce
+) -> None:
+    checkpoint = open_once(sample_gguf)
+    serialised = checkpoint.tokenizer().tokenizer_json
+    tokenizer = Tokenizer.from_str(serialised)
+    text = Text.built_in().content
+    measured = tokenizer.decode(tokenizer.encode(text).ids[:TOKENS], skip_special_tokens=False)
+    ids = calibration_ids(serialised, checkpoint.config)
+    calibrated = tokenizer.decode(list(ids), skip_special_tokens=False)
+    assert len(ids) == 1024
+    assert text.startswith(measured)
+    assert text[len(measured) :].startswith(calibrated)
+
+
+def test_layers_beyond_all_bounds_are_rounded_by_themselves(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    checkpoint = copy_of(tiny_llama, tmp_path)
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.input_layernorm.weight"] *= np.float32(1e30)
+    save_file(weights, file, {"format": "pt"})
+    groups = exported(checkpoint, tmp_path / "artifact")
+    assert groups["q"] == groups["down"] == {CALIBRATED, ROUNDED}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"max_position_embeddings": 48}, {"vocab_size": 100, "eos_token_id": 2}],
+    ids=["a context too short", "tokens that the model lacks"],
+)
+def test_a_model_that_cannot_read_the_text_is_rounded_by_itself(
+    config: dict[str, int], make_llama: MakeLlama, tmp_path: Path
+) -> None:
+    groups = exported(make_llama(**config), tmp_path / "artifact")
+    assert all(groups[name] == {ROUNDED} for name in MATRICES)
