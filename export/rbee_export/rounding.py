@@ -35,6 +35,9 @@ GROUP = 64
 _DAMPING = 0.1
 """Added to the diagonal of ``H``, as a share of its mean: no text shows all that may come."""
 
+_PIECE = 32
+"""Columns of a product worked out at once."""
+
 _LOW, _HIGH = -8, 7
 _STEPS = tuple(np.float32(sign * steps) for steps in (6, 8, 10, 12, 14) for sign in (-1, 1))
 """Scales to try, as the integers that a block's largest weight would become. Those beyond 8 cut it
@@ -125,7 +128,7 @@ def _improve(held: BlockMatrix, wanted: Floats, factor: Floats) -> None:
         factor: Its ``R``.
     """
     integers, scales, error = _round_group(wanted, factor)
-    better = error < _squares(factor.T @ (wanted - held.dequantize().T))
+    better = error < _squares(_product(factor.T, wanted - held.dequantize().T))
     q = (integers - _LOW).astype(np.uint8).T.reshape(*held.scales.shape, BLOCK)
     held.packed[better] = pack(q, 4)[better]
     held.scales[better] = scales.T[better]
@@ -150,13 +153,11 @@ def _round_group(wanted: Floats, factor: Floats) -> tuple[Floats, Floats, Floats
     error = np.zeros(wanted.shape[1], np.float32)
     for block, start in enumerate(range(0, len(wanted), BLOCK)):
         own = slice(start, start + BLOCK)
-        targets = wanted[own].copy()
-        targets += shares[:start, own].T @ difference[:start]
+        targets = wanted[own] + _product(shares[:start, own].T, difference[:start])
         scales[block] = scale = _search(targets, weight[own])
         inverse = _quotient(np.float32(1), scale)
         for i in range(BLOCK):
             column, target = start + i, targets[i]
-            # Not with @, whose threads are worth waiting for in larger products only.
             target += np.einsum("i,in->n", shares[own, column][:i], difference[own][:i])
             q = integers[column]
             np.clip(np.rint(np.multiply(target, inverse, out=q), out=q), _LOW, _HIGH, out=q)
@@ -185,13 +186,31 @@ def _search(targets: Floats, weight: Floats) -> Floats:
         # The least-squares scale of these integers is fit / norm, and takes fit ** 2 / norm off the
         # error of leaving nothing.
         fit = np.einsum("in,in->n", weighted, q)
-        norm = weight @ np.square(q, out=q)
+        norm = np.einsum("i,in->n", weight, np.square(q, out=q))
         scale = _quotient(fit, norm)
         gain = fit * scale
         found = gain > best
         np.copyto(best, gain, where=found)
         np.copyto(best_scale, scale, where=found)
     return best_scale
+
+
+def _product(a: Floats, b: Floats) -> Floats:
+    """Return ``a @ b`` of a small matrix and a wide one, on this thread alone.
+
+    Thousands of products as small as these would have threads wait for one another far longer than
+    they work, on a machine that has other work too. Pieces of this size are not shared out.
+    """
+    product = np.empty((len(a), b.shape[1]), np.float32)
+    count = b.shape[1] // _PIECE
+    whole = count * _PIECE
+    pieces, results = (
+        matrix[:, :whole].reshape(len(matrix), count, _PIECE).swapaxes(0, 1)
+        for matrix in (b, product)
+    )
+    np.matmul(a, pieces, out=results)
+    np.matmul(a, b[:, whole:], out=product[:, whole:])
+    return product
 
 
 def _quotient(a: Floats | np.float32, b: Floats) -> Floats:
