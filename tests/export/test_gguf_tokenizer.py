@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-import io
 import json
 import re
 import unicodedata
@@ -15,7 +14,9 @@ import sentencepiece
 from gguf import GGUFWriter, TokenType
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from support.sentencepiece_models import trained_model
+from support.texts import NASTY, PROSE
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.gguf_header import read_header
@@ -23,39 +24,6 @@ from rbee_export.checkpoint.gguf_splitting import SPLITTINGS
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-PROSE = (
-    "The worker reads a checkpoint once, writes what it needs, and never looks back.",
-    "Don't you think they'll say we've won? I'd rather they're certain; it's HERS, I'M SURE.",
-    "def step(rows):\n    return [row * 2 for row in rows if row % 3 == 0]  # 1,234.50\n",
-    "Der große Übermut, l'été naïf, año nuevo, smörgåsbord, Łódź, Việt Nam.",
-    "Привет, мир! Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم ١٢٣",
-    "你好，世界。今天天气很好。こんにちは世界 안녕하세요 세계 १२३ नमस्ते दुनिया",
-    "HelloWorld camelCase SCREAMING_SNAKE http://example.org/a//b?c=1&d=2 $5+3=8 `x` ^_^",
-)
-NASTY = (
-    "",
-    " ",
-    "     ",
-    "\n",
-    "\r\n\r\n",
-    "\t\tx\t y",
-    " leading",
-    "trailing ",
-    "  two  spaces   three ",
-    "a\n\n\n  b\n ",
-    "0 1 12 123 1234 12345 3.14159 1,000,000 ½ ² Ⅷ",
-    "don't DON'T I'll we'Re 'tis ' s 's",
-    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 é e\u0301 ñ n\u0303",
-    "漢字かな交じり文と한국어🙂mixed",
-    "مرحبا\u200fبك 123 שלום",
-    "\u00a0nbsp\u2003em\u3000ideographic\u200bzero",
-    "\x00\x01\x1f\x7f\x85\ufeff\ufffd\ufffe\uffff",
-    "\U0010ffff\U000e0001\U0001f1e6",
-    "<s></s><unk><|im_start|>user\nhi<|im_end|> <0x41> [PAD]",
-    "▁already ▁▁ marked ▁",
-    "=====--------____    ++++\n\n\n\n",
-    *PROSE,
-)
 TEXT = st.one_of(
     st.text(max_size=40),
     st.text(alphabet="ab 1\n\t'.é你🙂", max_size=40),
@@ -63,15 +31,16 @@ TEXT = st.one_of(
 )
 
 
+library = functools.lru_cache(maxsize=64)(Tokenizer.from_str)
+
+
 def encode(tokenizer: TokenizerSource, text: str, *, special: bool = True) -> list[int]:
-    library = Tokenizer.from_str(tokenizer.tokenizer_json)
-    ids: list[int] = library.encode(text, add_special_tokens=special).ids
+    ids: list[int] = library(tokenizer.tokenizer_json).encode(text, add_special_tokens=special).ids
     return ids
 
 
 def decode(tokenizer: TokenizerSource, ids: list[int]) -> str:
-    library = Tokenizer.from_str(tokenizer.tokenizer_json)
-    text: str = library.decode(ids, skip_special_tokens=True)
+    text: str = library(tokenizer.tokenizer_json).decode(ids, skip_special_tokens=True)
     return text
 
 
@@ -79,7 +48,8 @@ def decode(tokenizer: TokenizerSource, ids: list[int]) -> str:
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 DIGITS_FIRST = ("smollm", "starcoder", "refact")
-LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx")
+QWEN2 = ("qwen2", "deepseek-r1-qwen")
 
 
 def words_of(pre: str) -> tuple[Any, Any]:
@@ -95,10 +65,10 @@ def words_of(pre: str) -> tuple[Any, Any]:
         split = pre_tokenizers.Split(Regex(pattern), "isolated")
         letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([split, letters]), None
-    if pre == "qwen2":
+    if pre in QWEN2:
         made = Qwen2Converter(object()).converted({"a": 0, "b": 1, "ab": 2}, [("a", "b")])
         return made.pre_tokenizer, made.normalizer
-    return words, None
+    return words, normalizers.NFC() if pre == "olmo" else None
 
 
 @functools.cache
@@ -140,13 +110,13 @@ def rebuilt(pre: str) -> TokenizerSource:
     return read_tokenizer(gpt2_fields(pre))
 
 
-TRAINABLE = ("gpt-2", "phi-2", "qwen2", *DIGITS_FIRST, *LLAMA3)
+TRAINABLE = ("gpt-2", "phi-2", "granite-docling", "olmo", *DIGITS_FIRST, *LLAMA3, *QWEN2)
 
 
 @pytest.mark.parametrize("pre", TRAINABLE)
-@pytest.mark.parametrize("text", NASTY)
-def test_byte_level_ids_equal_the_trained_tokenizer(pre: str, text: str) -> None:
-    assert encode(rebuilt(pre), text, special=False) == trained(pre).encode(text).ids
+def test_byte_level_ids_equal_the_trained_tokenizer(pre: str) -> None:
+    for text in NASTY:
+        assert encode(rebuilt(pre), text, special=False) == trained(pre).encode(text).ids, text
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
@@ -156,7 +126,10 @@ def test_byte_level_ids_equal_the_trained_tokenizer_on_any_text(pre: str, text: 
     assert encode(rebuilt(pre), text, special=False) == trained(pre).encode(text).ids
 
 
-@pytest.mark.parametrize("pre", sorted(SPLITTINGS))
+DISTINCT = sorted({splitting: name for name, splitting in SPLITTINGS.items()}.values())
+
+
+@pytest.mark.parametrize("pre", DISTINCT)
 @given(text=TEXT.filter(lambda text: not any(special in text for special in SPECIALS)))
 @settings(max_examples=40, deadline=None)
 def test_byte_level_decoding_restores_the_text(pre: str, text: str) -> None:
@@ -176,6 +149,20 @@ def test_byte_level_decoding_restores_the_text(pre: str, text: str) -> None:
         ("tekken", "a.\n/b", ["a", ".\n/", "b"]),
         ("tekken", "ABCdef ÉCOLEété 12", ["ABCdef", " ÉCOLEété", " ", "1", "2"]),
         ("default", "it's $5+12345 `", ["it", "'", "s", " ", "$", "5", "+", "123", "45", " `"]),
+        ("gpt-4o", "HelloWORLD's 1234//\n", ["Hello", "WORLD's", " ", "123", "4", "//\n"]),
+        ("gpt-4o", "สวัสดี é ÀB'LL", ["สวัสดี", " é", " ÀB'LL"]),
+        ("deepseek-v3", "x1234漢字かな!abc -=+\n", ["x", "123", "4", "漢字かな", "!abc", " -=+\n"]),
+        ("deepseek-v3", "नमस्ते é", ["नमस्ते", " é"]),
+        (
+            "deepseek-llm",
+            "ab12 éß漢字\n。x  ",
+            ["ab", "1", "2", " éß", "漢字", "\n", "。", "x", "  "],
+        ),
+        (
+            "deepseek-coder",
+            "b12 é_(x)\r\n字",
+            ["b", "1", "2", " é", "_(", "x", ")", "\r", "\n", "字"],
+        ),
     ],
 )
 def test_words_are_split_as_the_name_says(pre: str, text: str, pieces: list[str]) -> None:
@@ -252,25 +239,8 @@ def test_real_file_restores_every_character_it_has_bytes_for(real: TokenizerSour
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    stream = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(
-            [*PROSE, *(text for text in NASTY if text.isprintable() and text)] * 4
-        ),
-        model_writer=stream,
-        model_type="bpe",
-        vocab_size=520,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        character_coverage=0.98,
-        num_threads=1,
-        minloglevel=2,
-    )
     path = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model"
-    path.write_bytes(stream.getvalue())
+    path.write_bytes(trained_model())
     return path
 
 
@@ -458,6 +428,9 @@ def test_added_tokens_are_found_as_they_are_written_not_as_normalised() -> None:
         ("<|end_of_text|>", {}, True),
         ("<stop>", {"ggml.eot_token_id": -1}, True),
         ("<stop>", {"chat_template": "<stop>"}, False),
+        ("<｜end▁of▁sentence｜>", {}, True),
+        ("<end_of_turn>", {"chat_template": "<end_of_turn>"}, True),
+        ("<end_of_turn>", {}, False),
     ],
 )
 def test_which_tokens_end_a_completion(token: str, named: dict[str, object], ends: bool) -> None:
@@ -502,7 +475,7 @@ def test_same_metadata_same_bytes() -> None:
     ("change", "error", "message"),
     [
         ({"model": None}, CheckpointError, "tokenizer.ggml.model is missing"),
-        ({"model": "bert"}, UnsupportedModel, "'bert' is not supported; known are gpt2, llama"),
+        ({"model": "bert"}, UnsupportedModel, "'bert' is not supported; known are gpt2, llama, t5"),
         ({"pre": "klingon"}, UnsupportedModel, "'klingon' is not supported; known are default"),
         ({"model": 3}, CheckpointError, "model must be a string"),
         ({"tokens": None}, CheckpointError, "tokens is missing"),
@@ -511,7 +484,7 @@ def test_same_metadata_same_bytes() -> None:
         ({"token_type": [1]}, CheckpointError, "token_type has 1 entries"),
         ({"merges": None}, CheckpointError, "merges is missing"),
         ({"merges": ["ab"]}, CheckpointError, "'ab' is not two tokens"),
-        ({"merges": ["a zzz"]}, CheckpointError, "merges do not fit"),
+        ({"merges": ["a zzz"]}, CheckpointError, "the merges do not fit"),
         ({"eos_token_id": 10**6}, CheckpointError, "eos_token_id is 1000000"),
         ({"bos_token_id": None, "add_bos_token": True}, CheckpointError, "bos_token_id is missing"),
         ({"add_bos_token": 1}, CheckpointError, "add_bos_token must be true or false"),

@@ -48,7 +48,32 @@ def test_half_a_surrogate_pair_is_refused() -> None:
     assert caught.value.field == "prompt"
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "\ufeff{}", "[1]"])
+def test_a_text_the_tokenizer_gives_up_on_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "!": 1}, []))
+    # The library bounds the steps of a pattern, and panics beyond, as usual ones do on millions
+    # of spaces.
+    pattern = tokenizers.Regex("(a+)+$")
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Split(pattern, "isolated")
+    tokenizer = Tokenizer(library)
+    assert tokenizer.encode("aaa!") == [0, 0, 0, 1]
+    with pytest.raises(InvalidRequest, match=r"prompt cannot be tokenized: .*limit") as caught:
+        tokenizer.encode("a" * 40 + "!")
+    assert caught.value.field == "prompt"
+    capfd.readouterr()  # where a panic leaves its trace
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "{}",
+        "\ufeff{}",
+        "[1]",
+        '{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]},'
+        '"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}}',
+    ],
+)
 def test_a_damaged_file(content: str, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text(content)
@@ -72,6 +97,13 @@ def test_templates_know_the_special_tokens() -> None:
     assert chat(template).render_chat(USER) == "<|im_start|>Hi 🙂<|im_end|>"
     bare = Tokenizer(tokenizers.Tokenizer.from_str(tokenizer_json()), template)
     assert bare.render_chat(USER) == "Hi 🙂"
+
+
+def test_templates_know_the_tools() -> None:
+    template = "{% if tools is not none %}{{ tools[0].name }}{% else %}none{% endif %}"
+    tokenizer = chat(template)
+    assert tokenizer.render_chat(USER) == "none"
+    assert tokenizer.render_chat(USER, [{"name": "weather"}]) == "weather"
 
 
 def test_templates_are_laid_out_and_looped_as_usual() -> None:

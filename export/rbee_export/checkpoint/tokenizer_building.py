@@ -78,20 +78,19 @@ def unigram(vocabulary: Vocabulary, spacing: Spacing) -> Tokenizer:
     """
     if vocabulary.scores is None:
         raise CheckpointError("the vocabulary has no scores, which a unigram tokenizer needs")
-    # Only these two are pieces of text; a score of minus infinity keeps the others out of it.
-    text = (TokenType.NORMAL, TokenType.UNUSED)
-    pieces = [
-        (token, score if type_ in text else float("-inf"))
-        for token, type_, score in zip(
-            vocabulary.tokens, vocabulary.types, vocabulary.scores, strict=True
-        )
-    ]
     has_bytes = TokenType.BYTE in vocabulary.types
+    pieces = list(zip(vocabulary.tokens, vocabulary.scores, strict=True))
     try:
         model = models.Unigram(pieces, unk_id=vocabulary.unknown, byte_fallback=has_bytes)
     except Exception as error:  # The library raises nothing narrower.
         raise CheckpointError(f"no unigram tokenizer can be made of this: {error}") from error
-    return _spaced(Tokenizer(model), spacing)
+    tokenizer = _spaced(Tokenizer(model), spacing)
+    if has_bytes:
+        # The library would take the name of a byte for the byte; this tears such names apart.
+        names = pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "isolated")
+        rest = [] if tokenizer.pre_tokenizer is None else [tokenizer.pre_tokenizer]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*rest, names])
+    return tokenizer
 
 
 def _bpe(
@@ -122,7 +121,10 @@ def _spaced(tokenizer: Tokenizer, spacing: Spacing) -> Tokenizer:
         check_charsmap(spacing.charsmap)
         steps.append(normalizers.Precompiled(spacing.charsmap))
     if spacing.collapse:
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+        steps += [
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Replace(Regex(r"\A | \z"), ""),
+        ]
     if spacing.prefix == "first":
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "first", split=False)
     elif spacing.prefix == "every":
