@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
 from rbee_export.checkpoint.json_file import read_json
+from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import ExportError
 from rbee_export.export import (
     EXPORTER,

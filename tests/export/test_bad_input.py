@@ -99,7 +99,7 @@ config = functools.partial(rewrite_json, "config.json")
 DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "no config": (remove("config.json"), "config.json: missing; is this a model directory?"),
     "config no JSON": (write("config.json", "{"), "config.json: cannot be read"),
-    "config not UTF-8": (write("config.json", b"\xff\xfe"), "config.json: cannot be read"),
+    "config not UTF-8": (write("config.json", b"\xff\xfe"), "config.json: not UTF-8 text"),
     "config a list": (write("config.json", "[]"), "config.json: not a JSON object"),
     "config without layers": (
         config(num_hidden_layers=...),
@@ -189,6 +189,18 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "end not a number": (
         rewrite_json("generation_config.json", eos_token_id="end"),
         "eos_token_id",
+    ),
+    "end beyond the vocabulary": (
+        rewrite_json("generation_config.json", eos_token_id=384),
+        "generation_config.json: eos_token_id '384' is none of the tokenizer's 384 tokens",
+    ),
+    "beginning beyond the vocabulary": (
+        rewrite_json("generation_config.json", bos_token_id=10**6),
+        "generation_config.json: bos_token_id '1000000' is none of the tokenizer's 384 tokens",
+    ),
+    "tokenizer of another model": (
+        config(vocab_size=300),
+        "tokenizer.json: has a token with id 383, but the model's vocab_size is 300",
     ),
 }
 

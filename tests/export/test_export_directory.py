@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from support.makers import MakeGguf
+from support.makers import MakeGguf, MakeLlama
+from support.sentencepiece_models import trained_model
+from support.tiny_llama import copy_of
+from tokenizers import Tokenizer
 
 from rbee_export import ExportError, Options, digest, export, identity, open_checkpoint
 from rbee_export.export import TensorRtTarget
@@ -48,6 +51,21 @@ def test_the_same_input_gives_the_same_bytes(
     ]
     Artifact.open(tmp_path / "one").verify()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_sentencepiece_model_serves_as_tokenizer(make_llama: MakeLlama, tmp_path: Path) -> None:
+    checkpoint = copy_of(make_llama(vocab_size=520, bos_token_id=1, eos_token_id=2), tmp_path)
+    before = digest(open_checkpoint(checkpoint).files)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    (checkpoint / "tokenizer.model").write_bytes(trained_model())
+    write(checkpoint, tmp_path / "artifact")
+    artifact = Artifact.open(tmp_path / "artifact")
+    tokenizer = Tokenizer.from_file(str(artifact.file("tokenizer")))
+    ids = tokenizer.encode("the worker").ids
+    assert tokenizer.decode(ids) == "the worker"
+    assert (artifact.manifest.bos_token_id, artifact.manifest.eos_token_ids) == (1, (2,))
+    assert digest(open_checkpoint(checkpoint).files) != before
 
 
 def test_another_process_gives_the_same_bytes(tiny_llama: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A JSON object in a file."""
+"""Text, and a JSON object, in a file of a model directory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,32 @@ from typing import Any
 
 from rbee_export.errors import CheckpointError
 
+LARGEST_SETTINGS = 16 << 20
+"""Bytes. As Python values they can take twenty times as much; an index of weights has 0.2 MB."""
+
+
+def read_text(file: Path, largest: int) -> str:
+    """Return the text of a file.
+
+    Args:
+        file: The file.
+        largest: Bytes it may have.
+
+    Raises:
+        CheckpointError: It is missing, cannot be read, is no UTF-8, or is larger.
+    """
+    try:
+        size = file.stat().st_size
+        if size > largest:
+            raise CheckpointError(f"{file}: has {size} bytes, far more than any model's")
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: missing; is this a model directory?") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
+
 
 def read_json(file: Path, *, required: bool = True) -> dict[str, Any]:
     """Return the object a file holds; an empty one for a file that is missing and not required.
@@ -15,13 +41,12 @@ def read_json(file: Path, *, required: bool = True) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, cannot be read, or holds something else.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise CheckpointError(f"{file}: missing; is this a model directory?") from None
+    if not required and not file.is_file():
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    text = read_text(file, LARGEST_SETTINGS)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: not a JSON object")

@@ -14,24 +14,14 @@ from safetensors import SafetensorError, safe_open
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
-from rbee_export.checkpoint.directory_tokenizer import read_directory_tokenizer
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.checkpoint.shards import INDEX, named_shards
+from rbee_export.checkpoint.tokenizer_directory import TOKENIZER_FILES, read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-_BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+_BESIDE = ("config.json", *TOKENIZER_FILES)
 _KINDS = ("F32", "F16", "BF16")
 
 

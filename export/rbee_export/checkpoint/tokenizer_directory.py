@@ -17,6 +17,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
+from rbee_export.checkpoint.json_file import LARGEST_SETTINGS, read_json, read_text
 from rbee_export.checkpoint.tokenizer_building import (
     Spacing,
     add_edges,
@@ -26,7 +27,7 @@ from rbee_export.checkpoint.tokenizer_building import (
 )
 from rbee_export.checkpoint.tokenizer_ends import end_ids
 from rbee_export.checkpoint.tokenizer_model_file import SentencePieceModel, read_model_file
-from rbee_export.checkpoint.tokenizer_options import TokenizerOptions, read_json, read_text
+from rbee_export.checkpoint.tokenizer_options import TokenizerOptions
 from rbee_export.checkpoint.tokenizer_template import check_template
 from rbee_export.checkpoint.tokenizer_vocabulary import Vocabulary
 from rbee_export.errors import CheckpointError
@@ -37,6 +38,9 @@ TOKENIZER_FILES = (
     *("added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
 """Names of the files that :func:`read_directory_tokenizer` reads, where they are present."""
+
+_LARGEST_TOKENIZER = 1 << 28
+"""Bytes; the largest real ones have forty million."""
 
 # Classes of transformers that decide by two options what they add to a text.
 _CLASSES_WITH_EDGES = {
@@ -81,7 +85,7 @@ def read_directory_tokenizer(path: Path, settings: Mapping[str, Any]) -> Tokeniz
 
 def _read_fast(file: Path, options: TokenizerOptions) -> tuple[Tokenizer, int | None, int | None]:
     """Return a serialised tokenizer, with the tokens for a text's beginning and end."""
-    text = read_text(file)
+    text = read_text(file, _LARGEST_TOKENIZER)
     if options.vocab_size is None:
         tokenizer = _parse(file, text)
     else:
@@ -238,10 +242,10 @@ def _set_edges(
 def _chat_template(path: Path, options: TokenizerOptions) -> str | None:
     file = path / "chat_template.jinja"
     if file.is_file():
-        template: object = read_text(file)
+        template: object = read_text(file, LARGEST_SETTINGS)
     else:
         file = path / "chat_template.json"
-        template = read_json(file).get("chat_template")
+        template = read_json(file, required=False).get("chat_template")
         if template is None:
             file = path / "tokenizer_config.json"
             template = options.options.get("chat_template")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -11,10 +10,8 @@ from typing import Any, Self
 
 from tokenizers import AddedToken, Tokenizer
 
+from rbee_export.checkpoint.json_file import read_json
 from rbee_export.errors import CheckpointError
-
-_LARGEST_FILE = 1 << 28
-"""Bytes; the largest real ones have forty million."""
 
 _ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
@@ -43,8 +40,8 @@ class TokenizerOptions:
         Raises:
             CheckpointError: A file is no such file.
         """
-        named = read_json(path / "special_tokens_map.json")
-        options = {**named, **read_json(path / "tokenizer_config.json")}
+        named = read_json(path / "special_tokens_map.json", required=False)
+        options = {**named, **read_json(path / "tokenizer_config.json", required=False)}
         nested = config.get("text_config")
         configs = [config, nested] if isinstance(nested, Mapping) else [config]
         generation = path / "generation_config.json"
@@ -53,7 +50,7 @@ class TokenizerOptions:
             options,
             dict(sorted(_added_tokens(path, options), key=itemgetter(0))),
             (
-                (generation, read_json(generation)),
+                (generation, read_json(generation, required=False)),
                 *((path / "config.json", found) for found in configs),
             ),
             next((size for size in sizes if type(size) is int), None),
@@ -106,7 +103,7 @@ class TokenizerOptions:
 
 
 def _added_tokens(path: Path, options: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
-    for content, index in read_json(path / "added_tokens.json").items():
+    for content, index in read_json(path / "added_tokens.json", required=False).items():
         if type(index) is not int or index < 0 or not content:
             raise CheckpointError(f"{path / 'added_tokens.json'}: {content[:80]!r} has no id")
         yield index, AddedToken(content, normalized=False)
@@ -121,36 +118,3 @@ def _added_tokens(path: Path, options: Mapping[str, Any]) -> Iterator[tuple[int,
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         given = {flag: entry[flag] for flag in flags if isinstance(entry.get(flag), bool)}
         yield int(number), AddedToken(text, **given)
-
-
-def read_text(file: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        CheckpointError: It cannot be read, is no UTF-8, or is far larger than any real one.
-    """
-    try:
-        if file.stat().st_size > _LARGEST_FILE:
-            raise CheckpointError(f"{file}: is larger than {_LARGEST_FILE >> 20} MiB")
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where there is no such file.
-
-    Raises:
-        CheckpointError: It cannot be read, or is something else.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
-    return content
