@@ -38,6 +38,8 @@ ByteProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
 
 _CHUNK = 8 << 20
+_LARGEST_MANIFEST = 16 << 20
+_SHOWN = 100
 
 
 class _Frozen(BaseModel):
@@ -237,6 +239,8 @@ class FileEntry(_Frozen):
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\\" in path or not parts.name:
             raise ValueError("must be a relative path inside the artifact")
+        if not path.isprintable() or len(path) > 255:
+            raise ValueError("must be printable, and of 255 characters at most")
         return path
 
 
@@ -363,6 +367,10 @@ def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
     try:
+        if not file.is_file() and file.exists():
+            raise OSError("not a regular file")
+        if file.exists() and file.stat().st_size > _LARGEST_MANIFEST:
+            raise OSError(f"{file.stat().st_size} bytes are far more than any manifest has")
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(
@@ -371,7 +379,7 @@ def _read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
+    if isinstance(version, int) and version != FORMAT_VERSION and abs(version) < 1 << 31:
         age, remedy = (
             ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
         )
@@ -383,5 +391,7 @@ def _read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "document"
+        where = ".".join(map(str, fault["loc"])) or "document"
+        if not where.isprintable() or len(where) > _SHOWN:
+            where = f"{where[:_SHOWN]!r}"
         raise ArtifactError(f"{file}: invalid manifest at {where}: {fault['msg']}") from error
