@@ -6,6 +6,8 @@ as it is.
 
 from __future__ import annotations
 
+import reprlib
+
 
 class ExportError(Exception):
     """Base of every error this package raises on purpose."""
@@ -17,3 +19,10 @@ class CheckpointError(ExportError):
 
 class UnsupportedModel(ExportError):
     """The checkpoint is sound, but holds something this exporter does not know."""
+
+
+def shown(value: object) -> str:
+    """Return what a stranger's file holds in a form that fits into a message: quoted, and short."""
+    # A list may be nested so deeply that the plain function fails.
+    text = repr(value) if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -25,9 +25,9 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
 from rbee_export.checkpoint.checkpoint import ByteProgress
-from rbee_export.checkpoint.shards import INDEX, named_shards, require_own, shown
+from rbee_export.checkpoint.model_directory import INDEX, named_shards
 from rbee_export.download import Content, Download, retrying
-from rbee_export.errors import CheckpointError, ExportError
+from rbee_export.errors import CheckpointError, ExportError, shown
 from rbee_export.hub_errors import explained, is_passing_at_hub, quiet
 from rbee_export.hub_files import gguf_files, model_files
 from rbee_export.source import HubReference
@@ -218,7 +218,6 @@ class Hub:
 
 def _shards(source: str, index: Path, names: Collection[str]) -> tuple[str, ...]:
     """Return the files that an index of weights names."""
-    require_own(index)
     shards = named_shards(index)
     for shard in shards:
         if shard not in names:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-from rbee_export.checkpoint.shards import choose_weights
+from rbee_export.checkpoint.model_directory import BESIDE, choose_weights
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 
-_BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "tokenizer.model",
-    "chat_template*.jinja",
-    "chat_template.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _NO_MODEL = ("mmproj", "imatrix")
 """What GGUF files begin with that hold no language model."""
@@ -56,8 +45,7 @@ def model_files(source: str, names: Collection[str]) -> tuple[str, ...]:
             f"{source}: holds its weights as consolidated.safetensors only; name a repository "
             "that has them as model.safetensors"
         )
-    beside = [name for name in top if any(fnmatch.fnmatchcase(name, kind) for kind in _BESIDE)]
-    return (*beside, *weights)
+    return (*(name for name in BESIDE if name in top), *weights)
 
 
 def gguf_files(source: str, names: Iterable[str], wanted: str | None) -> tuple[str, ...]:

@@ -192,11 +192,11 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
     ),
     "end beyond the vocabulary": (
         rewrite_json("generation_config.json", eos_token_id=384),
-        "generation_config.json: eos_token_id '384' is none of the tokenizer's 384 tokens",
+        "generation_config.json: eos_token_id 384 is none of the tokenizer's 384 tokens",
     ),
     "beginning beyond the vocabulary": (
         rewrite_json("generation_config.json", bos_token_id=10**6),
-        "generation_config.json: bos_token_id '1000000' is none of the tokenizer's 384 tokens",
+        "generation_config.json: bos_token_id 1000000 is none of the tokenizer's 384 tokens",
     ),
     "tokenizer of another model": (
         config(vocab_size=300),
@@ -369,6 +369,27 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "other width": ({"llama.embedding_length": 32}, "has shape"),
     "no template, no merges": ({"tokenizer.ggml.merges": None}, "merges is missing"),
+    "no rotation": ({"llama.rope.freq_base": 0.0}, "rope.freq_base is 0; it must be above 1"),
+    "rotation of nothing": (
+        {"llama.rope.dimension_count": 0},
+        "rope.dimension_count is 0, of a head of 16",
+    ),
+    "rotation beyond the head": (
+        {"llama.rope.dimension_count": 2**31},
+        "rope.dimension_count is 2147483648, of a head of 16",
+    ),
+    "stretched by nothing": (
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 0.0},
+        "rope.scaling.factor is 0",
+    ),
+    "stretched from nothing": (
+        {
+            "llama.rope.scaling.type": "yarn",
+            "llama.rope.scaling.factor": 2.0,
+            "llama.rope.scaling.original_context_length": 0,
+        },
+        "rope.scaling.original_context_length is 0; 1 to 2097152 are possible",
+    ),
     "unknown splitting": ({"tokenizer.ggml.pre": "klingon"}, "'klingon' is not supported"),
     "fewer tokens than rows": ({"tokenizer.ggml.token_type": [1, 2]}, "token_type"),
 }
@@ -399,10 +420,17 @@ def test_another_architecture(tmp_path: Path, refused: Callable[..., str]) -> No
     writer.write_tensors_to_file()
     writer.close()
     said = refused("--model", model, "--out", tmp_path / "out")
-    assert "architecture mamba is not supported; llama, qwen2, " in said
+    assert "architecture 'mamba' is not supported; llama, qwen2, " in said
 
 
 # Paths and flags
+
+
+@pytest.mark.parametrize("name", ["gone", "model.gguf"])
+def test_optimum_takes_directories(name: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    said = refused("--model", tmp_path / name, "--out", tmp_path / "out", "--exporter", "optimum")
+    assert f"{tmp_path / name}: no directory with config.json and *.safetensors" in said
 
 
 def test_no_such_model(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -206,7 +206,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "a key twice": (
         content([ARCHITECTURE] * 2),
-        "metadata key general.architecture comes twice",
+        "metadata key 'general.architecture' comes twice",
     ),
     "a key of two lines": (
         content([pair("a\nb", ValueType.BOOL, b"\1")] * 2),
@@ -214,44 +214,47 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "a key of a megabyte": (
         content([pair("a" * (1 << 17), ValueType.BOOL, b"\1")] * 2),
-        f"metadata key {'a' * 80}… comes twice",
+        f"metadata key '{'a' * 79}… comes twice",
     ),
     "a long text": (
         content([pair("k", ValueType.STRING, struct.pack("<Q", 2**64 - 1))]),
-        "it ends within metadata key k",
+        "it ends within metadata key 'k'",
     ),
     "a value that is not text": (
         content([pair("k", ValueType.STRING, text(b"a\xc3"))]),
-        "metadata key k is not UTF-8",
+        "metadata key 'k' is not UTF-8",
     ),
     "a value of no type": (
         content([pair("k", 13, b"\1")]),
-        "metadata key k has a value of no known type (13)",
+        "metadata key 'k' has a value of no known type (13)",
     ),
     "an array of no type": (long_array(99, 1, b"\1"), "a value of no known type (99)"),
     "a long array of bytes": (
         long_array(ValueType.UINT8, 1 << 60),
-        "it claims 1152921504606846976 elements of metadata key k",
+        "it claims 1152921504606846976 elements of metadata key 'k'",
     ),
     "a long array of numbers": (long_array(ValueType.FLOAT64, 2**64 - 1), "elements of metadata"),
-    "a long array of texts": (long_array(ValueType.STRING, 1 << 60), "elements of metadata key k"),
+    "a long array of texts": (
+        long_array(ValueType.STRING, 1 << 60),
+        "elements of metadata key 'k'",
+    ),
     "texts cut off": (
         long_array(ValueType.STRING, 30, text("word") * 2 + struct.pack("<Q", 1 << 40)),
-        "it ends within metadata key k",
+        "it ends within metadata key 'k'",
     ),
     "the last text cut off": (
         long_array(ValueType.STRING, 1, struct.pack("<Q", 1 << 63)),
-        "it ends within metadata key k",
+        "it ends within metadata key 'k'",
     ),
     "texts that are not": (
         long_array(ValueType.STRING, 2, text("word") + text(b"\xff")),
-        "metadata key k is not UTF-8",
+        "metadata key 'k' is not UTF-8",
     ),
     "nested arrays": (
         content(
             [pair("k", ValueType.ARRAY, array(ValueType.ARRAY, 1, b"") * 1000)],
         ),
-        "metadata key k: arrays of arrays are not supported",
+        "metadata key 'k': arrays of arrays are not supported",
     ),
     "no alignment": (
         content([pair("general.alignment", ValueType.UINT32, struct.pack("<I", 0))]),
@@ -269,58 +272,58 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         content(
             [pair("general.alignment", ValueType.UINT64, struct.pack("<Q", 1 << 63))], infos=[A]
         ),
-        "tensor a ends at byte 9223372036854775936",
+        "tensor 'a' ends at byte 9223372036854775936",
     ),
-    "a tensor twice": (content(infos=[A, A]), "tensor a comes twice"),
-    "a tensor of no dimensions": (content(infos=[info("a", [], 0, 0)]), "tensor a has 0 dim"),
+    "a tensor twice": (content(infos=[A, A]), "tensor 'a' comes twice"),
+    "a tensor of no dimensions": (content(infos=[info("a", [], 0, 0)]), "tensor 'a' has 0 dim"),
     "a tensor of five dimensions": (
         content(infos=[info("a", [1] * 5, 0, 0)]),
-        "tensor a has 5 dimensions",
+        "tensor 'a' has 5 dimensions",
     ),
     "a tensor of 2^32 dimensions": (
         content(infos=[text("a") + struct.pack("<I", 2**32 - 1)]),
-        "tensor a has 4294967295 dimensions",
+        "tensor 'a' has 4294967295 dimensions",
     ),
     "an empty tensor": (content(infos=[info("a", [0, 2], 0, 0)]), "has dimensions [0, 2]"),
     "a tensor that overflows": (
         content(infos=[info("a", [1 << 32, 1 << 32, 4], Kind.F32, 0)]),
-        "tensor a ends at byte",
+        "tensor 'a' ends at byte",
     ),
     "dimensions that overflow": (
         content(infos=[info("a", [2**64 - 32] * 4, Q4, 0)]),
-        "tensor a ends at byte",
+        "tensor 'a' ends at byte",
     ),
     "half a block": (
         content(infos=[info("a", [48, 2], Q4, 0)]),
-        "tensor a of type Q4_0 has dimensions [48, 2], of which the first must be a multiple of 32",
+        "of type Q4_0 has dimensions [48, 2], of which the first must be a multiple of 32",
     ),
     "a tensor type of tomorrow": (
         content(infos=[info("a", [32], 999, 0)]),
-        "tensor a has elements of type 999, which is not known here",
+        "tensor 'a' has elements of type 999, which is not known here",
     ),
     "a tensor type taken away": (content(infos=[info("a", [32], 4, 0)]), "elements of type 4"),
     "an offset beyond the file": (
         content(infos=[info("a", [16], Kind.F32, 1 << 60)]),
-        "tensor a ends at byte",
+        "tensor 'a' ends at byte",
     ),
     "an offset that wraps around": (
         content(infos=[info("a", [16], Kind.F32, 2**64 - 32)]),
-        "tensor a ends at byte",
+        "tensor 'a' ends at byte",
     ),
     "an offset between": (
         content(infos=[info("a", [16], Kind.F32, 4)]),
-        "tensor a is not at a multiple of 32 bytes",
+        "tensor 'a' is not at a multiple of 32 bytes",
     ),
     "tensors that overlap": (
         content(infos=[B, info("c", [16], Kind.F32, 96)]),
-        "tensors c and b overlap",
+        "tensors 'c' and 'b' overlap",
     ),
     "a tensor within another": (
         content(infos=[info("c", [8], Kind.F32, 32), A]),
-        "tensors a and c overlap",
+        "tensors 'a' and 'c' overlap",
     ),
-    "no data": (content(infos=[A], data=0), "tensor a ends at byte 256, the file at 128"),
-    "data cut off": (content(infos=[A], data=127), "tensor a ends at byte 256, the file at 255"),
+    "no data": (content(infos=[A], data=0), "tensor 'a' ends at byte 256, the file at 128"),
+    "data cut off": (content(infos=[A], data=127), "tensor 'a' ends at byte 256, the file at 255"),
     "a name of control characters": (
         content(infos=[info("\x1b[2J", [3], Q4, 0)]),
         r"tensor '\x1b[2J' of type Q4_0",

@@ -144,7 +144,7 @@ def test_parts_in_another_order(parts: list[Path]) -> None:
     parts[2].rename(parts[1])
     parts[1].with_suffix(".kept").rename(parts[2])
     assert refusal(parts[0]) == (
-        f"{parts[1]}: not of the same model as {parts[0].name}: split.no differs"
+        f"{parts[1]}: not of the same model as {parts[0].name}: 'split.no' differs"
     )
 
 
@@ -152,7 +152,7 @@ def test_parts_in_another_order(parts: list[Path]) -> None:
 def test_parts_of_different_models(key: str, parts: list[Path]) -> None:
     set_field(parts[2], key, 7)
     said = refusal(parts[0])
-    assert said == f"{parts[2]}: not of the same model as {parts[0].name}: {key} differs"
+    assert said == f"{parts[2]}: not of the same model as {parts[0].name}: {key!r} differs"
 
 
 def test_a_wrong_count_of_tensors(parts: list[Path]) -> None:
@@ -165,7 +165,7 @@ def test_a_tensor_in_two_parts(parts: list[Path]) -> None:
     first = gguf.GGUFReader(parts[0]).tensors
     name = next(t.name for t in first if len(t.name) == len(name_of(parts[1])))
     set_name(parts[1], name)
-    assert refusal(parts[0]) == f"{parts[1]}: tensor {name} is in another part as well"
+    assert refusal(parts[0]) == f"{parts[1]}: tensor {name!r} is in another part as well"
 
 
 def test_a_part_cut_short(parts: list[Path]) -> None:

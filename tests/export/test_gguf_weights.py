@@ -97,7 +97,7 @@ def test_types_that_hold_no_weights_are_named(kind: str, tmp_path: Path) -> None
     writer.close()
     with pytest.raises(
         UnsupportedModel,
-        match=rf"tensor blk\.0\.attn_q\.weight has type {kind}; supported are F32,",
+        match=rf"tensor 'blk\.0\.attn_q\.weight' has type {kind}; supported are F32,",
     ):
         open_checkpoint(tmp_path / "model.gguf")
 

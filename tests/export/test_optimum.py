@@ -268,7 +268,7 @@ def _cut_weights(checkpoint: Path) -> None:
 
 
 BAD: Mapping[str, Bad] = {
-    "pickle": Bad(_rename_weights, CheckpointError, "pytorch_model.bin, a pickle, .* never loaded"),
+    "pickle": Bad(_rename_weights, CheckpointError, "pytorch_model.bin', a pickle, .* never"),
     "no weights": Bad(
         lambda path: (path / "model.safetensors").unlink(),
         CheckpointError,

@@ -343,9 +343,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "eos beyond": (
         {"generation_config__json": {"eos_token_id": 384}},
-        "eos_token_id '384' is none",
+        "eos_token_id 384 is none",
     ),
-    "eos among others": ({"generation_config__json": {"eos_token_id": [2, -1]}}, "'-1' is none"),
+    "eos among others": ({"generation_config__json": {"eos_token_id": [2, -1]}}, "_id -1 is none"),
     "eos huge": (
         {"generation_config__json": {"eos_token_id": 2**70}},
         "is none of the tokenizer's",

@@ -9,12 +9,12 @@ from typing import Literal, Self
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
-from rbee_export.checkpoint.gguf_header import StoredTensor, shown
+from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.gguf_layout import locate, read_config
 from rbee_export.checkpoint.gguf_parts import open_parts
 from rbee_export.checkpoint.gguf_tensor import DENSE_KINDS, QUANTIZED_KINDS, GgufTensor
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
-from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType as ValueType
 from numpy.typing import NDArray
 
-from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32
@@ -308,9 +308,3 @@ def _size(name: str, shape: tuple[int, ...], kind: Kind) -> int:
             f"first must be a multiple of {block}"
         )
     return math.prod(shape) // block * size
-
-
-def shown(name: str) -> str:
-    """Return a name out of a file as it can stand in a message of one line."""
-    name = name if len(name) <= 80 else f"{name[:80]}…"
-    return name if name.isprintable() else ascii(name)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
-from rbee_export.checkpoint.gguf_header import StoredTensor, shown
+from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.layout import Stored, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import LongRope, Rope, Yarn
-from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 Tensors = Mapping[str, StoredTensor]
 Knobs = Callable[[DecoderConfig, Numbers], DecoderConfig]
@@ -64,8 +64,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     name = fields.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"{path}: architecture {shown(str(name))} is not supported; "
-            f"{', '.join(ARCHITECTURES)} are"
+            f"{path}: architecture {shown(name)} is not supported; {', '.join(ARCHITECTURES)} are"
         )
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
@@ -131,24 +130,26 @@ def _halves_order(heads: int, head_dim: int) -> NDArray[np.intp]:
 
 
 def _rope(path: Path, number: Numbers, tensors: Tensors, head_dim: int) -> Rope:
-    theta = number.real("rope.freq_base", 10000.0)
+    theta = number.above(1, "rope.freq_base", 10000.0)
     dims = number.whole("rope.dimension_count", head_dim)
+    if not 0 < dims <= head_dim:
+        raise CheckpointError(f"{path}: rope.dimension_count is {dims}, of a head of {head_dim}")
     kind = number.settings.get("rope.scaling.type", "none")
     short = _divisors(path, tensors, "rope_factors_short.weight", dims)
     long = _divisors(path, tensors, "rope_factors_long.weight", dims)
     if short is not None and long is not None:
         magnitude = number.real("rope.scaling.attn_factor", 1.0)
-        original = number.whole("rope.scaling.original_context_length")
+        original = number.positions("rope.scaling.original_context_length")
         return Rope(theta, dims, LongRope(short, long, original, magnitude))
     divisors = _divisors(path, tensors, "rope_freqs.weight", dims)
     match kind:
         case "none":
             return Rope(theta, dims, divisors=divisors)
         case "linear":
-            return Rope(theta, dims, number.real("rope.scaling.factor"), divisors)
+            return Rope(theta, dims, number.factor("rope.scaling.factor"), divisors)
         case "yarn":
-            original = number.whole("rope.scaling.original_context_length")
-            return Rope(theta, dims, Yarn(number.real("rope.scaling.factor"), original), divisors)
+            original = number.positions("rope.scaling.original_context_length")
+            return Rope(theta, dims, Yarn(number.factor("rope.scaling.factor"), original), divisors)
         case _:
             raise UnsupportedModel(f"{path}: rope scaling {kind!r} is not supported")
 
@@ -190,8 +191,10 @@ def _phi3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return _windowed(c, number)
 
 
-def _gemma(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return replace(c, activation="gelu_tanh", embedding_scale=math.sqrt(c.hidden))
+def _gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return replace(
+        c, activation="gelu_tanh", embedding_scale=math.sqrt(number.factor("embedding_length"))
+    )
 
 
 def _gemma2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
@@ -203,7 +206,7 @@ def _gemma3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     every = max(number.whole("attention.sliding_window_pattern", 6), 1)
     c = replace(_capped_gemma(c, number, largest=62), qk_norm="head")
     # The base of the windowed layers is in the architecture, not in the files.
-    rope = Rope(number.real("rope.freq_base_swa", 10000.0), c.head_dim)
+    rope = Rope(number.above(1, "rope.freq_base_swa", 10000.0), c.head_dim)
     attention = tuple(
         replace(a, rope=rope) if (i + 1) % every else a for i, a in enumerate(c.attention)
     )
@@ -235,7 +238,7 @@ def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
         embedding_scale=number.maybe("embedding_scale") or 1.0,
         residual_scale=number.maybe("residual_scale") or 1.0,
         attention_scale=number.maybe("attention.scale"),
-        logits_scale=1.0 / (number.maybe("logit_scale") or 1.0),
+        logits_scale=1.0 / number.factor("logit_scale", 1.0),
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbee_export.checkpoint.gguf_header import GgufHeader, StoredTensor, read_header, shown
-from rbee_export.errors import CheckpointError
+from rbee_export.checkpoint.gguf_header import GgufHeader, StoredTensor, read_header
+from rbee_export.errors import CheckpointError, shown
 
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

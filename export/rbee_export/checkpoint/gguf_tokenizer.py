@@ -29,7 +29,7 @@ from rbee_export.checkpoint.tokenizer_building import (
 from rbee_export.checkpoint.tokenizer_ends import end_ids
 from rbee_export.checkpoint.tokenizer_template import check_template
 from rbee_export.checkpoint.tokenizer_vocabulary import Vocabulary
-from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 _KINDS = ("gpt2", "llama", "t5")
 
@@ -104,7 +104,7 @@ def _splitting(fields: Mapping[str, object]) -> Splitting:
     splitting = SPLITTINGS.get(name)
     if splitting is None:
         raise UnsupportedModel(
-            f"{PREFIX}pre {name[:80]!r} is not supported; known are {', '.join(SPLITTINGS)}"
+            f"{PREFIX}pre {shown(name)} is not supported; known are {', '.join(SPLITTINGS)}"
         )
     return splitting
 

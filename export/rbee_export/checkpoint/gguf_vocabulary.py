@@ -8,7 +8,7 @@ from typing import TypeVar
 from gguf import TokenType
 
 from rbee_export.checkpoint.tokenizer_vocabulary import SPACE, Merges, Vocabulary
-from rbee_export.errors import CheckpointError
+from rbee_export.errors import CheckpointError, shown
 
 PREFIX = "tokenizer.ggml."
 
@@ -133,7 +133,7 @@ def read_merges(fields: Mapping[str, object]) -> Merges | None:
         # A token may itself begin with a space, never hold one further on.
         cut = line.find(" ", 1)
         if cut < 0 or cut + 1 == len(line):
-            raise CheckpointError(f"{PREFIX}merges: {line[:80]!r} is not two tokens")
+            raise CheckpointError(f"{PREFIX}merges: {shown(line)} is not two tokens")
         merges.append((line[:cut], line[cut + 1 :]))
     return merges
 

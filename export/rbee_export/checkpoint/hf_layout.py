@@ -207,15 +207,17 @@ def _phi(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     )
 
 
-def _gemma(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return replace(c, activation="gelu_tanh", embedding_scale=math.sqrt(c.hidden))
+def _gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return replace(
+        c, activation="gelu_tanh", embedding_scale=math.sqrt(number.factor("hidden_size"))
+    )
 
 
 def _capped_gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return replace(
         _gemma(c, number),
         post_norm=True,
-        attention_scale=number.real("query_pre_attn_scalar", c.head_dim) ** -0.5,
+        attention_scale=number.factor("query_pre_attn_scalar", c.head_dim) ** -0.5,
         attention_cap=number.maybe("attn_logit_softcapping"),
         logits_cap=number.maybe("final_logit_softcapping"),
     )
@@ -272,7 +274,7 @@ def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
         embedding_scale=number.real("embedding_multiplier", 1.0),
         residual_scale=number.real("residual_multiplier", 1.0),
         attention_scale=number.real("attention_multiplier", 1.0),
-        logits_scale=1.0 / (number.maybe("logits_scaling") or 1.0),
+        logits_scale=1.0 / number.factor("logits_scaling", 1.0),
     )
 
 

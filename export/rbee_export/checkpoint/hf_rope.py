@@ -44,14 +44,16 @@ def read_rope(
     if not isinstance(options, dict):
         raise CheckpointError(f"{file}: its rope parameters are not an object")
     number, outer = Numbers(str(file), options), Numbers(str(file), settings)
-    theta = number.real("rope_theta", outer.real("rope_theta", theta))
+    theta = number.above(1, "rope_theta", outer.above(1, "rope_theta", theta))
     share = number.real("partial_rotary_factor", outer.real("partial_rotary_factor", share))
+    if not 0 < share <= 1:
+        raise CheckpointError(f"{file}: partial_rotary_factor is {share:g}; it is a share")
     dims = int(head_dim * share)
     match options.get("rope_type", options.get("type", "default")):
         case "default":
             return Rope(theta, dims)
         case "linear":
-            return Rope(theta, dims, number.real("factor"))
+            return Rope(theta, dims, number.factor("factor"))
         case "llama3":
             return Rope(theta, dims, _llama3(number))
         case "yarn":
@@ -64,11 +66,14 @@ def read_rope(
 
 
 def _llama3(number: Numbers) -> Llama3Scaling:
+    high = number.factor("high_freq_factor")
+    if high == number.factor("low_freq_factor"):
+        raise CheckpointError(f"{number.source}: high_freq_factor is low_freq_factor")
     return Llama3Scaling(
-        factor=number.real("factor"),
-        low_freq_factor=number.real("low_freq_factor"),
-        high_freq_factor=number.real("high_freq_factor"),
-        original_context=number.whole("original_max_position_embeddings"),
+        factor=number.factor("factor"),
+        low_freq_factor=number.factor("low_freq_factor"),
+        high_freq_factor=high,
+        original_context=number.positions("original_max_position_embeddings"),
     )
 
 
@@ -76,18 +81,18 @@ def _yarn(file: Path, number: Numbers, context_length: int) -> Yarn:
     if number.maybe("mscale") or number.settings.get("truncate") is False:
         raise UnsupportedModel(f"{file.parent}: yarn with mscale or truncate is not supported")
     return Yarn(
-        factor=number.real("factor"),
-        original_context=number.whole("original_max_position_embeddings", context_length),
-        beta_fast=number.real("beta_fast", 32.0),
-        beta_slow=number.real("beta_slow", 1.0),
+        factor=number.factor("factor"),
+        original_context=number.positions("original_max_position_embeddings", context_length),
+        beta_fast=number.factor("beta_fast", 32.0),
+        beta_slow=number.factor("beta_slow", 1.0),
         magnitude=number.maybe("attention_factor"),
     )
 
 
 def _long(number: Numbers, outer: Numbers, dims: int, context_length: int) -> LongRope:
-    original = number.whole(
+    original = number.positions(
         "original_max_position_embeddings",
-        outer.whole("original_max_position_embeddings", context_length),
+        outer.positions("original_max_position_embeddings", context_length),
     )
     if original < 2:
         raise CheckpointError(f"{outer.source}: original_max_position_embeddings is {original}")

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rbee_export.checkpoint.own_file import LARGEST_SETTINGS, require_own
 from rbee_export.errors import CheckpointError
-
-LARGEST_SETTINGS = 16 << 20
-"""Bytes. As Python values they can take twenty times as much; an index of weights has 0.2 MB."""
 
 
 def read_text(file: Path, largest: int) -> str:
@@ -20,12 +18,11 @@ def read_text(file: Path, largest: int) -> str:
         largest: Bytes it may have.
 
     Raises:
-        CheckpointError: It is missing, cannot be read, is no UTF-8, or is larger.
+        CheckpointError: It is missing, cannot be read, is no UTF-8, is larger, or is no file of its
+            directory.
     """
     try:
-        size = file.stat().st_size
-        if size > largest:
-            raise CheckpointError(f"{file}: has {size} bytes, far more than any model's")
+        require_own(file, largest)
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; is this a model directory?") from None

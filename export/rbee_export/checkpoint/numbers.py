@@ -48,6 +48,24 @@ class Numbers:
             raise self._error(key, "is not a whole number")
         return int(value)
 
+    def above(self, bound: float, key: str, default: float | None = None) -> float:
+        """Return a number above another."""
+        value = self.real(key, default)
+        if not value > bound:
+            raise self._error(key, f"is {value:g}; it must be above {bound:g}")
+        return value
+
+    def factor(self, key: str, default: float | None = None) -> float:
+        """Return a number above zero that may be divided by: its inverse is no infinity either."""
+        return self.above(1e-6, key, default)
+
+    def positions(self, key: str, default: int | None = None) -> int:
+        """Return a number of positions, small enough to make a table of."""
+        count = self.whole(key, default)
+        if not 1 <= count <= 1 << 21:
+            raise self._error(key, f"is {count}; 1 to {1 << 21} are possible")
+        return count
+
     def layers(self, key: str) -> int:
         """Return a number of layers, small enough to make a list of."""
         count = self.whole(key)

@@ -10,18 +10,17 @@ from typing import Any, Literal, Self
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
-from rbee_export.checkpoint.shards import INDEX, named_shards
-from rbee_export.checkpoint.tokenizer_directory import TOKENIZER_FILES, read_directory_tokenizer
+from rbee_export.checkpoint.model_directory import beside, read_shards
+from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-_BESIDE = ("config.json", *TOKENIZER_FILES)
 _KINDS = ("F32", "F16", "BF16")
 
 
@@ -71,9 +70,10 @@ class SafetensorsCheckpoint:
             CheckpointError: A file is missing or damaged.
             UnsupportedModel: The architecture is not known here.
         """
+        beside(path)  # before anything is read
         settings = read_json(path / "config.json")
         config = read_config(path / "config.json", settings)
-        return cls(path, name or path.resolve().name, config, _shards(path), settings)
+        return cls(path, name or path.resolve().name, config, read_shards(path), settings)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -112,8 +112,8 @@ def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[P
     Raises:
         CheckpointError: There are no weights, or they are damaged.
     """
-    weights = sorted(set((shards or _shards(path)).values()))
-    return (*weights, *(path / name for name in _BESIDE if (path / name).is_file()))
+    weights = sorted(set((shards or read_shards(path)).values()))
+    return (*weights, *beside(path))
 
 
 def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
@@ -124,26 +124,3 @@ def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
         values = values.view(ml_dtypes.bfloat16)
     weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)
     return weights + np.float32(place.add) if place.add else weights
-
-
-def _shards(path: Path) -> dict[str, Path]:
-    """Map every tensor's stored name to the file that holds it."""
-    index = path / INDEX
-    if index.is_file():
-        files = [path / name for name in named_shards(index)]
-    else:
-        files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{path}: no *.safetensors file in the directory")
-    shards: dict[str, Path] = {}
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing, but named by {INDEX}; download it again")
-        try:
-            with safe_open(file, framework="np") as opened:
-                shards.update(dict.fromkeys(opened.keys(), file))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: not a whole safetensors file ({error}); download it again"
-            ) from error
-    return shards

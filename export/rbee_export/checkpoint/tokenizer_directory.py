@@ -17,7 +17,8 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
-from rbee_export.checkpoint.json_file import LARGEST_SETTINGS, read_json, read_text
+from rbee_export.checkpoint.json_file import read_json, read_text
+from rbee_export.checkpoint.own_file import LARGEST_SETTINGS, LARGEST_TOKENIZER
 from rbee_export.checkpoint.tokenizer_building import (
     Spacing,
     add_edges,
@@ -38,9 +39,6 @@ TOKENIZER_FILES = (
     *("added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
 """Names of the files that :func:`read_directory_tokenizer` reads, where they are present."""
-
-_LARGEST_TOKENIZER = 1 << 28
-"""Bytes; the largest real ones have forty million."""
 
 # Classes of transformers that decide by two options what they add to a text.
 _CLASSES_WITH_EDGES = {
@@ -85,7 +83,7 @@ def read_directory_tokenizer(path: Path, settings: Mapping[str, Any]) -> Tokeniz
 
 def _read_fast(file: Path, options: TokenizerOptions) -> tuple[Tokenizer, int | None, int | None]:
     """Return a serialised tokenizer, with the tokens for a text's beginning and end."""
-    text = read_text(file, _LARGEST_TOKENIZER)
+    text = read_text(file, LARGEST_TOKENIZER)
     if options.vocab_size is None:
         tokenizer = _parse(file, text)
     else:

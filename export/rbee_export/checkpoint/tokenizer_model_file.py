@@ -12,11 +12,9 @@ from pathlib import Path
 
 from gguf import TokenType
 
+from rbee_export.checkpoint.own_file import LARGEST_TOKENIZER, require_own
 from rbee_export.checkpoint.tokenizer_vocabulary import Vocabulary
 from rbee_export.errors import CheckpointError, UnsupportedModel
-
-_LARGEST_FILE = 1 << 27
-"""Bytes; the largest real ones have four million."""
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # of the model
 _TEXT, _SCORE, _TYPE = 1, 2, 3  # of a piece
@@ -58,8 +56,8 @@ def read_model_file(path: Path) -> SentencePieceModel:
         UnsupportedModel: The model is of a kind other than unigram and byte pair encoding.
     """
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= _LARGEST_FILE else b""
+        require_own(path, LARGEST_TOKENIZER)
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:

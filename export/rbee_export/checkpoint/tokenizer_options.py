@@ -11,7 +11,7 @@ from typing import Any, Self
 from tokenizers import AddedToken, Tokenizer
 
 from rbee_export.checkpoint.json_file import read_json
-from rbee_export.errors import CheckpointError
+from rbee_export.errors import CheckpointError, shown
 
 _ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
@@ -96,8 +96,7 @@ class TokenizerOptions:
                 ):
                     size = tokenizer.get_vocab_size()
                     raise CheckpointError(
-                        f"{file}: {name} {str(index)[:80]!r} is none of the tokenizer's "
-                        f"{size} tokens"
+                        f"{file}: {name} {shown(index)} is none of the tokenizer's {size} tokens"
                     )
                 yield index
 
@@ -105,7 +104,7 @@ class TokenizerOptions:
 def _added_tokens(path: Path, options: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
     for content, index in read_json(path / "added_tokens.json", required=False).items():
         if type(index) is not int or index < 0 or not content:
-            raise CheckpointError(f"{path / 'added_tokens.json'}: {content[:80]!r} has no id")
+            raise CheckpointError(f"{path / 'added_tokens.json'}: {shown(content)} has no id")
         yield index, AddedToken(content, normalized=False)
     entries = options.get("added_tokens_decoder") or {}
     file = path / "tokenizer_config.json"
@@ -114,7 +113,7 @@ def _added_tokens(path: Path, options: Mapping[str, Any]) -> Iterator[tuple[int,
     for number, entry in entries.items():
         text = entry.get("content") if isinstance(entry, dict) else None
         if not number.isdecimal() or len(number) > 10 or not isinstance(text, str) or not text:
-            raise CheckpointError(f"{file}: added_tokens_decoder holds no token at {number[:80]!r}")
+            raise CheckpointError(f"{file}: added_tokens_decoder holds no token at {shown(number)}")
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         given = {flag: entry[flag] for flag in flags if isinstance(entry.get(flag), bool)}
         yield int(number), AddedToken(text, **given)

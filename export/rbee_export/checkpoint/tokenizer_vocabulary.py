@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from gguf import TokenType
 
-from rbee_export.errors import CheckpointError
+from rbee_export.errors import CheckpointError, shown
 
 SPACE = "▁"
 """What SentencePiece writes for a space."""
@@ -51,7 +51,7 @@ class Vocabulary:
         if len(ids) != len(self.tokens):
             first = next(i for i, token in enumerate(self.tokens) if ids[token] != i)
             raise CheckpointError(
-                f"tokens {first} and {ids[self.tokens[first]]} are both {self.tokens[first][:80]!r}"
+                f"tokens {first} and {ids[self.tokens[first]]} are both {shown(self.tokens[first])}"
             )
         if "" in ids:
             raise CheckpointError(f"token {ids['']} is empty")

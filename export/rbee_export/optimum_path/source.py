@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from rbee_export.checkpoint.json_file import read_json
+from rbee_export.checkpoint.model_directory import read_shards
 from rbee_export.errors import CheckpointError, ExportError
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +45,15 @@ class Source:
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such directory")
         model_type = _model_type(path / "config.json")
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise _nothing_to_load(path)
-        tensors = elements = 0
-        for file in files:
-            try:
-                with safe_open(file, framework="np") as opened:
-                    names = list(opened.keys())
-                    shapes = [opened.get_slice(name).get_shape() for name in names]
-                tensors += len(names)
-                elements += sum(map(math.prod, shapes))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"{file}: not a whole safetensors file ({error}); download it again"
-                ) from error
-        return cls(path, model_type, tensors, elements)
+        shards = read_shards(path)
+        elements = 0
+        for file in set(shards.values()):
+            with safe_open(file, framework="np") as opened:
+                elements += sum(
+                    math.prod(opened.get_slice(name).get_shape())
+                    for name in opened.keys()  # noqa: SIM118
+                )
+        return cls(path, model_type, len(shards), elements)
 
 
 def _model_type(file: Path) -> str:
@@ -69,13 +61,3 @@ def _model_type(file: Path) -> str:
     if not isinstance(model_type, str) or not model_type:
         raise CheckpointError(f"{file}: names no model_type")
     return model_type
-
-
-def _nothing_to_load(path: Path) -> CheckpointError:
-    for pattern in _PICKLES:
-        if pickle := next(path.glob(pattern), None):
-            return CheckpointError(
-                f"{path}: its weights are in {pickle.name}, a pickle, which can run code and "
-                "is never loaded; save them as safetensors"
-            )
-    return CheckpointError(f"{path}: no *.safetensors file in the directory")

@@ -1,0 +1,42 @@
+"""What may be read of a model directory: files of its own, of a size that models have."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from rbee_export.errors import CheckpointError
+
+LARGEST_SETTINGS = 16 << 20
+"""Bytes of settings or a header. As Python values they can take twenty times as much; the largest
+real ones have under two million.
+"""
+
+LARGEST_TOKENIZER = 1 << 28
+"""Bytes; the largest real ones have forty million."""
+
+
+def require_own(file: Path, largest: int | None = None) -> None:
+    """Refuse what is no file of its directory: a device, a pipe, a link to somewhere else.
+
+    The links of a hub's cache, to its blobs, are as good as files.
+
+    Args:
+        file: The file, or a link.
+        largest: Bytes it may have.
+
+    Raises:
+        CheckpointError: It is one of these, or larger.
+        OSError: It is not there.
+    """
+    if file.is_symlink():
+        target, home = file.resolve(), file.parent.resolve()
+        blobs = target.parent
+        in_cache = blobs.name == "blobs" and blobs.parent.name.startswith("models--")
+        if not in_cache and not target.is_relative_to(home):
+            raise CheckpointError(f"{file}: links to a file outside its directory; copy that there")
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{file}: not a regular file")
+    if largest is not None and status.st_size > largest:
+        raise CheckpointError(f"{file}: has {status.st_size} bytes, far more than any model's")
