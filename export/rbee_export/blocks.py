@@ -17,7 +17,7 @@ activations to eight bits, and its error grows with ``|q - z| * d``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,9 +126,9 @@ class BlockMatrix:
         return BlockMatrix(self.bits, packed, scales, offsets, self.how)
 
 
-def row_ranges(rows: int, columns: int) -> Iterator[slice]:
+def row_ranges(rows: int, columns: int, values: int = _WEIGHTS_AT_ONCE) -> Iterator[slice]:
     """Cut the rows of a matrix into ranges small enough to work on together."""
-    step = max(1, _WEIGHTS_AT_ONCE // max(columns, 1))
+    step = max(1, values // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -180,6 +180,19 @@ def quantize(weights: NDArray[np.float32], bits: Bits) -> BlockMatrix:
         blocks = weights[part].reshape(-1, columns // BLOCK, BLOCK).astype(np.float32, copy=False)
         q, scales[part] = _quantize_blocks(blocks, bits)
         packed[part] = pack(q, bits)
+    return BlockMatrix(bits, packed, scales)
+
+
+def quantize_pieces(
+    pieces: Iterable[tuple[slice, NDArray[np.float32]]], shape: tuple[int, int], bits: Bits
+) -> BlockMatrix:
+    """Quantise a matrix that comes in ranges of rows; see :func:`quantize`."""
+    rows, columns = shape
+    packed = np.empty((rows, columns // BLOCK, BLOCK * bits // 8), np.uint8)
+    scales = np.empty((rows, columns // BLOCK), np.float32)
+    for part, weights in pieces:
+        matrix = quantize(weights, bits)
+        packed[part], scales[part] = matrix.packed, matrix.scales
     return BlockMatrix(bits, packed, scales)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_export.blocks import BLOCK, BlockMatrix, concatenate, quantize
+from rbee_export.blocks import BLOCK, Bits, BlockMatrix, concatenate, quantize_pieces
 from rbee_export.checkpoint import Checkpoint, Tensor
 from rbee_export.errors import CheckpointError, UnsupportedModel
 from rbee_export.rounding import InputMoments
 from rbee_runtime.artifact import Precision
 
-Matrix = BlockMatrix | NDArray[np.float32]
+Matrix = BlockMatrix | NDArray[Any]
+"""Blocks, or floating-point numbers: 16 bits wide at ``fp16`` and ``bf16``, else ``float32``."""
+
+_HALVES: Mapping[str, Any] = MappingProxyType({"fp16": np.float16, "bf16": ml_dtypes.bfloat16})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,10 @@ class Weights:
         """
         tensor = self._tensor(name, (rows, columns))
         self._check_blocks(name, columns)
-        matrix = quantize(tensor.dense(), 4) if inputs is None else inputs.round(tensor.dense())
+        if inputs is None:
+            matrix = quantize_pieces(tensor.pieces(), (rows, columns), 4)
+        else:
+            matrix = inputs.round(tensor.dense())
         self._ready[name] = matrix
         return matrix.dequantize()
 
@@ -137,11 +145,18 @@ class Weights:
     def _at_precision(self, name: str, tensor: Tensor, columns: int) -> Matrix:
         if self.precision == "gguf":
             return tensor.blocks() or tensor.dense()
-        if self.precision not in ("int8", "int4"):
+        if self.precision in _HALVES:
+            # In its type from the start: in float32, the largest takes twice the room.
+            values = np.empty(tensor.shape, _HALVES[self.precision])
+            for rows, part in tensor.pieces():
+                values[rows] = part
+            return values
+        if self.precision == "fp32":
             return tensor.dense()
         self._check_blocks(name, columns)
         outer = name in ("embedding", "lm_head")
-        return quantize(tensor.dense(), 8 if self.precision == "int8" or outer else 4)
+        bits: Bits = 8 if self.precision == "int8" or outer else 4
+        return quantize_pieces(tensor.pieces(), (tensor.shape[0], columns), bits)
 
     def _check_blocks(self, name: str, columns: int) -> None:
         if columns % BLOCK:
@@ -153,8 +168,8 @@ class Weights:
     def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
         if isinstance(matrix, BlockMatrix):
             held, size = matrix.description, matrix.nbytes
-        elif self.precision in ("fp16", "bf16"):
-            held, size = self.precision, matrix.nbytes // 2
+        elif self.precision in _HALVES:
+            held, size = self.precision, 2 * matrix.size
         else:
             held, size = "fp32", matrix.nbytes
         self.report.append(Held(name, tensor.kind, held, size))

@@ -59,9 +59,14 @@ class GgufTensor:
             return self.data.view(np.float32).reshape(self.shape)
         weights = np.empty(self.shape, np.float32)
         rows = weights.reshape(-1, self.shape[-1])
-        for part, stored in self._parts():
-            rows[part] = _dequantize(stored, self.type)
+        for part, values in self.pieces():
+            rows[part] = values
         return weights
+
+    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of rows with their values."""
+        for part, stored in self._parts():
+            yield part, _dequantize(stored, self.type)
 
     def blocks(self) -> BlockMatrix | None:
         """Return it in blocks that ``MatMulNBits`` can hold.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from rbee_export.blocks import row_ranges
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_layout import locate, read_config
@@ -22,6 +24,7 @@ from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _KINDS = ("F32", "F16", "BF16")
+_VALUES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,28 @@ class DenseTensor:
     Attributes:
         shape: Outputs first.
         kind: ``F32``, ``F16`` or ``BF16``.
-        read: Reads it as ``float32`` of :attr:`shape`.
+        read: Reads a range of its rows as ``float32``.
     """
 
     shape: tuple[int, ...]
     kind: str
-    read: Callable[[], NDArray[np.float32]] = field(repr=False)
+    read: Callable[[slice], NDArray[np.float32]] = field(repr=False)
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as ``float32`` of :attr:`shape`."""
-        return self.read()
+        values = np.empty(self.shape, np.float32)
+        for rows, part in self.pieces():
+            values[rows] = part
+        return values
+
+    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of rows with their values, two megabytes or four each."""
+        if not self.shape:
+            yield slice(None), self.read(slice(None))
+            return
+        columns = math.prod(self.shape[1:])
+        for rows in row_ranges(self.shape[0], columns, _VALUES_AT_ONCE):
+            yield rows, self.read(rows)
 
     def blocks(self) -> None:
         """Return ``None``: nothing here is quantised."""
@@ -93,9 +108,11 @@ class SafetensorsCheckpoint:
             raise UnsupportedModel(
                 f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
             )
+        first = 0
         if place.rows is not None and shape:
-            shape = (len(range(*place.rows.indices(shape[0]))), *shape[1:])
-        return DenseTensor(shape, kind, lambda: _read(shard, place, kind))
+            first, end, _ = place.rows.indices(shape[0])
+            shape = (max(end - first, 0), *shape[1:])
+        return DenseTensor(shape, kind, lambda rows: _read(shard, place, kind, rows, first))
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -116,10 +133,14 @@ def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[P
     return (*weights, *beside(path))
 
 
-def _read(shard: Path, place: Stored, kind: str) -> NDArray[np.float32]:
+def _read(shard: Path, place: Stored, kind: str, rows: slice, first: int) -> NDArray[np.float32]:
+    """Return rows of a tensor, counted from the row ``first`` of what is stored."""
+    # Opened anew for each range: the pages of a mapped file stay resident until it is closed.
     with safe_open(shard, framework="np") as file:
-        view = file.get_slice(place.name)
-        values = view[:] if place.rows is None else view[place.rows]
+        if rows == slice(None):
+            values = file.get_tensor(place.name)
+        else:
+            values = file.get_slice(place.name)[first + rows.start : first + rows.stop]
     if kind == "BF16" and values.dtype != ml_dtypes.bfloat16:
         values = values.view(ml_dtypes.bfloat16)
     weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)

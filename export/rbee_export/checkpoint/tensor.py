@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,10 @@ class Tensor(Protocol):
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as ``float32`` of :attr:`shape`; they may be read-only."""
+        ...
+
+    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of rows, in order, with their values: :meth:`dense` in small pieces."""
         ...
 
     def blocks(self) -> BlockMatrix | None:

@@ -80,7 +80,7 @@ class GraphWriter:
         value.shape = ir.Shape(shape)
         self._outputs.append(value)
 
-    def floats(self, name: str, array: NDArray[np.float32]) -> ir.Value:
+    def floats(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Return an initializer over numbers in the type the graph computes in."""
         return self.stored(name, array.astype(FLOATS[self.dtype], copy=False))
 
