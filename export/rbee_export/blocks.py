@@ -29,7 +29,7 @@ BLOCK = 32
 
 Bits = Literal[4, 8]
 
-_WEIGHTS_AT_ONCE = 1 << 18
+AT_ONCE = 1 << 18
 """Weights worked on together. Bounds the temporary arrays, and keeps them in the processor's
 cache.
 """
@@ -126,7 +126,7 @@ class BlockMatrix:
         return BlockMatrix(self.bits, packed, scales, offsets, self.how)
 
 
-def row_ranges(rows: int, columns: int, values: int = _WEIGHTS_AT_ONCE) -> Iterator[slice]:
+def row_ranges(rows: int, columns: int, values: int = AT_ONCE) -> Iterator[slice]:
     """Cut the rows of a matrix into ranges small enough to work on together."""
     step = max(1, values // max(columns, 1))
     for start in range(0, rows, step):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,12 @@ Matrix = BlockMatrix | NDArray[Any]
 """Blocks, or floating-point numbers: 16 bits wide at ``fp16`` and ``bf16``, else ``float32``."""
 
 _HALVES: Mapping[str, Any] = MappingProxyType({"fp16": np.float16, "bf16": ml_dtypes.bfloat16})
+
+
+_PIECE = 1 << 22
+"""Values to multiply by together: enough to occupy every core, and not so much that the allocator
+asks the system for the room each time, which costs more than the product.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +83,18 @@ class Weights:
             CheckpointError: It is missing or of another shape.
         """
         weights = self._tensor(name, (rows, columns)).dense()
-        if self.precision == "bf16":
-            return weights.astype(ml_dtypes.bfloat16).astype(np.float32)
-        return weights
+        return _rounded(weights) if self.precision == "bf16" else weights
+
+    def pieces(
+        self, name: str, rows: int, columns: int
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of the rows of :meth:`dense`, in order, with their values: 16 MB each.
+
+        Raises:
+            CheckpointError: The weight is missing or of another shape.
+        """
+        for part, weights in self._tensor(name, (rows, columns)).pieces(_PIECE):
+            yield part, _rounded(weights) if self.precision == "bf16" else weights
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
         """Return a weight of ``[rows, columns]`` at this precision.
@@ -182,6 +197,10 @@ class Weights:
                 f"its configuration says {list(shape)}"
             )
         return tensor
+
+
+def _rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    return weights.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def _stack(matrices: Sequence[Matrix]) -> Matrix | None:

@@ -11,8 +11,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from rbee_export.blocks import BLOCK, BlockMatrix, quantize, row_ranges
+from rbee_export.blocks import AT_ONCE, BLOCK, BlockMatrix, quantize, row_ranges
 from rbee_export.checkpoint.gguf_blocks import BLOCK_LAYOUTS
+from rbee_export.checkpoint.tensor import PIECE
 
 DENSE_KINDS = frozenset({Kind.F32, Kind.F16, Kind.BF16})
 """Floating-point types."""
@@ -59,13 +60,13 @@ class GgufTensor:
             return self.data.view(np.float32).reshape(self.shape)
         weights = np.empty(self.shape, np.float32)
         rows = weights.reshape(-1, self.shape[-1])
-        for part, values in self.pieces():
-            rows[part] = values
+        for part, stored in self._parts():
+            rows[part] = _dequantize(stored, self.type)
         return weights
 
-    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield ranges of rows with their values."""
-        for part, stored in self._parts():
+        for part, stored in self._parts(values):
             yield part, _dequantize(stored, self.type)
 
     def blocks(self) -> BlockMatrix | None:
@@ -108,11 +109,11 @@ class GgufTensor:
             packed[part], scales[part] = matrix.packed, matrix.scales
         return BlockMatrix(8, packed, scales)
 
-    def _parts(self) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+    def _parts(self, values: int = AT_ONCE) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
         """Return ranges of rows with their bytes, ``uint8[rows, bytes]``."""
         *outer, columns = self.shape
         stored = self.data.view(np.uint8).reshape(math.prod(outer), -1)
-        for part in row_ranges(len(stored), columns):
+        for part in row_ranges(len(stored), columns, values):
             yield part, stored[part] if self.order is None else stored[self.order[part]]
 
 

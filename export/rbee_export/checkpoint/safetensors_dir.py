@@ -20,11 +20,11 @@ from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.checkpoint.model_directory import beside, read_shards
+from rbee_export.checkpoint.tensor import PIECE
 from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _KINDS = ("F32", "F16", "BF16")
-_VALUES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class DenseTensor:
             values[rows] = part
         return values
 
-    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield ranges of rows with their values, two megabytes or four each."""
+    def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of rows with their values."""
         if not self.shape:
             yield slice(None), self.read(slice(None))
             return
         columns = math.prod(self.shape[1:])
-        for rows in row_ranges(self.shape[0], columns, _VALUES_AT_ONCE):
+        for rows in row_ranges(self.shape[0], columns, values):
             yield rows, self.read(rows)
 
     def blocks(self) -> None:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix
 
+PIECE = 1 << 20
+"""Values read together unless told otherwise: four megabytes, once they are ``float32``."""
+
 
 class Tensor(Protocol):
     """A weight, still on disk.
@@ -29,8 +32,8 @@ class Tensor(Protocol):
         """Return the values as ``float32`` of :attr:`shape`; they may be read-only."""
         ...
 
-    def pieces(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield ranges of rows, in order, with their values: :meth:`dense` in small pieces."""
+    def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield ranges of rows, in order, with :meth:`dense` of each, for about so many values."""
         ...
 
     def blocks(self) -> BlockMatrix | None:

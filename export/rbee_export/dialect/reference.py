@@ -1,7 +1,7 @@
-"""The ``reference`` dialect: the decoder evaluated in NumPy, in float32, one weight at a time.
+"""The ``reference`` dialect: the decoder evaluated in NumPy, in float32.
 
-Activations are ``float32[T, width]``: one text of T tokens, all positions at once, no cache. What a
-graph computes is measured against this.
+Activations are ``float32[T, width]``: one text of T tokens, all positions at once, no cache. A few
+rows of one weight are in memory at a time. What a graph computes is measured against this.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class ReferenceDialect:
 
     def embedding(self, name: str, rows: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        vectors: Floats = self._weights.dense(name, rows, self._c.hidden)[self._ids]
+        vectors = np.empty((len(self._ids), self._c.hidden), np.float32)
+        for part, table in self._weights.pieces(name, rows, self._c.hidden):
+            there = (self._ids >= part.start) & (self._ids < part.stop)
+            vectors[there] = table[self._ids[there] - part.start]
         return vectors
 
     def norm(self, x: Floats, name: str) -> Floats:
@@ -66,7 +69,7 @@ class ReferenceDialect:
 
     def linear(self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        parts = [x @ self._weights.dense(name, n, columns).T for name, n in rows.items()]
+        parts = [self._product(x, name, n, columns) for name, n in rows.items()]
         product: Floats = np.concatenate(parts, axis=-1)
         if bias:
             product += self.bias(rows)
@@ -130,10 +133,17 @@ class ReferenceDialect:
     ) -> None:
         """See :class:`~rbee_export.decoder.Dialect`."""
         del tied  # the weight is read again, to hold one at a time
-        logits = x @ self._weights.dense(name, rows, self._c.hidden).T
+        logits = self._product(x, name, rows, self._c.hidden)
         if bias:
             logits += self._weights.vector(f"{name}_bias", rows)
         self.output = logits if cap is None else _capped(logits, cap)
+
+    def _product(self, x: Floats, name: str, rows: int, columns: int) -> Floats:
+        """Multiply ``float32[T, columns]`` by a weight of ``[rows, columns]``, a few at a time."""
+        product = np.empty((len(x), rows), np.float32)
+        for part, weights in self._weights.pieces(name, rows, columns):
+            product[:, part] = x @ weights.T
+        return product
 
     def _qk_norm(self, x: Floats, name: str) -> Floats:
         weight = self._weights.vector(name, x.shape[-1])
