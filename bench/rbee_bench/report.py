@@ -12,6 +12,7 @@ from rbee_bench.batch import Batch
 from rbee_bench.bystanders import BUSY
 from rbee_bench.decode import Decode
 from rbee_bench.fidelity import Fidelity
+from rbee_bench.large import Large
 from rbee_bench.parity import Parity
 from rbee_bench.serving import ENTERING, SHARED, STREAMS, Serving
 from rbee_bench.start import Start
@@ -142,6 +143,30 @@ def start_report(result: Start) -> RenderableType:
         f"{_megabytes(result.used_bound_bytes)}"
     )
     return Group(table, Text(formula), *_noise({"start": result.spread}, result.bystanders))
+
+
+def large_report(result: Large) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.large.measure_large` found."""
+    table = _table(
+        f"Export of {result.source_bytes / 1e9:.1f} GB of random bfloat16 weights",
+        ("", "of source", "time", "processor", "peak memory", "not of files", "artifact"),
+    )
+    for row in result.rows:
+        table.add_row(
+            f"{row.precision}{' + report' if row.verify else ''}",
+            f"{result.rate(row):.0f} MB/s",
+            f"{row.seconds:.0f} s",
+            f"{row.processor_seconds:.0f} s",
+            _megabytes(row.peak_bytes),
+            _megabytes(row.anonymous_bytes),
+            _megabytes(row.artifact_bytes),
+        )
+    bound = (
+        f"without the fidelity report, at most 2 x the largest tensor "
+        f"({_megabytes(result.largest_bytes)}) + 500 MB: {_megabytes(result.bound_bytes)}"
+    )
+    bystanders = max((row.bystanders for row in result.rows), default=0.0)
+    return Group(table, Text(bound), *_noise({}, bystanders))
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
