@@ -17,11 +17,15 @@ _STRETCH = 512
 _COLDEST = 1e-20
 """Temperature below which only exact ties with the largest logit are left, down to any."""
 
-_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-5)
-"""Weights, relative to the largest, at which to look for the head of a distribution."""
+_HEADS = (1e-2, 1e-3, 1e-5)
+"""Weights, relative to the largest, above which to look for the head of a distribution."""
 
 _FLAT = 200
 """Tokens, or weight in units of the largest, from which on there is no short head to look for."""
+
+
+_FEW = 1024
+"""Candidates that are sorted rather than told apart by histograms."""
 
 
 class RowSampler:
@@ -108,9 +112,6 @@ class _Seen:
 def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int | None]:
     """Draw one token for each row.
 
-    What every row needs is done for all at once. The rest goes row by row: a row of a large
-    vocabulary just fits the processor's cache, which makes that faster than whole matrices.
-
     Args:
         logits: ``float32[rows, vocab]``; overwritten.
         rows: One per row.
@@ -121,46 +122,83 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int 
     """
     for row, scores in zip(rows, logits, strict=True):
         row.adjust(scores)
-    best: list[int] = logits.argmax(axis=-1).tolist()
-    tokens: list[int | None] = []
-    for row, scores, likeliest in zip(rows, logits, best, strict=True):
-        if not np.isfinite(scores[likeliest]):
-            tokens.append(None)
-            continue
-        token = _draw(scores, likeliest, row) if row.params.temperature > 0.0 else likeliest
-        row.record(token)
-        tokens.append(token)
+    best = logits.argmax(axis=-1)
+    tops = logits.max(axis=-1)
+    sound = np.isfinite(tops).tolist()
+    tokens: list[int | None] = [
+        token if is_sound else None for token, is_sound in zip(best.tolist(), sound, strict=True)
+    ]
+    warm = [i for i, row in enumerate(rows) if sound[i] and row.params.temperature > 0.0]
+    if warm:
+        scores, largest = (logits, tops) if len(warm) == len(rows) else (logits[warm], tops[warm])
+        drawn = _draw(scores, largest, [rows[i] for i in warm])
+        for i, draw in zip(warm, drawn, strict=True):
+            tokens[i] = draw
+    for row, token in zip(rows, tokens, strict=True):
+        if token is not None:
+            row.record(token)
     return tokens
 
 
-def _draw(logits: NDArray[np.float32], best: int, row: RowSampler) -> int:
-    params = row.params
-    logits -= logits[best]
-    if params.temperature != 1.0:
-        logits *= np.float32(1.0 / max(params.temperature, _COLDEST))
+def _draw(
+    logits: NDArray[np.float32], largest: NDArray[np.float32], rows: Sequence[RowSampler]
+) -> list[int]:
+    """Draw for rows that are not greedy.
+
+    What goes over the whole vocabulary is done for all rows at once, and what remains, mostly a
+    handful of candidates, row by row.
+
+    Args:
+        logits: ``float32[rows, vocab]``; overwritten.
+        largest: ``float32[rows]``, the largest of each.
+        rows: One per row.
+    """
+    logits -= largest[:, None]
+    temperatures = [max(row.params.temperature, _COLDEST) for row in rows]
+    if temperatures != [1.0] * len(rows):
+        logits *= (1.0 / np.asarray(temperatures)).astype(np.float32)[:, None]
     weights = np.exp(logits, out=logits)  # relative to the most likely token, whose weight is 1
-    if params.top_k == 0 and params.top_p >= 1.0:
+    totals = weights.sum(axis=-1).tolist()
+    tokens = []
+    for row, own, total in zip(rows, weights, totals, strict=True):
+        params, candidates = row.params, None
+        if params.top_k > 0 or params.top_p < 1.0:
+            candidates = _most_likely(own, total, params.top_k, params.top_p)
+            own = own[candidates]  # noqa: PLW2901
         if params.min_p > 0.0:
-            weights[weights < np.float32(params.min_p)] = 0.0
-        return _pick(weights, row.uniform())
-    candidates = _most_likely(weights, params.top_k, params.top_p)
-    chosen = weights[candidates]
-    chosen[chosen < np.float32(params.min_p)] = 0.0
-    return int(candidates[_pick(chosen, row.uniform())])
+            own[own < np.float32(params.min_p)] = 0.0
+        at = _pick(own, row.uniform())
+        tokens.append(at if candidates is None else int(candidates[at]))
+    return tokens
 
 
-def _most_likely(weights: NDArray[np.float32], top_k: int, top_p: float) -> NDArray[np.intp]:
+def _most_likely(
+    weights: NDArray[np.float32], total: float, top_k: int, top_p: float
+) -> NDArray[np.intp]:
     """Return the ids that top-k, then top-p leave, in ascending order; at least one.
 
-    Exact, though nothing is sorted, and mostly only a head of the distribution looked at: all
-    weights above a threshold, which falls until they are as many, or weigh as much, as asked for.
-    Of equal weights the first ids stay. That ids ascend makes a draw depend as little as possible
-    on how close weights are ordered, which differs between machines and batches.
+    Exact, though the vocabulary is not sorted, and mostly only a head of it looked at. Of equal
+    weights the first ids stay. That ids ascend makes a draw depend as little as possible on how
+    close weights are ordered, which differs between machines and batches.
+
+    Args:
+        weights: ``float32[vocab]``, the largest 1.
+        total: Their sum.
+        top_k: How many to keep; 0 for all.
+        top_p: Share of the weight to keep.
     """
     count = top_k if 0 < top_k < weights.size else weights.size
-    mass = top_p * float(weights.sum(dtype=np.float64))
-    ids = _head(weights, count, mass if top_k == 0 else math.inf)
+    mass = top_p * total if top_k == 0 else math.inf
+    ids = _head(weights, count, mass)
     values = weights[ids]
+    if values.size <= _FEW:
+        order = np.argsort(-values, kind="stable")[:count]
+        if top_p < 1.0:
+            so_far = values[order].cumsum(dtype=np.float64)
+            reached = top_p * so_far[-1] if top_k > 0 else mass
+            order = order[: int(np.searchsorted(so_far, reached)) + 1]
+        order.sort()
+        return ids[order]
     if ids.size > count:
         least = np.partition(values, -count)[-count]
         ids = ids[_largest(values, least, count - int((values > least).sum()))]
@@ -175,7 +213,7 @@ def _most_likely(weights: NDArray[np.float32], top_k: int, top_p: float) -> NDAr
 def _head(weights: NDArray[np.float32], count: int, mass: float) -> NDArray[np.intp]:
     """Return ids of which the largest ``count``, or the largest that weigh ``mass``, are some."""
     if min(count, mass) < _FLAT:
-        for threshold in _THRESHOLDS:
+        for threshold in _HEADS:
             ids = np.flatnonzero(weights >= threshold)
             if ids.size >= count or weights[ids].sum(dtype=np.float64) >= mass:
                 return ids
@@ -217,16 +255,22 @@ def _nucleus(values: NDArray[np.float32], mass: float) -> tuple[np.float32, int]
 def _pick(weights: NDArray[np.float32], uniform: float) -> int:
     """Return the first index at which the running sum exceeds the drawn fraction of the whole.
 
-    Stretches are summed first, then only the one that counts is summed up weight by weight.
+    Of many weights, stretches are summed first, and only the one that counts weight by weight.
     """
-    starts = np.arange(0, weights.size, _STRETCH)
-    before = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
-    drawn = uniform * before[-1]
-    stretch = min(int(np.searchsorted(before, drawn, side="right")), starts.size - 1)
-    start = int(starts[stretch])
-    within = weights[start : start + _STRETCH].cumsum(dtype=np.float64)
-    if stretch > 0:
-        drawn -= before[stretch - 1]
+    start, drawn = 0, 0.0
+    if weights.size > _FEW:
+        starts = np.arange(0, weights.size, _STRETCH)
+        before = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
+        drawn = uniform * before[-1]
+        stretch = min(int(np.searchsorted(before, drawn, side="right")), starts.size - 1)
+        start = int(starts[stretch])
+        drawn -= before[stretch - 1] if stretch > 0 else 0.0
+        weights = weights[start : start + _STRETCH]
+    within = weights.cumsum(dtype=np.float64)
+    if start == 0 and drawn == 0.0:
+        drawn = uniform * within[-1]
     at = int(np.searchsorted(within, drawn, side="right"))
-    # Rounding may put the draw at the very end: the last weight that counts has it then.
-    return start + min(at, int(np.flatnonzero(within == within[-1])[0]))
+    if at == within.size:
+        # Rounding put the draw at the very end: the last weight that counts has it.
+        at = int(np.flatnonzero(within == within[-1])[0])
+    return start + at

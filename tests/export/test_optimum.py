@@ -177,7 +177,7 @@ def test_the_engine_serves_it(name: str, request: pytest.FixtureRequest) -> None
             assert text == engine.tokenizer.decode(expected)
             assert end.completion_tokens == 24
         cache = engine.manifest.cache
-        assert engine.memory().cache == 3 * engine.context_length * cache.bytes_per_token
+        assert engine.memory().cache_reserved == 3 * engine.context_length * cache.bytes_per_token
 
 
 def test_the_program_turns_to_optimum_by_itself_and_says_so(neox: Program) -> None:
@@ -447,4 +447,6 @@ def test_the_geometry_of_uneven_caches_takes_no_less_than_they_do() -> None:
         "kv_heads": 4,
         "head_dim": 21,
         "dtype": "float32",
+        "window": None,
+        "windowed_layers": (),
     }
