@@ -189,35 +189,48 @@ def _most_likely(
     """
     count = top_k if 0 < top_k < weights.size else weights.size
     mass = top_p * total if top_k == 0 else math.inf
-    ids = _head(weights, count, mass)
-    values = weights[ids]
-    if values.size <= _FEW:
-        order = np.argsort(-values, kind="stable")[:count]
-        if top_p < 1.0:
-            so_far = values[order].cumsum(dtype=np.float64)
-            reached = top_p * so_far[-1] if top_k > 0 else mass
-            order = order[: int(np.searchsorted(so_far, reached)) + 1]
-        order.sort()
-        return ids[order]
-    if ids.size > count:
-        least = np.partition(values, -count)[-count]
-        ids = ids[_largest(values, least, count - int((values > least).sum()))]
-        values = weights[ids]
-    if top_p < 1.0:
-        if top_k > 0:
-            mass = top_p * float(values.sum(dtype=np.float64))
-        ids = ids[_largest(values, *_nucleus(values, mass))]
-    return ids
-
-
-def _head(weights: NDArray[np.float32], count: int, mass: float) -> NDArray[np.intp]:
-    """Return ids of which the largest ``count``, or the largest that weigh ``mass``, are some."""
+    ids = None
     if min(count, mass) < _FLAT:
         for threshold in _HEADS:
-            ids = np.flatnonzero(weights >= threshold)
-            if ids.size >= count or weights[ids].sum(dtype=np.float64) >= mass:
-                return ids
-    return np.arange(weights.size)
+            ids = (weights >= threshold).nonzero()[0]
+            if ids.size > _FEW:
+                break
+            few = _among_few(weights[ids], count, mass, top_p)
+            if few is not None:
+                return ids[few]
+    if ids is None or (ids.size < count and weights[ids].sum(dtype=np.float64) < mass):
+        ids = np.arange(weights.size)
+    return ids[_among_many(weights[ids], count, mass, top_p)]
+
+
+def _among_few(
+    values: NDArray[np.float32], count: int, mass: float, top_p: float
+) -> NDArray[np.intp] | None:
+    """Return where the most likely are, in ascending order; ``None`` if there must be others."""
+    order = np.argsort(-values, kind="stable")[:count]
+    so_far = values[order].cumsum(dtype=np.float64)
+    if values.size < count and (values.size == 0 or so_far[-1] < mass):
+        return None
+    if top_p < 1.0:
+        reached = mass if math.isfinite(mass) else top_p * so_far[-1]
+        order = order[: int(np.searchsorted(so_far, reached)) + 1]
+    order.sort()
+    return order
+
+
+def _among_many(
+    values: NDArray[np.float32], count: int, mass: float, top_p: float
+) -> NDArray[np.intp]:
+    """Return where the most likely are, in ascending order."""
+    kept = np.arange(values.size)
+    if values.size > count:
+        least = np.partition(values, -count)[-count]
+        kept = np.flatnonzero(_largest(values, least, count - int((values > least).sum())))
+        values = values[kept]
+    if top_p < 1.0:
+        reached = mass if math.isfinite(mass) else top_p * float(values.sum(dtype=np.float64))
+        kept = kept[_largest(values, *_nucleus(values, reached))]
+    return kept
 
 
 def _largest(values: NDArray[np.float32], least: np.float32, ties: int) -> NDArray[np.bool_]:
