@@ -123,6 +123,7 @@ def build_engine(
     with _replacing(target) as stream:
         build.engine(network, config, arch, stream)
     if timings is not None:
+        timings.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(timings) as stream:
             stream.write(config.get_timing_cache().serialize())
     return EngineInfo(

@@ -35,6 +35,7 @@ from rbee_runtime.artifact import (
     Artifact,
     CacheGeometry,
     Engine,
+    EngineProfile,
     LongRope,
     Manifest,
     Precision,
@@ -260,6 +261,8 @@ def _engines(
 ) -> tuple[Engine, ...]:
     if target is None:
         return ()
+    # How long kernels took on this machine, for the next engine to be built sooner.
+    timings = Path.home() / ".cache" / "rbee" / "tensorrt.timings"
     engines = []
     for arch in target.architectures or (None,):
         file = staging / f"{arch or 'native'}.engine"
@@ -270,6 +273,7 @@ def _engines(
             max_batch=target.max_batch,
             max_len=target.max_len,
             progress=progress,
+            timing_cache=timings,
         )
         engines.append(
             Engine(
@@ -279,6 +283,10 @@ def _engines(
                 architecture=info.arch,
                 max_batch=target.max_batch,
                 max_length=info.max_len,
+                profiles=tuple(
+                    EngineProfile(batch=profile.batch, sequence=profile.sequence)
+                    for profile in info.profiles
+                ),
             )
         )
     return tuple(engines)

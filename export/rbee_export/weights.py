@@ -85,6 +85,24 @@ class Weights:
         weights = self._tensor(name, (rows, columns)).dense()
         return _rounded(weights) if self.precision == "bf16" else weights
 
+    def table(self, name: str, rows: int, columns: int, dtype: str) -> NDArray[np.float32]:
+        """As :meth:`dense`, for a weight that the graph holds so, in a type of its own.
+
+        Args:
+            name: Its name.
+            rows: Its rows.
+            columns: Its columns.
+            dtype: That type, e.g. ``float16``.
+
+        Raises:
+            CheckpointError: It is missing or of another shape.
+        """
+        weights = self.dense(name, rows, columns)
+        size = weights.size * (4 if dtype == "float32" else 2)
+        held = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
+        self.report.append(Held(name, self._tensor(name, weights.shape).kind, held, size))
+        return weights
+
     def pieces(
         self, name: str, rows: int, columns: int
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -198,6 +198,18 @@ class Fidelity(_Frozen):
     reference_perplexity: float
 
 
+class EngineProfile(_Frozen):
+    """Sizes of a step that an engine takes under one of its optimisation profiles.
+
+    Attributes:
+        batch: Rows, fewest and most.
+        sequence: New tokens a row, fewest and most.
+    """
+
+    batch: tuple[PositiveInt, PositiveInt]
+    sequence: tuple[PositiveInt, PositiveInt]
+
+
 class Engine(_Frozen):
     """A TensorRT engine in the artifact.
 
@@ -208,6 +220,7 @@ class Engine(_Frozen):
         architecture: The GPUs it is for, e.g. ``SM89``.
         max_batch: Rows of a decode step at most.
         max_length: Positions of a slot, no more and no fewer.
+        profiles: In the engine's order: prefill and decode, or one for both.
     """
 
     path: str
@@ -216,6 +229,7 @@ class Engine(_Frozen):
     architecture: str
     max_batch: PositiveInt
     max_length: PositiveInt
+    profiles: tuple[EngineProfile, ...]
 
 
 class FileEntry(_Frozen):

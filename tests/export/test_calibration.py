@@ -22,7 +22,7 @@ from rbee_export.calibration import calibration_ids
 from rbee_export.cli import main
 from rbee_export.export import TensorRtTarget
 from rbee_export.fidelity import TOKENS, Text, artifact_logits, compare, reference_logits
-from rbee_runtime.artifact import Artifact, Manifest
+from rbee_runtime.artifact import Artifact, EngineProfile, Manifest
 
 CALIBRATED, ROUNDED = (f"4-bit, blocks of 32, {how}" for how in ("calibrated", "rounded"))
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -87,6 +87,11 @@ def test_an_engine_is_built_from_the_same_matrices(
     options = Options("int4", tensorrt=target)
     manifest = export(opened, tmp_path / "engine", options, digest(opened.files))
     assert all(held(manifest)[name] == {CALIBRATED} for name in MATRICES)
+    assert held(manifest)["embedding"] == {"fp16"}  # nothing is left out of the report
+    (engine,) = manifest.engines
+    assert (engine.library, engine.architecture) == ("tensorrt_rtx", "SM89")
+    assert (engine.max_batch, engine.max_length) == (2, 64)
+    assert engine.profiles == (EngineProfile(batch=(1, 2), sequence=(1, 64)),)
     initializers = ir.load(tmp_path / "engine" / "model.onnx").graph.initializers
     for stack in stacks(make_artifact(tiny_llama, "int4")):
         if stack.matrix.bits == 4:

@@ -81,7 +81,8 @@ class StandardDialect:
 
     def embedding(self, name: str, rows: int) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        self._table = self._graph.floats(name, self._weights.dense(name, rows, self._c.hidden))
+        table = self._weights.table(name, rows, self._c.hidden, str(self._graph.dtype.numpy()))
+        self._table = self._graph.floats(name, table)
         return self._op("Gather", [self._table, self._ids])
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
