@@ -146,7 +146,9 @@ def _draw(
     """Draw for rows that are not greedy.
 
     What goes over the whole vocabulary is done for all rows at once, and what remains, mostly a
-    handful of candidates, row by row.
+    handful of candidates, row by row. Where a nucleus is large, a token is first drawn from all:
+    most likely it is in the nucleus, which is quicker to see of one than to find out of all, and
+    if not, another is drawn from the nucleus, which leaves the distribution as it should be.
 
     Args:
         logits: ``float32[rows, vocab]``; overwritten.
@@ -162,6 +164,11 @@ def _draw(
     tokens = []
     for row, own, total in zip(rows, weights, totals, strict=True):
         params, candidates = row.params, None
+        if params.top_k == 0 and params.min_p == 0.0 and _FLAT <= params.top_p * total < total:
+            token = _pick(own, row.uniform())
+            if _is_in_nucleus(own, token, params.top_p * total):
+                tokens.append(token)
+                continue
         if params.top_k > 0 or params.top_p < 1.0:
             candidates = _most_likely(own, total, params.top_k, params.top_p)
             own = own[candidates]  # noqa: PLW2901
@@ -170,6 +177,14 @@ def _draw(
         at = _pick(own, row.uniform())
         tokens.append(at if candidates is None else int(candidates[at]))
     return tokens
+
+
+def _is_in_nucleus(weights: NDArray[np.float32], token: int, mass: float) -> bool:
+    """Return whether what is likelier than a token weighs less than ``mass``."""
+    weight = weights[token]
+    likelier = float(np.dot(weights, weights > weight))
+    ties = np.count_nonzero(weights[:token] == weight)
+    return bool(likelier + ties * float(weight) < mass)
 
 
 def _most_likely(

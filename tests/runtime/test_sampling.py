@@ -138,6 +138,23 @@ def test_the_head_grows_as_far_as_it_must(params: SamplingParams, sharpness: flo
     assert np.mean(rank[tokens]) == pytest.approx(expected, rel=0.3, abs=1.0)
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.7, 0.95])
+def test_a_flat_nucleus_is_drawn_from_as_it_should_be(top_p: float) -> None:
+    """Its tokens, in eight parts that weigh the same, come up equally often, and no others do."""
+    random = np.random.default_rng(8)
+    logits = random.standard_normal(6000).astype(np.float32)
+    params = SamplingParams(top_p=top_p, seed=9)
+    chances = allowed(logits, params)
+    row, count = RowSampler(params, []), 4000
+    drawn = [sample(logits[None].copy(), [row])[0] for _ in range(count)]
+    assert (chances[drawn] > 0).all()
+    part = np.minimum((chances.cumsum() * 8).astype(int), 7)
+    observed = np.bincount(part[drawn], minlength=8)
+    expected = np.bincount(part, chances, minlength=8) * count
+    chi_square = ((observed - expected) ** 2 / expected).sum()
+    assert chi_square < 24.3  # one in a thousand exceeds it, at 7 degrees of freedom
+
+
 def test_greedy_takes_the_largest_and_of_equals_the_first() -> None:
     logits = np.array([[1, 5, 5, 2], [9, -1, 9, 9], [-3, -2, -1, -0.5]], np.float32)
     filters = SamplingParams(temperature=0.0, top_k=3, top_p=0.1, min_p=1.0, seed=3)
