@@ -18,6 +18,7 @@ from rbee_runtime.errors import (
 )
 from rbee_runtime.events import Failed, Finished, Piece, StopReason
 from rbee_runtime.live import Live, Sink
+from rbee_runtime.pace import Pace
 from rbee_runtime.sampling import sample
 from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
@@ -37,6 +38,7 @@ class DecodeLoop:
         # touches a sequence that holds a slot.
         self._changed = threading.Condition()
         self._scheduler = scheduler
+        self._pace = Pace(scheduler.chunk)
         self._live: dict[str, Live] = {}
         self._cancelled: set[str] = set()
         self._closing = False
@@ -110,7 +112,7 @@ class DecodeLoop:
         with self._changed:
             if self._closing and not self._live:
                 return False
-            work = self._scheduler.next()
+            work = self._scheduler.next(self._pace.chunk)
         if work is not None:
             self._perform(work)
         return True
@@ -119,7 +121,9 @@ class DecodeLoop:
         lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
         for live in lives:
             live.start()
+        began = time.monotonic()
         logits, sound, faults = self._run_step(work)
+        self._keep_pace(work, time.monotonic() - began)
         wants_tokens = False
         for number in sound:
             sequence = work.sequences[number]
@@ -133,6 +137,12 @@ class DecodeLoop:
             tokens = sample(logits, [work.sequences[number].sampler for number in sound])
             for number, token in zip(sound, tokens, strict=True):
                 self._accept(lives[number], token)
+
+    def _keep_pace(self, work: Work, seconds: float) -> None:
+        if work.sequences[0].phase is Phase.DECODE:
+            self._pace.decoded(seconds)
+        elif self._scheduler.decoding:
+            self._pace.prefilled(work.step.tokens, seconds)
 
     def _run_step(
         self, work: Work

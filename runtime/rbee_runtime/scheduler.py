@@ -86,6 +86,11 @@ class Scheduler:
         self._prompts_turn = True
 
     @property
+    def decoding(self) -> int:
+        """Sequences that decode."""
+        return len(self._decoding)
+
+    @property
     def slots_available(self) -> int:
         """Slots nobody holds."""
         return self._places.count(None)
@@ -131,10 +136,13 @@ class Scheduler:
                 self._put(last, sequence.slot)
         sequence.slot = None
 
-    def next(self) -> Work | None:
+    def next(self, chunk: int | None = None) -> Work | None:
         """Return what to do next, or ``None`` when there is nothing to do.
 
         Every sequence of the last work has been advanced or removed meanwhile.
+
+        Args:
+            chunk: Prompt tokens to run while others decode, if fewer than :attr:`chunk`.
         """
         for place in [p for p in self._prefilling if p.sequence.phase is Phase.DECODE]:
             self._prefilling.remove(place)
@@ -143,7 +151,8 @@ class Scheduler:
         self._admit()
         if self._prefilling and (self._prompts_turn or not self._decoding):
             self._prompts_turn = False
-            return self._prefill(min(self._prefilling, key=lambda place: place.turn))
+            spare = self.chunk if chunk is None else min(chunk, self.chunk)
+            return self._prefill(min(self._prefilling, key=lambda place: place.turn), spare)
         if not self._decoding:
             return None
         self._prompts_turn = True
@@ -179,13 +188,12 @@ class Scheduler:
             self._places[slot] = place
             self._prefilling.append(place)
 
-    def _prefill(self, place: _Place) -> Work:
+    def _prefill(self, place: _Place, spare: int) -> Work:
         sequence = place.sequence
         assert sequence.slot is not None
         if sequence.cached == 0:
             self._reuse(place)
-        chunk = self.chunk if self._decoding else max(self.chunk, PREFILL_CHUNK)
-        tokens = sequence.pending(chunk)
+        tokens = sequence.pending(spare if self._decoding else max(self.chunk, PREFILL_CHUNK))
         for other in self._prefilling:
             if other is not place:
                 other.overtaken += len(tokens)

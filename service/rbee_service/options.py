@@ -132,7 +132,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         context_length=reader.take("context-length", integer(2, 10_000_000), None),
         memory_budget=reader.take("memory-budget", budget, 0.5),
         max_queue=reader.take("max-queue", integer(0, 100_000), 64),
-        max_prefill_chunk=reader.take("max-prefill-chunk", integer(1, 65536), 64),
+        max_prefill_chunk=reader.take("max-prefill-chunk", integer(1, 65536), 256),
         host=host,
         port=reader.take("port", integer(0, 65535), 8085),
         callback_url=reader.take("callback-url", url, None),
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--max-prefill-chunk",
         metavar="N",
-        help="prompt tokens between two tokens of running requests (default: 64)",
+        help="prompt tokens between two tokens of running requests, at most (default: 256)",
     )
     add("--port", metavar="P", help="port to listen on, 0 for any free one (default: 8085)")
     add(

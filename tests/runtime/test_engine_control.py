@@ -288,6 +288,30 @@ def test_times_are_those_of_prefill_and_decode(clock: Clock, make_engine: MakeEn
     assert one.tokens_per_second == 0.0
 
 
+def test_a_long_prompt_takes_no_more_time_than_streams_can_spare(
+    clock: Clock, make_engine: MakeEngine
+) -> None:
+    gate = Gate(in_decode)
+
+    def spend(step: Step) -> None:
+        gate(step)
+        row = step.rows[0]
+        prompt = len(step.rows) == 1 and row.past < 600 and row.length > 600
+        clock.now += 0.001 * len(row.tokens) if prompt else 0.01
+
+    engine, backend = make_engine(before=spend, slots=2)
+    running = submit(engine, Request("running", PROMPT, 200, GREEDY))
+    gate.reached()
+    entering = submit(engine, Request("entering", [5] * 600, 2, GREEDY))
+    gate.open()
+    assert entering.finished()[0] == "xx"
+    assert running.finished()[0] == "x" * 200
+    chunks = [len(step.rows[0].tokens) for step in backend.steps if step.rows[0].length == 602]
+    between = [size for size in chunks if size > 1][4:-1]
+    assert between
+    assert set(between) <= {19, 20}  # as long as two steps of the other
+
+
 # Failing
 
 

@@ -29,7 +29,7 @@ def test_defaults() -> None:
         context_length=None,
         memory_budget=0.5,
         max_queue=64,
-        max_prefill_chunk=64,
+        max_prefill_chunk=256,
         host="127.0.0.1",
         port=8085,
         callback_url=None,
