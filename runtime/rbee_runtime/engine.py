@@ -10,9 +10,6 @@ from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
-from rich.progress import Progress
-
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import Completion, complete_all
@@ -235,6 +232,10 @@ class Engine:
                 others are cancelled then.
         """
         requests = [Request(_request_id(), p, max_tokens, sampling, stop) for p in prompts]
+        # A worker that starts has no need of it.
+        from rich.console import Console
+        from rich.progress import Progress
+
         with Progress(console=Console(stderr=True), disable=not progress) as bar:
             task = bar.add_task("completing", total=len(requests))
             return complete_all(self, requests, lambda: bar.advance(task))
