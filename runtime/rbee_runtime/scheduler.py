@@ -112,10 +112,10 @@ class Scheduler:
         Raises:
             QueueFull: Every slot is taken and the line is at its limit.
         """
-        if len(self._waiting) - self.slots_available >= self.max_queue:
-            raise QueueFull(
-                f"all {self.slots} slots are taken and {len(self._waiting)} requests wait already"
-            )
+        # Those that wait only until the next step have their slot for certain.
+        in_line = len(self._waiting) - self.slots_available
+        if in_line >= self.max_queue:
+            raise QueueFull(f"all {self.slots} slots are taken and {in_line} requests wait already")
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
