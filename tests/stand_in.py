@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,3 +260,28 @@ async def ready(worker: Running) -> None:
     async with httpx.AsyncClient(base_url=worker.url, timeout=10) as client:
         # The answer is over when loading is.
         await client.get("/v1/loading/progress")
+
+
+@asynccontextmanager
+async def served(
+    directory: Path, engine: StandInEngine, *flags: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, Running]]:
+    async with (
+        running(directory, opened(engine), *flags) as worker,
+        httpx.AsyncClient(base_url=worker.url, timeout=10) as client,
+    ):
+        await ready(worker)
+        yield client, worker
+
+
+def bodies(stream: bytes) -> list[Any]:
+    *events, rest = stream.split(b"\n\n")
+    assert rest == b""
+    assert events.pop() == b"data: [DONE]"
+    return [json.loads(event.removeprefix(b"data: ")) for event in events]
+
+
+def endless(_: Request) -> Iterator[Event]:
+    """Begin, and then say nothing more."""
+    yield Started(3, 7)
+    yield Piece("x", 1)

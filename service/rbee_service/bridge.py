@@ -23,9 +23,13 @@ class EventBridge(Generic[EventT]):
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._append, event)
 
-    async def take(self) -> list[EventT]:
-        """Return all waiting events, at least one, as soon as there are any."""
-        await self._arrived.wait()
+    async def take(self, quiet: float) -> list[EventT]:
+        """Return all waiting events as soon as there are any; none after ``quiet`` seconds."""
+        try:
+            async with asyncio.timeout(quiet):
+                await self._arrived.wait()
+        except TimeoutError:
+            return []
         self._arrived.clear()
         taken, self._waiting = self._waiting, []
         return taken

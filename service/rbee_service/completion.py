@@ -39,6 +39,9 @@ class CompletionTranslator:
         narrator: Voice of this request.
         vram_bytes: Says what the backend holds now, in bytes.
         clock: Monotonic seconds.
+
+    Attributes:
+        finished: The engine's account of the whole, once it has told it.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class CompletionTranslator:
         self._first_at = 0.0
         self._first_tokens = 0
         self._metrics_at = 0.0
+        self.finished: Finished | None = None
 
     def open(self) -> list[InferenceEvent[TokenOutput]]:
         """Return the events that tell the client its job was accepted."""
@@ -125,6 +129,7 @@ class CompletionTranslator:
         return told
 
     def _finished(self, event: Finished) -> list[InferenceEvent[TokenOutput]]:
+        self.finished = event
         count, rate = event.completion_tokens, event.tokens_per_second
         if event.reason is EngineStop.CANCELLED:
             narration = self._narrator.tell(

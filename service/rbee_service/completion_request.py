@@ -1,8 +1,8 @@
-"""The body of ``POST /v1/inference`` for a language model."""
+"""What a client may ask of a language model, and the bodies it asks in."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticUseDefault
@@ -10,19 +10,19 @@ from pydantic_core import PydanticUseDefault
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 
 # Beyond any vocabulary, and inside every integer type on the way to the sampler.
-_TOP_K_CEILING: Final = 2**31 - 1
+TOP_K_CEILING: Final = 2**31 - 1
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 StopString = Annotated[str, Field(min_length=1, max_length=100)]
+NewTokens = Annotated[int, Field(ge=1, le=2048)]
 
 
-class CompletionRequest(BaseModel):
-    """A completion as a client asks for it; unknown members are ignored, ``null`` means left out.
+class CompletionFields(BaseModel):
+    """What every body has; unknown members are ignored, ``null`` means left out.
 
     Attributes:
-        job_id: The client's name for the job.
         prompt: Text to continue.
-        max_tokens: Upper bound on new tokens.
+        max_tokens: Upper bound on new tokens; ``None`` for as many as the context holds.
         temperature: 0 is greedy.
         top_p: 1.0 is off.
         top_k: 0 is off.
@@ -34,9 +34,8 @@ class CompletionRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
-    job_id: Annotated[str, Field(min_length=1, max_length=256)]
     prompt: Annotated[str, Field(min_length=1, max_length=32768)]
-    max_tokens: Annotated[int, Field(ge=1, le=2048)]
+    max_tokens: NewTokens | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     top_p: Fraction = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -66,7 +65,7 @@ class CompletionRequest(BaseModel):
             sampling=SamplingParams(
                 repetition_penalty=self.repetition_penalty,
                 temperature=self.temperature,
-                top_k=min(self.top_k, _TOP_K_CEILING),
+                top_k=min(self.top_k, TOP_K_CEILING),
                 top_p=self.top_p,
                 min_p=self.min_p,
                 seed=self.seed,
@@ -74,6 +73,49 @@ class CompletionRequest(BaseModel):
             stop=tuple(self.stop),
             deadline=deadline,
         )
+
+
+class CompletionRequest(CompletionFields):
+    """The body of ``POST /v1/inference``.
+
+    Attributes:
+        job_id: The client's name for the job.
+        max_tokens: Upper bound on new tokens.
+    """
+
+    job_id: Annotated[str, Field(min_length=1, max_length=256)]
+    max_tokens: NewTokens
+
+
+class JobRequest(CompletionFields):
+    """The body of ``POST /v1/jobs``.
+
+    Where the job is to run, and on which model, has been settled by whoever brought it here; how it
+    is read is settled by who reads it.
+
+    Attributes:
+        operation: The one that a worker knows.
+        max_tokens: Upper bound on new tokens.
+        hive_id: Where to.
+        model: On what.
+        stream: Whether the text is wanted as it comes.
+    """
+
+    operation: Literal["infer"]
+    max_tokens: NewTokens
+    hive_id: str = ""
+    model: str = ""
+    stream: bool = True
+
+
+class InferRequest(CompletionFields):
+    """The body of ``POST /v1/infer``.
+
+    Attributes:
+        stream: Whether the text is wanted as it comes.
+    """
+
+    stream: bool = False
 
 
 PRIVATE_FIELDS: Final = frozenset({"prompt", "stop"})

@@ -14,7 +14,7 @@ from rbee_runtime.errors import (
     RuntimeFault,
 )
 from rbee_service.errors import ApiError, ErrorCode, FieldFault, InvalidFields
-from rbee_service.events import EventError, Failed
+from rbee_service.events import End, EventError, Failed, StopReason
 
 
 def refusal(fault: RuntimeFault) -> ApiError | InvalidFields:
@@ -44,6 +44,24 @@ def deadline_passed() -> ApiError:
         "the deadline passed before the work began",
         status=HTTPStatus.GATEWAY_TIMEOUT,
     )
+
+
+def incomplete(ended: End | Failed) -> ApiError | None:
+    """Return the answer to a request whose answer was to come whole; ``None`` if it is whole."""
+    match ended:
+        case End(stop_reason=StopReason.CANCELLED):
+            return ApiError(
+                ErrorCode.INSUFFICIENT_RESOURCES, "the request was cancelled", retry_after=5
+            )
+        case End():
+            return None
+        case Failed(EventError.VRAM_OOM):
+            return ApiError(ErrorCode.INSUFFICIENT_VRAM, ended.message)
+        case Failed(EventError.TIMEOUT):
+            return ApiError(ErrorCode.INFERENCE_TIMEOUT, ended.message)
+        case Failed(EventError.INVALID_REQUEST):
+            return ApiError(ErrorCode.INVALID_REQUEST, ended.message)
+    return ApiError(ErrorCode.INTERNAL, ended.message)
 
 
 def failure(fault: RuntimeFault) -> Failed:

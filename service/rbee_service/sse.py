@@ -56,6 +56,12 @@ def encode_event(event: InferenceEvent[T], dialect: SseDialect) -> bytes:
     return encode_data(body)
 
 
+def encode_text(text: str) -> bytes:
+    """Return one ``data:`` event of plain text, which must be a single line."""
+    # A lone surrogate has no UTF-8 form; it must not end a stream that is otherwise fine.
+    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+
+
 def encode_data(body: dict[str, object]) -> bytes:
     """Return ``body`` as one ``data:`` event of compact JSON, in UTF-8 and on one line.
 
@@ -63,8 +69,7 @@ def encode_data(body: dict[str, object]) -> bytes:
         ValueError: A number is not finite.
     """
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # A lone surrogate has no UTF-8 form; it must not end a stream that is otherwise fine.
-    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+    return encode_text(text)
 
 
 def _members(kind: str, data: DataclassInstance) -> dict[str, object]:

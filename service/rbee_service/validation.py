@@ -82,6 +82,8 @@ def _broken(detail: ErrorDetails, rule: Mapping[str, Any]) -> tuple[str, str]:
             return _range(rule), f"must be at most {context['le']}"
         case "finite_number":
             return _range(rule), "must be a finite number"
+        case "literal_error":
+            return f"one_of({rule['const']})", f"must be {rule['const']}"
     kind = rule["type"]
     article = "an" if kind[0] in "aeiou" else "a"
     return f"type({kind})", f"must be {article} {kind}"

@@ -27,9 +27,12 @@ from rbee_service.exit_codes import ExitCode
 from rbee_service.health import WorkerState
 from rbee_service.heartbeat import Heartbeat
 from rbee_service.http.app import create_app
+from rbee_service.http.completions import Completions
 from rbee_service.http.inference_routes import add_inference_routes
+from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
+from rbee_service.http.worker_contract_routes import add_worker_contract_routes
 from rbee_service.identity import WorkerInfo, device_name
 from rbee_service.inference import LiveInferences
 from rbee_service.loading import LayerProgress, LoadingBoard
@@ -84,7 +87,10 @@ class Worker:
         self._log = structlog.get_logger()
         app = create_app(f"worker_{options.worker_id}", options.token)
         add_status_routes(app, self._state, self._board)
-        add_inference_routes(app, self._state, self._live, options.sse_dialect)
+        completions = Completions(self._state, self._live)
+        add_inference_routes(app, completions, options.sse_dialect)
+        add_job_routes(app, completions, options.sse_dialect)
+        add_worker_contract_routes(app, completions, self._info)
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from stand_in import Running, StandInEngine, finished, opened, ready, running, text
+from stand_in import StandInEngine, bodies, endless, finished, served, text
 
 from rbee_runtime.errors import (
     ContextOverflow,
@@ -25,35 +22,10 @@ from rbee_runtime.errors import (
     QueueFull,
     RuntimeFault,
 )
-from rbee_runtime.events import Event, Failed, Piece, Started
+from rbee_runtime.events import Failed, Piece
 from rbee_runtime.request import Request, SamplingParams
 
 GOOD: dict[str, Any] = {"job_id": "job-1", "prompt": "Hello", "max_tokens": 16}
-
-
-@asynccontextmanager
-async def served(
-    directory: Path, engine: StandInEngine, *flags: str
-) -> AsyncIterator[tuple[httpx.AsyncClient, Running]]:
-    async with (
-        running(directory, opened(engine), *flags) as worker,
-        httpx.AsyncClient(base_url=worker.url, timeout=10) as client,
-    ):
-        await ready(worker)
-        yield client, worker
-
-
-def bodies(stream: bytes) -> list[Any]:
-    *events, rest = stream.split(b"\n\n")
-    assert rest == b""
-    assert events.pop() == b"data: [DONE]"
-    return [json.loads(event.removeprefix(b"data: ")) for event in events]
-
-
-def endless(_: Request) -> Iterator[Event]:
-    """Begin, and then say nothing more."""
-    yield Started(3, 7)
-    yield Piece("x", 1)
 
 
 async def test_the_engine_gets_what_was_asked_for(tmp_path: Path) -> None:
@@ -173,9 +145,9 @@ async def test_all_faults_of_body_and_headers(tmp_path: Path) -> None:
         answer = await client.post("/v1/inference", json={"max_tokens": 0}, headers=headers)
     assert answer.status_code == 400
     assert [fault["field"] for fault in answer.json()["errors"]] == [
-        "job_id",
         "prompt",
         "max_tokens",
+        "job_id",
         "X-RBEE-SSE-Dialect",
         "X-Deadline",
     ]

@@ -160,7 +160,6 @@ def test_every_fault_is_named_at_once() -> None:
         }
     )
     assert [fault["field"] for fault in found] == [
-        "job_id",
         "prompt",
         "max_tokens",
         "temperature",
@@ -170,15 +169,16 @@ def test_every_fault_is_named_at_once() -> None:
         "repetition_penalty",
         "stop[0]",
         "seed",
+        "job_id",
     ]
 
 
 def test_what_is_required_may_not_be_null() -> None:
     found = faults({"job_id": None, "prompt": None, "max_tokens": None})
     assert [(f["field"], f["constraint"]) for f in found] == [
-        ("job_id", "required"),
         ("prompt", "required"),
         ("max_tokens", "required"),
+        ("job_id", "required"),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from sanic import HTTPResponse, Request
 
 from rbee_service.events import End, EventError, Failed, T
 from rbee_service.inference import Inference
-from rbee_service.sse import DONE, SseDialect, encode_event
+from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_event
 
 EventT = TypeVar("EventT")
 
@@ -45,19 +45,32 @@ async def stream_reply(request: Request, chunks: AsyncGenerator[bytes, None]) ->
     await response.eof()
 
 
+def done(_: End | Failed) -> bytes:
+    """Return what follows the last event of an inference, however it ended."""
+    return DONE
+
+
 async def inference_chunks(
-    inference: Inference[EventT, T], dialect: SseDialect
+    inference: Inference[EventT, T],
+    dialect: SseDialect,
+    last: Callable[[End | Failed], bytes] = done,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of an inference's events, ``[DONE]`` included."""
+    """Yield the bytes of an inference's events.
+
+    Args:
+        inference: Accepted, and not read yet.
+        dialect: Vocabulary of the events.
+        last: Says what follows the last event.
+    """
     try:
         async with aclosing(inference.batches()) as batches:
             async for batch in batches:
                 chunk = b"".join(encode_event(event, dialect) for event in batch)
                 if batch and isinstance(batch[-1], End | Failed):
-                    chunk += DONE
-                if chunk:
-                    yield chunk
+                    chunk += last(batch[-1])
+                yield chunk or KEEP_ALIVE
     except Exception:
         # A client must read an end even where the fault is ours.
         structlog.get_logger().exception("An event could not be told")
-        yield encode_event(Failed(EventError.INFERENCE_FAILED, "internal error"), dialect) + DONE
+        failed = Failed(EventError.INFERENCE_FAILED, "internal error")
+        yield encode_event(failed, dialect) + last(failed)

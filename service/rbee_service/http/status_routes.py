@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from sanic import HTTPResponse, Request
 
@@ -12,10 +12,9 @@ from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.health import WorkerState
 from rbee_service.http.app import App
 from rbee_service.http.replies import json_reply, stream_reply
+from rbee_service.inference import KEEP_ALIVE_SECONDS
 from rbee_service.loading import LoadingBoard
 from rbee_service.sse import DONE, KEEP_ALIVE, encode_data
-
-_KEEP_ALIVE_SECONDS: Final = 10.0
 
 
 def add_status_routes(app: App, state: WorkerState[Any, Any], board: LoadingBoard) -> None:
@@ -52,7 +51,7 @@ def add_status_routes(app: App, state: WorkerState[Any, Any], board: LoadingBoar
 async def _progress_events(
     state: WorkerState[Any, Any], board: LoadingBoard
 ) -> AsyncGenerator[bytes, None]:
-    async for progress in board.watch(_KEEP_ALIVE_SECONDS):
+    async for progress in board.watch(KEEP_ALIVE_SECONDS):
         yield KEEP_ALIVE if progress is None else encode_data(progress.body())
     if state.loaded:
         yield encode_data({"stage": "ready"})

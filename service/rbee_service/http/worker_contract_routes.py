@@ -1,0 +1,81 @@
+"""What the newer hive and the queen ask of any worker: ``/info`` and ``/v1/infer``."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+
+from sanic import HTTPResponse, Request
+
+from rbee_runtime.events import Event
+from rbee_service.completion_request import PRIVATE_FIELDS, InferRequest
+from rbee_service.events import End, Failed, Output, TokenOutput
+from rbee_service.faults import incomplete
+from rbee_service.http.app import App
+from rbee_service.http.completions import Completions, whole_text
+from rbee_service.http.intake import take_in
+from rbee_service.http.replies import json_reply, stream_reply
+from rbee_service.identity import WorkerInfo
+from rbee_service.inference import Inference
+from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
+
+
+def add_worker_contract_routes(
+    app: App, completions: Completions, info: Callable[[], WorkerInfo]
+) -> None:
+    """Add ``/info`` and ``/v1/infer``.
+
+    Args:
+        app: Where to.
+        completions: Begins them.
+        info: Says who the worker is, and what it is doing.
+    """
+
+    async def tell_info(_: Request) -> HTTPResponse:
+        return json_reply(info().body())
+
+    async def infer(request: Request) -> HTTPResponse | None:
+        completions.check()
+        taken = take_in(request, InferRequest, PRIVATE_FIELDS, SseDialect.OUTPUT)
+        began = time.monotonic()
+        request_id = uuid.uuid4().hex
+        ask = partial(taken.body.to_runtime, request_id, taken.manner.deadline)
+        async with completions.begun(request, request_id, request_id, ask) as begun:
+            if taken.body.stream:
+                await stream_reply(request, _chunks(begun.inference))
+                return None
+            text, ended = await whole_text(begun.inference)
+        failed = incomplete(ended)
+        if failed is not None:
+            raise failed
+        assert isinstance(ended, End)
+        return json_reply(
+            {
+                "text": text,
+                "tokens_generated": ended.items_out,
+                "duration_ms": round((time.monotonic() - began) * 1000),
+            }
+        )
+
+    app.add_route(tell_info, "/info", name="info")
+    app.add_route(infer, "/v1/infer", methods=["POST"], name="infer")
+
+
+async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(inference.batches()) as batches:
+        async for batch in batches:
+            chunk = b"" if batch else KEEP_ALIVE
+            for event in batch:
+                match event:
+                    case Output():
+                        chunk += encode_data({"token": event.output.t})
+                    case End() | Failed():
+                        failed = incomplete(event)
+                        if failed is not None:
+                            chunk += encode_data({"error": failed.message})
+                        chunk += DONE
+            if chunk:
+                yield chunk
