@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import httpx
 from sanic import Sanic
 
 from rbee_runtime.artifact import MANIFEST_NAME, CacheGeometry, FileEntry, Manifest, Shapes, Source
-from rbee_runtime.errors import EngineClosed, RuntimeFault
+from rbee_runtime.errors import EngineClosed, InvalidRequest, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.request import Request
 from rbee_service.address import listen
@@ -87,6 +87,15 @@ class Memory:
     total: int = 536870912
 
 
+class StandInTokenizer:
+    """Writes each message of a chat on a line."""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        if messages[-1]["content"] == "REFUSE":
+            raise InvalidRequest("messages", "the chat template failed: no")
+        return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
+
+
 @dataclass
 class StandInEngine:
     """Answers each request, from a thread, with what ``answer`` returns for it.
@@ -100,6 +109,7 @@ class StandInEngine:
     manifest: Manifest = field(default_factory=manifest)
     backend_name: str = "cpu"
     context_length: int = 2048
+    tokenizer: StandInTokenizer = field(default_factory=StandInTokenizer)
 
     def __post_init__(self) -> None:
         self.submitted: list[Request] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rbee_runtime.artifact import Manifest
 from rbee_runtime.events import Event
@@ -14,18 +14,32 @@ from rbee_service.loading import LayerProgress
 from rbee_service.options import Options
 
 
+class ChatTokenizer(Protocol):
+    """Knows how a model wants a chat written down."""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt that asks for the next message.
+
+        Raises:
+            InvalidRequest: The model has no chat template, or it rejects the messages.
+        """
+
+
 class CompletionBackend(InferenceBackend[Request, Event], Protocol):
     """A backend that answers for one language model.
 
     Attributes:
         manifest: Of the model's artifact.
         backend_name: ``cpu``, ``cuda`` or ``tensorrt``.
+        tokenizer: The model's.
     """
 
     @property
     def manifest(self) -> Manifest: ...  # noqa: D102
     @property
     def backend_name(self) -> str: ...  # noqa: D102
+    @property
+    def tokenizer(self) -> ChatTokenizer: ...  # noqa: D102
 
 
 class Loader(Protocol):

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from rbee_service.http.app import create_app
 from rbee_service.http.completions import Completions
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.job_routes import add_job_routes
+from rbee_service.http.openai_routes import add_openai_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
 from rbee_service.http.worker_contract_routes import add_worker_contract_routes
@@ -91,6 +92,7 @@ class Worker:
         add_inference_routes(app, completions, options.sse_dialect)
         add_job_routes(app, completions, options.sse_dialect)
         add_worker_contract_routes(app, completions, self._info)
+        add_openai_routes(app, completions, self._render_chat)
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:
@@ -256,6 +258,10 @@ class Worker:
             port=self._port,
             status=self._state.hive_status(),
         )
+
+    def _render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        assert self._backend is not None, "the routes ask once there is a model"
+        return self._backend.tokenizer.render_chat(messages)
 
     async def _shut_down(self, heartbeats: list[Heartbeat]) -> None:
         self._state.stop()

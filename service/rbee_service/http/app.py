@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import structlog
 from sanic import HTTPResponse, Request, Sanic
@@ -26,11 +27,26 @@ _STREAM_SILENCE_SECONDS: Final = 3600
 App = Sanic[Any, Any]
 
 
+class Failure(Protocol):
+    """Something that can be told to a client."""
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body."""
+
+
+class FailureBody(Protocol):
+    """Tells a failure in a shape of its own."""
+
+    def __call__(self, failure: Any) -> dict[str, object]:
+        """Return the JSON body."""
+
+
 def create_app(name: str, token: ApiToken | None) -> App:
     """Return an application without routes.
 
     Every route, and everything that is not one, asks for the token; a route added with
-    ``ctx_public=True`` does not.
+    ``ctx_public=True`` does not. What fails is told in the shapes of this worker; a route added
+    with ``ctx_failure_body`` (see :class:`FailureBody`) has shapes of its own.
 
     Args:
         name: Unique in the process, of ``[A-Za-z0-9_-]``.
@@ -83,10 +99,10 @@ def correlation_id(request: Request) -> str:
 def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
     match failure:
         case InvalidFields():
-            return json_reply(failure.body(), 400)
+            return _tell(request, failure, 400)
         case Unauthorized():
             structlog.get_logger().warning("Refused", code=failure.code, path=request.path)
-            return json_reply(failure.body(), failure.status, {"www-authenticate": "Bearer"})
+            return _tell(request, failure, failure.status, {"www-authenticate": "Bearer"})
         case ApiError():
             if failure.status >= 500:
                 structlog.get_logger().info(
@@ -95,10 +111,20 @@ def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
             headers = {}
             if failure.retry_after is not None:
                 headers["retry-after"] = str(failure.retry_after)
-            return json_reply(failure.body(), failure.status, headers)
+            return _tell(request, failure, failure.status, headers)
         case SanicException() if failure.status_code < 500:
             refusal = ApiError(ErrorCode.INVALID_REQUEST, str(failure), status=failure.status_code)
             kept = {k: v for k, v in (failure.headers or {}).items() if k.lower() == "allow"}
-            return json_reply(refusal.body(), refusal.status, kept)
+            return _tell(request, refusal, refusal.status, kept)
     structlog.get_logger().error("A request failed", path=request.path, exc_info=failure)
-    return json_reply(ApiError(ErrorCode.INTERNAL, "internal error").body(), 500)
+    return _tell(request, ApiError(ErrorCode.INTERNAL, "internal error"), 500)
+
+
+def _tell(
+    request: Request, failure: Failure, status: int, headers: Mapping[str, str] | None = None
+) -> HTTPResponse:
+    shape: FailureBody | None = None
+    if request.route is not None:
+        shape = getattr(request.route.ctx, "failure_body", None)
+    body = failure.body() if shape is None else shape(failure)
+    return json_reply(body, status, headers)

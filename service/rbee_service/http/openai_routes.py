@@ -1,0 +1,154 @@
+"""The OpenAI API: ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/models``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+import structlog
+from sanic import HTTPResponse, Request
+
+from rbee_runtime.errors import RuntimeFault
+from rbee_service.errors import ApiError, ErrorCode
+from rbee_service.events import End, Failed, Output
+from rbee_service.faults import incomplete, refusal
+from rbee_service.http.app import App
+from rbee_service.http.completions import Completion, Completions, whole_text
+from rbee_service.http.intake import read_manner
+from rbee_service.http.replies import json_reply, stream_reply
+from rbee_service.openai_answers import Envelope
+from rbee_service.openai_errors import OpenAiError, failure_body
+from rbee_service.openai_parsing import parse_openai
+from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
+from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
+
+OWNER = "rbee"
+
+
+class RenderChat(Protocol):
+    """Makes a prompt of a chat."""
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the prompt that asks for the next message; may take a while.
+
+        Raises:
+            InvalidRequest: The model has no chat template, or it rejects the messages.
+        """
+
+
+def add_openai_routes(app: App, completions: Completions, render_chat: RenderChat) -> None:
+    """Add the OpenAI API.
+
+    Args:
+        app: Where to.
+        completions: Begins them.
+        render_chat: Makes prompts, once there is a model.
+    """
+    since = int(time.time())
+
+    async def chat(request: Request) -> HTTPResponse | None:
+        completions.check()
+        body = parse_openai(ChatRequest, request.body)
+        messages = [message.to_template() for message in body.messages]
+        try:
+            prompt = await asyncio.to_thread(render_chat, messages)
+        except RuntimeFault as fault:
+            raise refusal(fault) from fault
+        return await answer(request, body, prompt, body.new_tokens, chat=True)
+
+    async def text(request: Request) -> HTTPResponse | None:
+        completions.check()
+        body = parse_openai(TextRequest, request.body)
+        return await answer(request, body, body.prompt, body.max_tokens, chat=False)
+
+    async def answer(
+        request: Request,
+        body: OpenAiFields,
+        prompt: str | list[int],
+        max_tokens: int | None,
+        *,
+        chat: bool,
+    ) -> HTTPResponse | None:
+        if body.model != completions.model:
+            message = f"this worker serves {completions.model} and no other model"
+            raise OpenAiError(message, "model", "model_not_found", 404)
+        manner = read_manner(request, SseDialect.OUTPUT)
+        manner.check_deadline()
+        request_id = uuid.uuid4().hex
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
+        envelope = Envelope(name, int(time.time()), completions.model, chat)
+        async with completions.begun(
+            request,
+            name,
+            request_id,
+            lambda: body.to_runtime(request_id, prompt, max_tokens, manner.deadline),
+        ) as begun:
+            if body.stream:
+                await stream_reply(request, _chunks(begun, envelope, body.include_usage))
+                return None
+            said, ended = await whole_text(begun.inference)
+        failed = incomplete(ended)
+        if failed is not None:
+            raise failed
+        finished = begun.translator.finished
+        assert isinstance(ended, End)
+        assert finished is not None
+        return json_reply(envelope.whole(said, ended, finished))
+
+    async def models(_: Request) -> HTTPResponse:
+        completions.check()
+        model = {
+            "id": completions.model,
+            "object": "model",
+            "created": since,
+            "owned_by": OWNER,
+        }
+        return json_reply({"object": "list", "data": [model]})
+
+    post = ["POST"]
+    app.add_route(
+        chat, "/v1/chat/completions", methods=post, name="chat", ctx_failure_body=failure_body
+    )
+    app.add_route(
+        text, "/v1/completions", methods=post, name="completions", ctx_failure_body=failure_body
+    )
+    app.add_route(models, "/v1/models", name="models", ctx_failure_body=failure_body)
+
+
+async def _chunks(
+    begun: Completion, envelope: Envelope, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    # Where the tokens are counted in the end, every chunk before says that it does not count them.
+    uncounted: dict[str, object] = {"usage": None} if include_usage else {}
+    try:
+        first = envelope.first()
+        if first is not None:
+            yield encode_data(first | uncounted)
+        async with aclosing(begun.inference.batches()) as batches:
+            async for batch in batches:
+                chunk = b"" if batch else KEEP_ALIVE
+                for event in batch:
+                    match event:
+                        case Output():
+                            chunk += encode_data(envelope.piece(event.output.t) | uncounted)
+                        case End() | Failed():
+                            failed = incomplete(event)
+                            if failed is not None:
+                                chunk += encode_data(failure_body(failed))
+                            elif isinstance(event, End):
+                                chunk += encode_data(envelope.last(event) | uncounted)
+                            finished = begun.translator.finished
+                            if failed is None and include_usage and finished is not None:
+                                chunk += encode_data(envelope.count(finished))
+                            chunk += DONE
+                if chunk:
+                    yield chunk
+    except Exception:
+        # A client must read an end even where the fault is ours.
+        structlog.get_logger().exception("An event could not be told")
+        internal = ApiError(ErrorCode.INTERNAL, "internal error")
+        yield encode_data(failure_body(internal)) + DONE

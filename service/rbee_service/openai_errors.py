@@ -1,0 +1,40 @@
+"""Failures in the shape that clients of the OpenAI API know."""
+
+from __future__ import annotations
+
+from rbee_service.auth import Unauthorized
+from rbee_service.errors import ApiError, ErrorCode, InvalidFields
+
+
+class OpenAiError(ApiError):
+    """A request that one of the OpenAI routes refuses.
+
+    Attributes:
+        param: The field at fault.
+        reason: OpenAI's word for what is wrong with it.
+    """
+
+    def __init__(self, message: str, param: str | None, reason: str, status: int = 400) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, message, status=status)
+        self.param = param
+        self.reason = reason
+
+
+def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> dict[str, object]:
+    """Return the JSON body of a failure."""
+    match failure:
+        case OpenAiError():
+            return _error(failure.message, failure.status, failure.param, failure.reason)
+        case InvalidFields():
+            [first, *_] = failure.faults
+            long = first.constraint.startswith("context_length")
+            code = "context_length_exceeded" if long else "invalid_value"
+            return _error(str(failure), 400, first.field, code)
+        case Unauthorized():
+            return _error(str(failure), failure.status, None, failure.code)
+    return _error(failure.message, failure.status, None, failure.code.value.lower())
+
+
+def _error(message: str, status: int, param: str | None, code: str) -> dict[str, object]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,75 @@
+"""Reads a body of the OpenAI API, and refuses by name what is wrong with it or not served."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from rbee_service.openai_errors import OpenAiError
+from rbee_service.openai_requests import UNSERVED
+
+_MOST_FAULTS: Final = 8
+"""Faults named at a time."""
+
+_LONGEST_NAME: Final = 100
+"""Characters repeated of the name of a field."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
+    """Return the body as an instance of ``model``.
+
+    Raises:
+        OpenAiError: It is not; its faults are named, what was sent is never repeated.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        told = dict.fromkeys(_sentence(detail) for detail in details)
+        first = details[0]
+        raise OpenAiError(
+            "; ".join([*told][:_MOST_FAULTS]), _name(first) or None, _code(first)
+        ) from None
+
+
+def _name(detail: ErrorDetails) -> str:
+    name = ""
+    for step in detail["loc"]:
+        if isinstance(step, int):
+            name += f"[{step}]"
+        elif name and ("[" in step or "-" in step or step == "str"):
+            continue  # names an alternative of a type, not a member
+        else:
+            name += f".{step}" if name else step
+    return name[:_LONGEST_NAME]
+
+
+def _code(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "extra_forbidden":
+            known = detail["loc"][-1] in UNSERVED
+            return "unsupported_parameter" if known else "unknown_parameter"
+        case "missing":
+            return "missing_required_parameter"
+        case "json_invalid":
+            return "invalid_json"
+    return "invalid_value"
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    name = _name(detail)
+    match _code(detail):
+        case "unsupported_parameter":
+            return f"{name} is not served by this worker, or not with this value"
+        case "unknown_parameter":
+            return f"{name} is not known to this worker"
+        case "missing_required_parameter":
+            return f"{name} is required"
+        case "invalid_json":
+            reason = detail.get("ctx", {}).get("error", "malformed")
+            return f"the body is not valid JSON: {reason}"
+    return f"{name}: {detail['msg']}" if name else detail["msg"]

@@ -1,0 +1,271 @@
+"""What clients of the OpenAI API may ask for.
+
+A field that is not served here could change the answer, so it is never passed over in silence. It
+may be sent with the value that stands for what is served anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rbee_runtime.request import U64_MAX, Request, SamplingParams
+from rbee_service.completion_request import TOP_K_CEILING, Fraction, StopString
+
+_NEVER: Final = object()
+"""Stands for no value at all."""
+
+UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "audio": _NEVER,
+        "best_of": 1,
+        "echo": False,
+        "function_call": "none",
+        "functions": [],
+        "logprobs": False,
+        "metadata": {},
+        "modalities": ["text"],
+        "moderation": _NEVER,
+        "n": 1,
+        "parallel_tool_calls": _NEVER,
+        "prediction": _NEVER,
+        "prompt_cache_key": _NEVER,
+        "prompt_cache_retention": _NEVER,
+        "reasoning_effort": _NEVER,
+        "response_format": {"type": "text"},
+        "safety_identifier": _NEVER,
+        "service_tier": "default",
+        "store": False,
+        "suffix": "",
+        "tool_choice": "none",
+        "tools": [],
+        "top_logprobs": 0,
+        "user": _NEVER,
+        "verbosity": _NEVER,
+        "web_search_options": _NEVER,
+        # Of messages and their parts:
+        "annotations": [],
+        "name": _NEVER,
+        "refusal": _NEVER,
+        "tool_call_id": _NEVER,
+        "tool_calls": [],
+    }
+)
+"""Fields of the OpenAI API that are not served, each with the value that changes nothing."""
+
+_PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
+_TOKEN_ID = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+_BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
+
+
+class _Part(BaseModel):
+    """A base of everything in a body: what is not known is refused, ``null`` means left out."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_changes_nothing(cls, members: Any) -> Any:
+        if not isinstance(members, dict):
+            return members
+        return {
+            name: value
+            for name, value in members.items()
+            if value is not None
+            and (name in cls.model_fields or not _same(value, UNSERVED.get(name, _NEVER)))
+        }
+
+
+def _same(value: object, neutral: object) -> bool:
+    # 1 is not true here, nor 0 false.
+    return type(value) is type(neutral) and value == neutral
+
+
+def _one_text(content: Any) -> Any:
+    """Return the text of a message's content, which may come in parts."""
+    if not isinstance(content, list):
+        return content
+    texts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise PydanticCustomError("unsupported_part", "only parts of type text are served")
+        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+            raise PydanticCustomError("part", "a part of type text has a text and nothing else")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _list_of_stops(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _one_prompt(prompt: Any) -> Any:
+    match prompt:
+        case [str() | list() as only]:
+            return only
+        case [str() | list(), *_]:
+            raise PydanticCustomError("several", "only one prompt is served at a time")
+    return prompt
+
+
+class Message(_Part):
+    """One message of a chat.
+
+    Attributes:
+        role: Who said it; ``developer`` is the newer name of ``system``.
+        content: What was said.
+    """
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_one_text)]
+
+    def to_template(self) -> dict[str, str]:
+        """Return what a chat template reads."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.content}
+
+
+class StreamOptions(_Part):
+    """How a stream is told.
+
+    Attributes:
+        include_usage: Whether a last chunk counts the tokens.
+        include_obfuscation: Whether chunks are padded; they are not here.
+    """
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class OpenAiFields(_Part):
+    """What both kinds of completion are asked with.
+
+    Beyond the OpenAI API there are ``top_k``, ``min_p`` and ``repetition_penalty``.
+
+    Attributes:
+        model: Must be the one that is served.
+        max_tokens: Upper bound on new tokens; ``None`` for as many as the context holds.
+        temperature: 0 is greedy.
+        top_p: 1.0 is off.
+        frequency_penalty: 0.0 is off.
+        presence_penalty: 0.0 is off.
+        logit_bias: By token id.
+        stop: Strings that end the completion.
+        seed: Of the request's random stream; drawn when left out.
+        stream: Whether the text is wanted as it comes.
+        stream_options: How.
+        top_k: 0 is off.
+        min_p: 0.0 is off.
+        repetition_penalty: 1.0 is off.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    top_p: Fraction = 1.0
+    frequency_penalty: _PENALTY = 0.0
+    presence_penalty: _PENALTY = 0.0
+    logit_bias: Annotated[dict[_TOKEN_ID, _BIAS], Field(max_length=1024)] = Field(
+        default_factory=dict
+    )
+    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_list_of_stops)] = Field(
+        default_factory=list
+    )
+    # OpenAI's is a signed integer of 64 bits, the engine's an unsigned one.
+    seed: Annotated[int, Field(ge=-(2**63), le=U64_MAX)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Fraction = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+
+    @model_validator(mode="after")
+    def _options_are_of_a_stream(self) -> OpenAiFields:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "stream_options", "stream_options is only allowed when stream is true"
+            )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a count of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def to_runtime(
+        self,
+        request_id: str,
+        prompt: str | list[int],
+        max_tokens: int | None,
+        deadline: float | None,
+    ) -> Request:
+        """Return the engine's form of this request.
+
+        Args:
+            request_id: Unique among live requests.
+            prompt: Text or token ids to continue.
+            max_tokens: Upper bound on new tokens.
+            deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
+        """
+        return Request(
+            request_id=request_id,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            sampling=SamplingParams(
+                repetition_penalty=self.repetition_penalty,
+                frequency_penalty=self.frequency_penalty,
+                presence_penalty=self.presence_penalty,
+                logit_bias={int(token): bias for token, bias in self.logit_bias.items()},
+                temperature=self.temperature,
+                top_k=min(self.top_k, TOP_K_CEILING),
+                top_p=self.top_p,
+                min_p=self.min_p,
+                seed=None if self.seed is None else self.seed & U64_MAX,
+            ),
+            stop=tuple(self.stop),
+            deadline=deadline,
+        )
+
+
+class ChatRequest(OpenAiFields):
+    """The body of ``POST /v1/chat/completions``.
+
+    Attributes:
+        messages: The chat so far.
+        max_completion_tokens: The newer name of ``max_tokens``.
+    """
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def new_tokens(self) -> int | None:
+        """Upper bound on new tokens: of two, the lower."""
+        given = (self.max_tokens, self.max_completion_tokens)
+        return min((bound for bound in given if bound is not None), default=None)
+
+
+class TextRequest(OpenAiFields):
+    """The body of ``POST /v1/completions``.
+
+    Attributes:
+        prompt: Text or token ids to continue.
+        max_tokens: Upper bound on new tokens; OpenAI's default is as low.
+    """
+
+    prompt: Annotated[
+        Annotated[str, Field(min_length=1)] | Annotated[list[int], Field(min_length=1)],
+        BeforeValidator(_one_prompt),
+    ]
+    max_tokens: Annotated[int, Field(ge=1)] = 16

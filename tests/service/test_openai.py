@@ -1,0 +1,478 @@
+"""The OpenAI routes, asked by OpenAI's own client and byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from httpx_sse import aconnect_sse
+from stand_in import (
+    MODEL,
+    Running,
+    StandInEngine,
+    endless,
+    finished,
+    opened,
+    ready,
+    running,
+    served,
+    text,
+)
+
+from rbee_runtime.errors import ContextOverflow, OutOfMemory, QueueFull
+from rbee_runtime.events import Failed, Piece, Started, StopReason
+from rbee_runtime.request import SamplingParams
+from rbee_service.engine_loader import load_engine
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+CHAT: dict[str, Any] = {"model": MODEL, "messages": HELLO}
+TEXT: dict[str, Any] = {"model": MODEL, "prompt": "Hello"}
+
+CHAT_STREAM = """\
+data: {"id":"ID","object":"chat.completion.chunk","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,\
+"finish_reason":null}]}
+
+data: {"id":"ID","object":"chat.completion.chunk","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"delta":{"content":"Hello"},"logprobs":null,"finish_reason":null}]}
+
+data: {"id":"ID","object":"chat.completion.chunk","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"delta":{"content":" 🐝"},"logprobs":null,"finish_reason":null}]}
+
+data: {"id":"ID","object":"chat.completion.chunk","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"""
+
+TEXT_STREAM = """\
+data: {"id":"ID","object":"text_completion","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"text":"Hello","logprobs":null,"finish_reason":null}],"usage":null}
+
+data: {"id":"ID","object":"text_completion","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"text":" 🐝","logprobs":null,"finish_reason":null}],"usage":null}
+
+data: {"id":"ID","object":"text_completion","created":NOW,"model":"hf:test/stand-in",\
+"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}],"usage":null}
+
+data: {"id":"ID","object":"text_completion","created":NOW,"model":"hf:test/stand-in",\
+"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,\
+"prompt_tokens_details":{"cached_tokens":0}}}
+
+data: [DONE]
+
+"""
+
+
+def golden(body: str) -> str:
+    body = re.sub(r'"id":"(chat)?cmpl-[0-9a-f]{32}"', '"id":"ID"', body)
+    return re.sub(r'"created":\d{10}', '"created":NOW', body)
+
+
+@asynccontextmanager
+async def asked(
+    directory: Path, engine: StandInEngine, *flags: str
+) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with served(directory, engine, *flags) as (_, worker), client_of(worker) as client:
+        yield client
+
+
+def client_of(worker: Running, key: str = "none") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=key, max_retries=0, timeout=10)
+
+
+async def test_a_chat(tmp_path: Path) -> None:
+    end = replace(finished(), prompt_tokens=12, reused_tokens=8)
+    engine = StandInEngine(lambda _: [Started(12, 7), Piece("Hi ", 1), Piece("there", 2), end])
+    async with asked(tmp_path, engine) as client:
+        answer = await client.chat.completions.create(
+            model=MODEL,
+            messages=[
+                {"role": "developer", "content": "Be brief"},
+                {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+            ],
+        )
+    [choice] = answer.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", "Hi there")
+    assert choice.finish_reason == "stop"
+    assert (answer.object, answer.model) == ("chat.completion", MODEL)
+    assert answer.usage is not None
+    usage = answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (12, 2, 14)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == 8
+    [request] = engine.submitted
+    assert request.prompt == "system: Be brief\nuser: Hello\nassistant:"
+    assert request.max_tokens is None
+    assert request.sampling == SamplingParams()
+
+
+async def test_a_streamed_chat(tmp_path: Path) -> None:
+    async with asked(tmp_path, StandInEngine(lambda _: text("Hi ", "🐝"))) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=HELLO,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert "".join(t or "" for t in texts) == "Hi 🐝"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert chunks[-1].choices == []
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_a_text_whole_and_streamed(tmp_path: Path) -> None:
+    engine = StandInEngine()
+    async with asked(tmp_path, engine) as client:
+        answer = await client.completions.create(model=MODEL, prompt="Say")
+        stream = await client.completions.create(model=MODEL, prompt=[1, 2], stream=True)
+        pieces = [chunk.choices[0].text async for chunk in stream]
+    assert (answer.object, answer.choices[0].text) == ("text_completion", "Hello world")
+    assert answer.usage is not None
+    assert "".join(pieces) == "Hello world"
+    first, second = engine.submitted
+    assert (first.prompt, first.max_tokens) == ("Say", 16)
+    assert second.prompt == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "stream"),
+    [
+        ("/v1/chat/completions", CHAT, CHAT_STREAM),
+        ("/v1/completions", TEXT | {"stream_options": {"include_usage": True}}, TEXT_STREAM),
+    ],
+)
+async def test_the_bytes_of_a_stream(
+    tmp_path: Path, path: str, body: dict[str, Any], stream: str
+) -> None:
+    async with served(tmp_path, StandInEngine(lambda _: text("Hello", " 🐝"))) as (client, _):
+        answer = await client.post(path, json=body | {"stream": True})
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert golden(answer.content.decode()) == stream
+
+
+async def test_the_bytes_of_whole_answers(tmp_path: Path) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        chat = await client.post("/v1/chat/completions", json=CHAT)
+        plain = await client.post("/v1/completions", json=TEXT)
+    usage = (
+        '"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,'
+        '"prompt_tokens_details":{"cached_tokens":0}}}'
+    )
+    assert golden(chat.text) == (
+        '{"id":"ID","object":"chat.completion","created":NOW,"model":"hf:test/stand-in",'
+        '"choices":[{"index":0,"message":{"role":"assistant","content":"Hello world",'
+        '"refusal":null},"logprobs":null,"finish_reason":"stop"}],' + usage
+    )
+    assert golden(plain.text) == (
+        '{"id":"ID","object":"text_completion","created":NOW,"model":"hf:test/stand-in",'
+        '"choices":[{"index":0,"text":"Hello world","logprobs":null,"finish_reason":"stop"}],'
+        + usage
+    )
+
+
+async def test_a_stream_as_httpx_sse_reads_it(tmp_path: Path) -> None:
+    body = CHAT | {"stream": True}
+    async with (
+        served(tmp_path, StandInEngine()) as (client, _),
+        aconnect_sse(client, "POST", "/v1/chat/completions", json=body) as source,
+    ):
+        events = [event async for event in source.aiter_sse()]
+    assert {event.event for event in events} == {"message"}
+    assert events[-1].data == "[DONE]"
+    told = [event.json()["choices"][0]["delta"].get("content", "") for event in events[:-1]]
+    assert "".join(told) == "Hello world"
+
+
+async def test_models(tmp_path: Path) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, worker):
+        raw = await client.get("/v1/models")
+        async with client_of(worker) as typed:
+            models = [model async for model in typed.models.list()]
+    assert [model.id for model in models] == [MODEL]
+    assert golden(raw.text) == (
+        '{"object":"list","data":[{"id":"hf:test/stand-in","object":"model","created":NOW,'
+        '"owned_by":"rbee"}]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (StopReason.EOS, "stop"),
+        (StopReason.STOP_SEQUENCE, "stop"),
+        (StopReason.MAX_TOKENS, "length"),
+    ],
+)
+async def test_the_finish_reason(tmp_path: Path, reason: StopReason, expected: str) -> None:
+    engine = StandInEngine(lambda _: [Started(3, 7), Piece("x", 1), finished(reason, 1)])
+    async with asked(tmp_path, engine) as client:
+        whole = await client.chat.completions.create(model=MODEL, messages=HELLO)
+        stream = await client.completions.create(model=MODEL, prompt="x", stream=True)
+        *_, last = [chunk async for chunk in stream]
+    assert whole.choices[0].finish_reason == last.choices[0].finish_reason == expected
+
+
+async def test_the_engine_gets_what_was_asked_for(tmp_path: Path) -> None:
+    engine = StandInEngine()
+    async with asked(tmp_path, engine) as client:
+        await client.chat.completions.create(
+            model=MODEL,
+            messages=HELLO,
+            max_tokens=20,
+            max_completion_tokens=10,
+            temperature=0,
+            top_p=0.5,
+            frequency_penalty=-1,
+            presence_penalty=1.5,
+            logit_bias={"5": -100, "7": 3},
+            stop="END",
+            seed=-1,
+            extra_body={"top_k": 10**20, "min_p": 0.1, "repetition_penalty": 1.5},
+        )
+        await client.completions.create(model=MODEL, prompt="x", stop=["a", "b"], seed=5)
+    first, second = engine.submitted
+    assert first.sampling == SamplingParams(
+        repetition_penalty=1.5,
+        frequency_penalty=-1.0,
+        presence_penalty=1.5,
+        logit_bias={5: -100.0, 7: 3.0},
+        temperature=0.0,
+        top_k=2**31 - 1,
+        top_p=0.5,
+        min_p=0.1,
+        seed=2**64 - 1,
+    )
+    assert (first.max_tokens, first.stop) == (10, ("END",))
+    assert (second.sampling.seed, second.stop) == (5, ("a", "b"))
+
+
+REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
+    ({"n": 2}, "n", "unsupported_parameter"),
+    ({"n": True}, "n", "unsupported_parameter"),
+    ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+    ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"user": "u"}, "user", "unsupported_parameter"),
+    ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
+    ({"temprature": 1}, "temprature", "unknown_parameter"),
+    ({"str": 1}, "str", "unknown_parameter"),
+    ({"temperature": 2.5}, "temperature", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
+    ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+    ({"stop": ""}, "stop[0]", "invalid_value"),
+    ({"stream": 1}, "stream", "invalid_value"),
+    ({"stream_options": {}}, None, "invalid_value"),
+    ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+@pytest.mark.parametrize(("path", "good"), [("chat/completions", CHAT), ("completions", TEXT)])
+async def test_nothing_is_ignored(
+    tmp_path: Path,
+    path: str,
+    good: dict[str, Any],
+    refused: tuple[dict[str, Any], str | None, str],
+) -> None:
+    changed, param, code = refused
+    engine = StandInEngine()
+    async with served(tmp_path, engine) as (client, _):
+        answer = await client.post(f"/v1/{path}", json=good | changed)
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["error"]
+    error = answer.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert (param or "stream_options") in error["message"]
+    assert not engine.submitted
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ("Hello", "messages"),
+        ([{"content": "x"}], "messages[0].role"),
+        ([{"role": "tool", "content": "x"}], "messages[0].role"),
+        ([*HELLO, {"role": "user"}], "messages[1].content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content"),
+        ([{"role": "user", "content": "x", "name": "n"}], "messages[0].name"),
+        (
+            [{"role": "assistant", "content": "x", "tool_calls": [{}]}],
+            "messages[0].tool_calls",
+        ),
+        ([{"role": "user", "content": "REFUSE"}], "messages"),
+    ],
+)
+async def test_messages_that_are_not_served(tmp_path: Path, messages: Any, param: str) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        answer = await client.post("/v1/chat/completions", json=CHAT | {"messages": messages})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+async def test_what_changes_nothing_may_be_said(tmp_path: Path) -> None:
+    neutral = {
+        "n": 1,
+        "tools": [],
+        "tool_choice": "none",
+        "logprobs": False,
+        "store": False,
+        "response_format": {"type": "text"},
+        "user": None,
+        "stop": None,
+        "max_tokens": None,
+    }
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        for path, good in (("chat/completions", CHAT), ("completions", TEXT)):
+            assert (await client.post(f"/v1/{path}", json=good | neutral)).status_code == 200
+
+
+async def test_what_was_sent_is_not_repeated(tmp_path: Path) -> None:
+    secret = "SECRET-OF-THE-CLIENT"
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        for body in (
+            CHAT | {"messages": [{"role": secret, "content": [secret]}], "stop": [secret * 9]},
+            TEXT | {"prompt": [1, secret], "temperature": secret},
+        ):
+            path = "chat/completions" if "messages" in body else "completions"
+            answer = await client.post(f"/v1/{path}", json=body)
+            assert answer.status_code == 400
+            assert secret not in answer.text
+        many = await client.post("/v1/completions", json={f"x{i}": i for i in range(9999)})
+        assert many.status_code == 400
+        assert len(many.content) < 2000
+
+
+async def test_errors_as_the_client_raises_them(tmp_path: Path) -> None:
+    engine = StandInEngine()
+    async with asked(tmp_path, engine) as client:
+
+        def ask(model: str = MODEL) -> Any:
+            return client.chat.completions.create(model=model, messages=HELLO)
+
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await ask("gpt-4o")
+        assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+        engine.refusal = ContextOverflow(3000, 1, 2048)
+        with pytest.raises(openai.BadRequestError) as long:
+            await ask()
+        assert long.value.code == "context_length_exceeded"
+        assert "3000" in long.value.message
+        engine.refusal = QueueFull("the queue is full")
+        with pytest.raises(openai.InternalServerError) as full:
+            await ask()
+        assert full.value.status_code == 503
+        assert full.value.response.headers["retry-after"] == "1"
+        assert full.value.type == "server_error"
+        engine.refusal = None
+        engine.answer = lambda _: [Started(3, 7), Piece("x", 1), Failed(OutOfMemory("no memory"))]
+        with pytest.raises(openai.InternalServerError) as failed:
+            await ask()
+        assert failed.value.status_code == 507
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        with pytest.raises(openai.APIError, match="no memory"):
+            [chunk async for chunk in stream]
+
+
+async def test_a_token_that_is_missing_or_wrong(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret")
+    flags = ("--api-token-file", str(secret), "--host", "127.0.0.1")
+    async with served_with_token(tmp_path, flags) as (worker, plain):
+        async with client_of(worker, "wrong") as client:
+            with pytest.raises(openai.AuthenticationError) as wrong:
+                await client.models.list()
+        assert wrong.value.code == "INVALID_API_KEY"
+        async with client_of(worker, "s3cret") as client:
+            assert [model.id async for model in client.models.list()] == [MODEL]
+        missing = (await plain.get("/v1/models")).json()["error"]
+        assert list(missing) == ["message", "type", "param", "code"]
+        assert missing["code"] == "MISSING_API_KEY"
+
+
+@asynccontextmanager
+async def served_with_token(
+    directory: Path, flags: tuple[str, ...]
+) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
+    async with (
+        running(directory, opened(StandInEngine()), *flags) as worker,
+        httpx.AsyncClient(base_url=worker.url) as client,
+    ):
+        while (await client.get("/v1/ready", headers={"authorization": "Bearer s3cret"})).json()[
+            "state"
+        ] == "loading":
+            await asyncio.sleep(0.01)
+        yield worker, client
+
+
+async def test_a_client_that_stops_reading_frees_the_slot(tmp_path: Path) -> None:
+    engine = StandInEngine(endless)
+    async with asked(tmp_path, engine) as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        assert (await anext(aiter(stream))).choices[0].delta.role == "assistant"
+        await stream.close()
+        await engine.wait(lambda: engine.live == 0 and len(engine.cancelled) == 1)
+
+
+async def test_signs_of_life_on_a_quiet_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbee_service.inference.KEEP_ALIVE_SECONDS", 0.01)
+    streams = [
+        ("/v1/chat/completions", CHAT | {"stream": True}),
+        ("/v1/infer", {"prompt": "x", "stream": True}),
+        ("/v1/inference", {"job_id": "j", "prompt": "x", "max_tokens": 4}),
+    ]
+    engine = StandInEngine(endless)
+    async with served(tmp_path, engine) as (client, _):
+        for number, (path, body) in enumerate(streams):
+            read = b""
+            async with client.stream("POST", path, json=body) as answer:
+                async for chunk in answer.aiter_raw():
+                    read += chunk
+                    if read.count(b"\n\n: keep-alive\n\n") >= 1 and b"[DONE]" not in read:
+                        engine.cancel(engine.submitted[number].request_id)
+            assert b": keep-alive\n\n" in read
+            assert read.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_model_that_is_real(tmp_path: Path, tiny_artifact: Path) -> None:
+    flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
+    asking: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 8}
+    async with running(tmp_path, load_engine, *flags) as worker:
+        await ready(worker)
+        async with client_of(worker) as client:
+            first = await client.chat.completions.create(**asking, seed=3)
+            again = await client.chat.completions.create(**asking, seed=3)
+            stream = await client.chat.completions.create(**asking, seed=3, stream=True)
+            pieces = [c.choices[0].delta.content or "" async for c in stream]
+            with pytest.raises(openai.BadRequestError) as outside:
+                await client.completions.create(
+                    model="tiny", prompt="x", logit_bias={"999999999": 1}
+                )
+            forced = await client.completions.create(
+                model="tiny", prompt="x", logit_bias={"70": 100}, temperature=0, max_tokens=4
+            )
+    assert first.choices[0].message.content == again.choices[0].message.content == "".join(pieces)
+    assert first.usage is not None
+    assert first.usage.completion_tokens == 8
+    assert first.choices[0].finish_reason == "length"
+    assert outside.value.param == "logit_bias"
+    assert len(set(forced.choices[0].text)) == 1
