@@ -85,6 +85,10 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Memory:
     total: int = 536870912
+    weights: int = 400000000
+    cache: int = 1000000
+    cache_reserved: int = 2000000
+    workspace: int = 135870912
 
 
 class StandInTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -49,6 +50,7 @@ async def report_ready(
     report: ReadyReport,
     *,
     max_retries: int,
+    count: Callable[[str], object],
     attempt_seconds: float = ATTEMPT_SECONDS,
     first_wait_seconds: float = FIRST_WAIT_SECONDS,
 ) -> None:
@@ -59,6 +61,7 @@ async def report_ready(
         url: Where to post.
         report: What to post.
         max_retries: Tries after the first.
+        count: Told of each try's outcome: ``ok`` or ``failed``.
         attempt_seconds: Bound on each try.
         first_wait_seconds: Pause before the second try.
 
@@ -82,9 +85,14 @@ async def report_ready(
     try:
         async for attempt in attempts:
             with attempt:
-                async with asyncio.timeout(attempt_seconds):
-                    answer = await client.post(url, json=asdict(report))
-                    answer.raise_for_status()
+                outcome = "failed"
+                try:
+                    async with asyncio.timeout(attempt_seconds):
+                        answer = await client.post(url, json=asdict(report))
+                        answer.raise_for_status()
+                    outcome = "ok"
+                finally:
+                    count(outcome)
     except (httpx.HTTPError, TimeoutError) as error:
         raise CallbackRefused(
             f"the ready callback to {url} was refused: {_reason(error)}; check --callback-url and "

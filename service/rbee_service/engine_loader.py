@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rbee_runtime.artifact import Manifest
 from rbee_runtime.events import Event
 from rbee_runtime.request import Request
-from rbee_service.backend import InferenceBackend
+from rbee_service.backend import InferenceBackend, MemoryUse
 from rbee_service.loading import LayerProgress
 from rbee_service.options import Options
 
@@ -23,6 +23,26 @@ class ChatTokenizer(Protocol):
         Raises:
             InvalidRequest: The model has no chat template, or it rejects the messages.
         """
+
+
+class CacheMemory(MemoryUse, Protocol):
+    """What a language model holds in memory, in bytes.
+
+    Attributes:
+        weights: The model's weights.
+        cache: What the KV cache has used at most.
+        cache_reserved: What it may come to use.
+        workspace: The rest.
+    """
+
+    @property
+    def weights(self) -> int: ...  # noqa: D102
+    @property
+    def cache(self) -> int: ...  # noqa: D102
+    @property
+    def cache_reserved(self) -> int: ...  # noqa: D102
+    @property
+    def workspace(self) -> int: ...  # noqa: D102
 
 
 class CompletionBackend(InferenceBackend[Request, Event], Protocol):
@@ -40,6 +60,9 @@ class CompletionBackend(InferenceBackend[Request, Event], Protocol):
     def backend_name(self) -> str: ...  # noqa: D102
     @property
     def tokenizer(self) -> ChatTokenizer: ...  # noqa: D102
+
+    def memory(self) -> CacheMemory:
+        """Return what it holds in memory."""
 
 
 class Loader(Protocol):

@@ -21,6 +21,7 @@ class Heartbeat:
         url: Where to post.
         body: Says what to post, at the moment of posting.
         interval: Seconds between the beginnings of two heartbeats.
+        count: Told of each heartbeat's outcome: ``ok``, ``refused``, ``timeout`` or ``failed``.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Heartbeat:
         url: str,
         body: Callable[[], Mapping[str, object]],
         interval: float,
+        count: Callable[[str], object],
     ) -> None:
         self._client = client
         self._url = url
         self._body = body
         self._interval = interval
+        self._count = count
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -56,14 +59,18 @@ class Heartbeat:
     async def beat(self) -> None:
         """Post once; a failure is logged and never raised."""
         log = structlog.get_logger()
+        outcome = "ok"
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 answer = await self._client.post(self._url, json=dict(self._body()))
                 answer.raise_for_status()
         except httpx.HTTPStatusError as error:
-            status = error.response.status_code
+            outcome, status = "refused", error.response.status_code
             log.warning("A heartbeat was refused", url=self._url, status=status)
         except TimeoutError:
+            outcome = "timeout"
             log.warning("A heartbeat got no answer in time", url=self._url)
         except Exception as error:
+            outcome = "failed"
             log.warning("A heartbeat failed", url=self._url, reason=str(error) or repr(error))
+        self._count(outcome)

@@ -30,6 +30,7 @@ from rbee_service.http.app import create_app
 from rbee_service.http.completions import Completions
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.job_routes import add_job_routes
+from rbee_service.http.metrics_routes import add_metrics_routes
 from rbee_service.http.openai_routes import add_openai_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
@@ -37,6 +38,8 @@ from rbee_service.http.worker_contract_routes import add_worker_contract_routes
 from rbee_service.identity import WorkerInfo, device_name
 from rbee_service.inference import LiveInferences
 from rbee_service.loading import LayerProgress, LoadingBoard
+from rbee_service.metered import MeteredBackend, memory_gauges
+from rbee_service.metrics import Metrics, status_gauges
 from rbee_service.model_source import artifact_cache, resolve_model
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
@@ -82,6 +85,7 @@ class Worker:
         self._state: WorkerState[Request, Event] = WorkerState()
         self._board = LoadingBoard()
         self._live = LiveInferences()
+        self._metrics = Metrics()
         self._backend: CompletionBackend | None = None
         self._stop_asked = asyncio.Event()
         self._beating: set[asyncio.Task[None]] = set()
@@ -93,6 +97,7 @@ class Worker:
         add_job_routes(app, completions, options.sse_dialect)
         add_worker_contract_routes(app, completions, self._info)
         add_openai_routes(app, completions, self._render_chat)
+        add_metrics_routes(app, self._metrics)
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:
@@ -160,7 +165,9 @@ class Worker:
         backend = await self._bring_in()
         self._backend = backend
         model = options.model_ref or backend.manifest.model_ref
-        self._state.serve(backend, model)
+        self._state.serve(MeteredBackend(backend, self._metrics), model)
+        self._metrics.watch(lambda: status_gauges(backend.status()))
+        self._metrics.watch(lambda: memory_gauges(backend.memory()))
         self._board.close()
         self._log.info(
             "Ready", model=model, backend=backend.backend_name, vram_bytes=backend.memory().total
@@ -181,7 +188,11 @@ class Worker:
         )
         try:
             await report_ready(
-                client, options.callback_url, report, max_retries=options.callback_max_retries
+                client,
+                options.callback_url,
+                report,
+                max_retries=options.callback_max_retries,
+                count=lambda outcome: self._metrics.callbacks.labels(outcome).inc(),
             )
         except CallbackRefused as refused:
             raise StartupFault(ExitCode.CALLBACK_REFUSED, str(refused)) from refused
@@ -225,6 +236,7 @@ class Worker:
                 f"{base.rstrip('/')}/v1/worker-heartbeat",
                 lambda: {"worker": self._info().body(), "timestamp": rfc3339_now()},
                 self._options.heartbeat_interval,
+                self._count_heartbeat,
             )
             for base in bases
             if base is not None
@@ -241,7 +253,11 @@ class Worker:
                 "health_status": "healthy" if self._state.health().healthy else "degraded",
             },
             self._options.heartbeat_interval,
+            self._count_heartbeat,
         )
+
+    def _count_heartbeat(self, outcome: str) -> None:
+        self._metrics.heartbeats.labels(outcome).inc()
 
     def _keep_beating(self, heartbeat: Heartbeat) -> None:
         task = asyncio.create_task(heartbeat.run())

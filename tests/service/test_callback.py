@@ -30,6 +30,7 @@ async def report(url: str, max_retries: int = 3, first_wait: float = 0.01) -> No
             url,
             REPORT,
             max_retries=max_retries,
+            count=lambda _: None,
             attempt_seconds=0.3,
             first_wait_seconds=first_wait,
         )

@@ -30,7 +30,7 @@ def hive() -> Iterator[Hive]:
 @asynccontextmanager
 async def beating(url: str, interval: float) -> AsyncIterator[Heartbeat]:
     async with httpx.AsyncClient() as client:
-        heartbeat = Heartbeat(client, url, lambda: {"n": 1}, interval)
+        heartbeat = Heartbeat(client, url, lambda: {"n": 1}, interval, lambda _: None)
         task = asyncio.create_task(heartbeat.run())
         try:
             yield heartbeat

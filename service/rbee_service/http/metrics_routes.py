@@ -1,0 +1,28 @@
+"""``GET /metrics``, and the count of all requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sanic import HTTPResponse, Request
+from sanic.response import BaseHTTPResponse
+
+from rbee_service.http.app import App
+from rbee_service.metrics import CONTENT_TYPE, Metrics
+
+
+def add_metrics_routes(app: App, metrics: Metrics) -> None:
+    """Add ``/metrics`` and count what every route answers."""
+
+    async def tell(_: Request) -> HTTPResponse:
+        # Asking a backend what memory it holds may block.
+        text = await asyncio.to_thread(metrics.text)
+        return HTTPResponse(text, content_type=CONTENT_TYPE)
+
+    async def count(request: Request, response: BaseHTTPResponse) -> None:
+        # A path that is no route's would let strangers make series without end.
+        route = f"/{request.route.path}" if request.route is not None else "none"
+        metrics.requests.labels(route, str(response.status)).inc()
+
+    app.register_middleware(count, "response")
+    app.add_route(tell, "/metrics", name="metrics", ctx_public=True)
