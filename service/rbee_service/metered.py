@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import structlog
 from prometheus_client.core import Metric
 
 from rbee_runtime.errors import RuntimeFault
@@ -42,8 +43,12 @@ class MeteredBackend:
         meter = _Meter(self._metrics, self._clock)
 
         def metered(event: Event) -> None:
-            # What is counted late would be missing from what a client reads right after its end.
-            meter.note(event)
+            # Counted first, or it would be missing from what a client reads right after its end.
+            try:
+                meter.note(event)
+            except Exception:
+                # A client must read its events even where they cannot be counted.
+                structlog.get_logger().exception("An event could not be counted")
             sink(event)
 
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -415,10 +414,8 @@ async def served_with_token(
         running(directory, opened(StandInEngine()), *flags) as worker,
         httpx.AsyncClient(base_url=worker.url) as client,
     ):
-        while (await client.get("/v1/ready", headers={"authorization": "Bearer s3cret"})).json()[
-            "state"
-        ] == "loading":
-            await asyncio.sleep(0.01)
+        # The answer is over when loading is.
+        await client.get("/v1/loading/progress", headers={"authorization": "Bearer s3cret"})
         yield worker, client
 
 
