@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -426,6 +427,24 @@ async def test_a_client_that_stops_reading_frees_the_slot(tmp_path: Path) -> Non
         assert (await anext(aiter(stream))).choices[0].delta.role == "assistant"
         await stream.close()
         await engine.wait(lambda: engine.live == 0 and len(engine.cancelled) == 1)
+
+
+async def test_a_worker_that_stops_does_not_pass_for_a_finished_answer(tmp_path: Path) -> None:
+    engine = StandInEngine(endless)
+    async with served(tmp_path, engine) as (client, worker):
+        whole = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+        streamed = asyncio.create_task(client.post("/v1/completions", json=TEXT | {"stream": True}))
+        await engine.wait(lambda: engine.live == 2)
+        worker.worker.stop()
+        refused, stream = await whole, await streamed
+    assert refused.status_code == 503
+    assert refused.json()["error"]["type"] == "server_error"
+    *_, last, done, rest = stream.content.split(b"\n\n")
+    assert last == (
+        b'data: {"error":{"message":"the request was cancelled","type":"server_error",'
+        b'"param":null,"code":"insufficient_resources"}}'
+    )
+    assert (done, rest) == (b"data: [DONE]", b"")
 
 
 async def test_signs_of_life_on_a_quiet_stream(
