@@ -12,7 +12,7 @@ from itertools import cycle, islice
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import interleave
-from rbee_bench.peers import PeerFault, PeerProcess, Spec, Timing
+from rbee_bench.peers import Kind, PeerFault, PeerProcess, Spec, Timing
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
@@ -83,7 +83,8 @@ def batch_specs(subject: Subject, capacity: int, sequences: int, progress: Progr
         for spec in together
         if sequences > 1
     ]
-    others = [subject.peer(kind, capacity, sequences) for kind in ("llama.cpp", "genai", "eager")]
+    kinds: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "eager")
+    others = [subject.peer(kind, capacity, sequences) for kind in kinds]
     return [*together, *alone, *others]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -12,11 +13,14 @@ from rbee_bench.batch import Batch
 from rbee_bench.bystanders import BUSY
 from rbee_bench.decode import Decode
 from rbee_bench.fidelity import Fidelity
+from rbee_bench.gate import Figure, Gate, Verdict
 from rbee_bench.large import Large
+from rbee_bench.limits import Limits
 from rbee_bench.parity import Parity
+from rbee_bench.prefill import Prefill
 from rbee_bench.serving import ENTERING, SHARED, STREAMS, Serving
 from rbee_bench.start import Start
-from rbee_bench.stats import NOISY, paired_ratio
+from rbee_bench.stats import NOISY, paired_ratio, spread
 
 
 def parity_report(result: Parity) -> RenderableType:
@@ -50,14 +54,20 @@ def decode_report(result: Decode) -> RenderableType:
     ratios = [f"{row.label} is" for row in ours]
     table = _table(
         f"Decode, one sequence, greedy: {result.tokens} tokens after {result.context}",
-        ("", "tokens/s", "spread", *ratios),
+        ("", "tokens/s", "spread", "of the roofline", *ratios),
     )
     for row in result.rows:
         times = [_times(paired_ratio(one.rates, row.rates)) for one in ours if one is not row]
         if row.ours:
             times.insert(ours.index(row), "")
-        table.add_row(row.label, f"{row.median:.1f}", f"{row.spread:.0%}", *times)
+        part = result.roofline(row)
+        roofline = "" if part is None else f"{part:.0%}"
+        table.add_row(row.label, f"{row.median:.1f}", f"{row.spread:.0%}", roofline, *times)
     notes = [
+        f"the roofline: memory was read at {_gigabytes(statistics.median(result.bandwidth))} in "
+        "order, in the same rounds"
+    ]
+    notes += [
         f"{row.label}: its text ended early, after {row.tokens + 1} tokens"
         for row in result.rows
         if row.tokens < result.tokens - 1
@@ -70,6 +80,66 @@ def decode_report(result: Decode) -> RenderableType:
         *_noise(noise, result.bystanders),
         _versions(row.version for row in result.rows),
     )
+
+
+def prefill_report(result: Prefill) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.prefill.measure_prefill` found, a table for each length."""
+    tables = []
+    for length in result.lengths:
+        rows = [row for row in result.rows if row.length == length]
+        ours = [row for row in rows if row.ours]
+        table = _table(
+            f"Prefill, one prompt of {length} tokens",
+            ("", "tokens/s", "spread", *(f"{row.label} is" for row in ours)),
+        )
+        for row in rows:
+            times = ["" if o is row else _times(paired_ratio(o.rates, row.rates)) for o in ours]
+            table.add_row(row.label, f"{row.median:.0f}", f"{row.spread:.0%}", *times)
+        tables.append(table)
+    noise = {f"{row.label} at {row.length}": row.spread for row in result.rows}
+    return Group(
+        *tables,
+        *_skipped(result.skipped),
+        *_noise(noise, result.bystanders),
+        _versions(row.version for row in result.rows),
+    )
+
+
+def limits_report(result: Limits) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.limits.measure_limits` found."""
+    table = _table(f"Limits of {result.threads} threads", ("", "best", "spread"))
+    for label, values, shown in (
+        ("memory, read in order", result.reading, _gigabytes),
+        ("matrix product, fp32", result.fp32, _operations),
+        ("matrix product, int8", result.int8, _operations),
+    ):
+        table.add_row(label, shown(max(values)), f"{spread(values):.0%}")
+    spreads = {"memory": spread(result.reading), "fp32": spread(result.fp32)}
+    return Group(table, *_noise({**spreads, "int8": spread(result.int8)}, result.bystanders))
+
+
+def gate_report(result: Gate) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.gate.measure_gate` found."""
+    table = _table(
+        f"This tree beside {result.base}, {result.rounds} rounds by turns",
+        ("", result.base, "this tree", "change", "surely within", "at most", ""),
+    )
+    for figure in result.figures:
+        low, high = figure.interval
+        table.add_row(
+            figure.name,
+            _figure(figure, figure.base),
+            _figure(figure, figure.this),
+            f"{figure.change:+.1%}",
+            f"{low:+.1%} to {high:+.1%}" if figure.bounded else "too few rounds",
+            f"{figure.limit:+.0%}",
+            figure.verdict.value,
+        )
+    notes = [Text(result.verdict.value)]
+    if result.verdict is Verdict.UNDECIDED:
+        doubts = f"other programs had {result.bystanders:.0%} of the processor"
+        notes.append(Text(f"the machine is too noisy to say: {doubts}; run it when it is quiet"))
+    return Group(table, *notes)
 
 
 def batch_report(result: Batch) -> RenderableType:
@@ -186,6 +256,25 @@ def _milliseconds(seconds: float) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.0f} MB"
+
+
+def _gigabytes(rate: float) -> str:
+    return f"{rate / 1e9:.1f} GB/s"
+
+
+def _operations(rate: float) -> str:
+    return f"{rate / 1e9:.0f} GOP/s"
+
+
+def _figure(figure: Figure, costs: Sequence[float]) -> str:
+    cost = statistics.median(costs)
+    match figure.unit:
+        case "bytes":
+            return _megabytes(round(cost))
+        case "seconds":
+            return f"{cost:.2f} s"
+        case "seconds a token":
+            return f"{1 / cost:.1f} tokens/s"
 
 
 def _skipped(skipped: Mapping[str, str]) -> list[Text]:

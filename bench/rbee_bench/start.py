@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import httpx
@@ -88,7 +89,7 @@ def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
     bystanders = Bystanders()
     for number in range(rounds + 1):
         progress("starts", number, rounds + 1)
-        taken.append(_start_once(artifact))
+        taken.append(start_once(artifact.path))
     others = bystanders.share()
     with Engine.load(artifact.path) as engine:
         cache = engine.memory().cache_reserved
@@ -110,18 +111,37 @@ _PROMPT = "Once upon a time"
 
 
 @dataclass(frozen=True, slots=True)
-class _Once:
+class Once:
+    """One start.
+
+    Attributes:
+        seconds: From the start of its process to ``/v1/ready`` saying so.
+        ready: Resident bytes then.
+        generated: Resident bytes after a completion of 64 tokens.
+    """
+
     seconds: float
     ready: int
     generated: int
 
 
-def _start_once(artifact: Artifact) -> _Once:
+def start_once(artifact: Path, search_path: str = "") -> Once:
+    """Start a worker on an artifact, have it complete something, and stop it.
+
+    Args:
+        artifact: What it serves.
+        search_path: Directories to import from before any other, as for ``PYTHONPATH``.
+
+    Raises:
+        StartFault: It did not become ready, or did not answer.
+    """
     port = _free_port()
-    command = [sys.executable, "-m", "rbee_service", "--model", str(artifact.path)]
+    command = [sys.executable, "-m", "rbee_service", "--model", str(artifact)]
     # A worker configured by the caller's environment would not be the one described.
     prefixes = ("RBEE_", "LLORCH_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    if search_path:
+        environment["PYTHONPATH"] = search_path
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         worker = subprocess.Popen(
@@ -134,7 +154,7 @@ def _start_once(artifact: Artifact) -> _Once:
                 process = psutil.Process(worker.pid)
                 ready = process.memory_info().rss
                 _complete(client)
-                return _Once(seconds, ready, process.memory_info().rss)
+                return Once(seconds, ready, process.memory_info().rss)
         finally:
             worker.terminate()
             try:

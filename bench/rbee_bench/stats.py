@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -18,6 +19,26 @@ def spread(values: Sequence[float]) -> float:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return (high - low) / middle
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.99) -> tuple[float, float]:
+    """Return bounds that hold the median of where values come from, as sure as ``confidence``.
+
+    They are two of the values, whatever their distribution: the ``k``-th from either end, where
+    ``k`` is the largest with ``2 * P(X < k) <= 1 - confidence`` for ``X`` binomial in ``n`` trials
+    of one half (the sign test's interval; Conover, Practical Nonparametric Statistics, 3.2).
+    Infinite where there are too few values for any: 8 are needed for 0.99.
+    """
+    count, below, rank = len(values), 0, 0
+    while rank < count:
+        below += math.comb(count, rank)
+        if 2 * below > (1 - confidence) * 2**count:
+            break
+        rank += 1
+    if rank == 0:
+        return -math.inf, math.inf
+    ordered = sorted(values)
+    return ordered[rank - 1], ordered[-rank]
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

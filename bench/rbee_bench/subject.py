@@ -17,6 +17,7 @@ Progress = Callable[[str, int, int], None]
 _LABELS: dict[Kind, str] = {
     "llama.cpp": "llama.cpp",
     "genai": "ONNX Runtime GenAI int4",
+    "openvino": "OpenVINO GenAI",
     "eager": "eager torch fp32",
 }
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
-from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, score_steps
+from rbee_bench.peers.onnx_reads import weight_bytes
+from rbee_bench.peers.peer import Logits, Reads, Spec, Timing, complete_steps, score_steps
 from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request, SamplingParams
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import complete_all
@@ -49,6 +50,12 @@ class CompiledPeer:
         assert isinstance(finished, Finished)  # the last event of a stream that raised nothing
         return Timing(finished.completion_tokens - 1, finished.decode_seconds)
 
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        *_, finished = self._engine.stream(Request("bench", prompt, 1, GREEDY))
+        assert isinstance(finished, Finished)
+        return Timing(len(prompt) - finished.reused_tokens, finished.prefill_seconds)
+
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         endless = dict.fromkeys(self._artifact.manifest.eos_token_ids, -100.0)
@@ -66,6 +73,11 @@ class CompiledPeer:
     def score(self, ids: Sequence[int]) -> Iterator[Logits]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return score_steps(self._stepper, ids)
+
+    def reads(self) -> Reads:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        position = self._artifact.manifest.cache.bytes_per_token
+        return Reads(weight_bytes(self._artifact.file("graph")), position)
 
 
 class _BackendStepper:

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rbee_bench.peers.dense import dense_directory
-from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, timed_steps
+from rbee_bench.peers.peer import (
+    Logits,
+    Reads,
+    Spec,
+    Timing,
+    complete_steps,
+    timed_prefill,
+    timed_steps,
+)
 
 
 class EagerPeer:
@@ -32,6 +40,10 @@ class EagerPeer:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return timed_steps(self, prompt, tokens)
 
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return timed_prefill(self, prompt)
+
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         start = time.perf_counter()
@@ -50,6 +62,16 @@ class EagerPeer:
         self._cache = None
         for first in range(0, len(ids), _PIECE):
             yield from self._run(ids[first : first + _PIECE], _PIECE)
+
+    def reads(self) -> Reads:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        config = self._model.config
+        weights = sum(weight.nbytes for weight in self._model.parameters())
+        if not config.tie_word_embeddings:
+            weights -= self._model.get_input_embeddings().weight.nbytes
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return Reads(weights, 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4)
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from rbee_bench.peers.dense import whole_directory
-from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, score_steps
+from rbee_bench.peers.onnx_reads import cache_bytes, weight_bytes
+from rbee_bench.peers.peer import (
+    Logits,
+    Reads,
+    Spec,
+    Timing,
+    complete_steps,
+    score_steps,
+    timed_prefill,
+)
 
 
 class GenaiPeer:
@@ -30,7 +39,9 @@ class GenaiPeer:
         self._genai: Any = importlib.import_module("onnxruntime_genai")
         self._genai.disable_telemetry_events()
         self.version = f"onnxruntime-genai {version('onnxruntime-genai')}"
-        config = self._genai.Config(str(_built(spec.model, spec.workspace)))
+        directory = _built(spec.model, spec.workspace)
+        self._graph = directory / "model.onnx"
+        config = self._genai.Config(str(directory))
         if spec.threads:
             threads = {"session_options": {"intra_op_num_threads": spec.threads}}
             config.overlay(json.dumps({"model": {"decoder": threads}}))
@@ -47,6 +58,10 @@ class GenaiPeer:
             generator.generate_next_token()
             count += 1
         return Timing(count, time.perf_counter() - start)
+
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return timed_prefill(self, prompt)
 
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`. It has no way to go on past an end of text."""
@@ -71,6 +86,10 @@ class GenaiPeer:
     def score(self, ids: Sequence[int]) -> Iterator[Logits]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return score_steps(self, ids)
+
+    def reads(self) -> Reads:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return Reads(weight_bytes(self._graph), cache_bytes(self._graph))
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

@@ -10,8 +10,18 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from gguf import GGUFReader
 
-from rbee_bench.peers.peer import Logits, Spec, Timing, complete_steps, score_steps, timed_steps
+from rbee_bench.peers.peer import (
+    Logits,
+    Reads,
+    Spec,
+    Timing,
+    complete_steps,
+    score_steps,
+    timed_prefill,
+    timed_steps,
+)
 
 
 class LlamaCppPeer:
@@ -25,6 +35,7 @@ class LlamaCppPeer:
     """
 
     def __init__(self, spec: Spec) -> None:
+        self._file = spec.model
         self._llama: Any = importlib.import_module("llama_cpp")
         self.version = f"llama-cpp-python {version('llama-cpp-python')}"
         self._silence = self._llama.llama_log_callback(lambda *_: None)
@@ -49,6 +60,10 @@ class LlamaCppPeer:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return timed_steps(self, prompt, tokens)
 
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        return timed_prefill(self, prompt)
+
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         start = time.perf_counter()
@@ -71,6 +86,17 @@ class LlamaCppPeer:
     def score(self, ids: Sequence[int]) -> Iterator[Logits]:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         return score_steps(self, ids)
+
+    def reads(self) -> Reads:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        model, llama = self._model, self._llama
+        tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(self._file).tensors}
+        weights = sum(tensors.values())
+        if "output.weight" in tensors:
+            weights -= tensors["token_embd.weight"]
+        width = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
+        heads = llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model)
+        return Reads(weights, 2 * heads * width * _CACHE_ITEM)
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""
@@ -110,9 +136,18 @@ class LlamaCppPeer:
         return logits
 
     def _run(self, tokens: Sequence[int]) -> Logits:
+        limit = self._llama.llama_n_batch(self._context)
+        for first in range(0, len(tokens), limit):
+            self._run_some(tokens[first : first + limit])
+        return self._logits(-1)
+
+    def _run_some(self, tokens: Sequence[int]) -> None:
         ids = (ctypes.c_int32 * len(tokens))(*tokens)
         batch = self._llama.llama_batch_get_one(ids, len(tokens))
         code = self._llama.llama_decode(self._context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}")
-        return self._logits(-1)
+
+
+_CACHE_ITEM = 2
+"""Bytes of a number in its cache, which is fp16 unless told otherwise."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["compiled", "llama.cpp", "genai", "eager"]
+Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "eager"]
 Logits = NDArray[np.float32]
 
 
@@ -69,6 +69,20 @@ class Timing:
         return self.tokens / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What one token of one sequence makes an engine read from memory, at least.
+
+    Attributes:
+        weights: Bytes of the weights it multiplies by, as the engine's model stores them. Not the
+            embedding, of which a token takes one row, unless it is the output projection too.
+        position: Bytes of the KV cache for each position that the token attends to.
+    """
+
+    weights: int
+    position: int
+
+
 class Peer(Protocol):
     """An engine with its model loaded.
 
@@ -85,6 +99,10 @@ class Peer(Protocol):
         """
         ...
 
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """Run ``prompt``, none of it known from before, and time it to the logits at its end."""
+        ...
+
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """Complete prompts together with ``tokens`` tokens each, and time it all.
 
@@ -99,6 +117,10 @@ class Peer(Protocol):
 
     def score(self, ids: Sequence[int]) -> Iterator[Logits]:
         """Yield the logits after each of ``ids``, ``float32[vocab]``, valid until the next."""
+        ...
+
+    def reads(self) -> Reads | None:
+        """Return what a token reads, where the engine lets that be known."""
         ...
 
 
@@ -121,6 +143,13 @@ def timed_steps(stepper: Stepper, prompt: Sequence[int], tokens: int) -> Timing:
     for _ in range(tokens - 1):
         token = int(stepper.step(token).argmax())
     return Timing(tokens - 1, time.perf_counter() - start)
+
+
+def timed_prefill(stepper: Stepper, prompt: Sequence[int]) -> Timing:
+    """:meth:`Peer.prefill` for an engine that leaves the loop to its caller."""
+    start = time.perf_counter()
+    stepper.begin(prompt)
+    return Timing(len(prompt), time.perf_counter() - start)
 
 
 def complete_steps(stepper: Stepper, prompt: Sequence[int], tokens: int) -> list[int]:

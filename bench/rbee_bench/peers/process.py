@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rbee_bench.peers.peer import Logits, Spec, Timing
+from rbee_bench.peers.peer import Logits, Reads, Spec, Timing
 
 _GRACE_SECONDS = 5.0
 """An idle peer ends at once when its stdin does; one that is still computing is killed."""
@@ -31,14 +31,20 @@ class PeerProcess:
         spec: What was opened.
         version: Name and version of what computes.
 
+    Args:
+        spec: What to open.
+        search_path: Directories to import from before any other, as for ``PYTHONPATH``.
+
     Raises:
         PeerFault: From every method: the peer cannot be opened, raised an error, or died.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, search_path: str = "") -> None:
         self.spec = spec
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        if search_path:
+            quiet["PYTHONPATH"] = search_path
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rbee_bench.peers.worker", spec.to_json()],
             stdin=subprocess.PIPE,
@@ -63,6 +69,11 @@ class PeerProcess:
         answer = self._ask(call="decode", prompt=list(prompt), tokens=tokens)
         return Timing(answer["tokens"], answer["seconds"])
 
+    def prefill(self, prompt: Sequence[int]) -> Timing:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        answer = self._ask(call="prefill", prompt=list(prompt))
+        return Timing(answer["tokens"], answer["seconds"])
+
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         answer = self._ask(call="batch", prompts=list(map(list, prompts)), tokens=tokens)
@@ -82,6 +93,11 @@ class PeerProcess:
         """
         self._ask(call="score", ids=list(ids), file=str(file))
         return np.memmap(file, np.float32, mode="r").reshape(len(ids), -1)
+
+    def reads(self) -> Reads | None:
+        """See :class:`~rbee_bench.peers.peer.Peer`."""
+        known = self._ask(call="reads")["reads"]
+        return None if known is None else Reads(**known)
 
     def close(self) -> None:
         """End the process, and wait for that."""

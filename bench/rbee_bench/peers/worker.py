@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +54,10 @@ def _open(spec: Spec) -> Peer:
             from rbee_bench.peers.genai import GenaiPeer
 
             return GenaiPeer(spec)
+        case "openvino":
+            from rbee_bench.peers.openvino import OpenvinoPeer
+
+            return OpenvinoPeer(spec)
         case "eager":
             from rbee_bench.peers.eager import EagerPeer
 
@@ -69,6 +74,12 @@ def _answer(peer: Peer, call: dict[str, Any]) -> dict[str, Any]:
         case "batch":
             timing = peer.batch(call["prompts"], call["tokens"])
             return {"tokens": timing.tokens, "seconds": timing.seconds}
+        case "prefill":
+            timing = peer.prefill(call["prompt"])
+            return {"tokens": timing.tokens, "seconds": timing.seconds}
+        case "reads":
+            known = peer.reads()
+            return {"reads": None if known is None else asdict(known)}
         case "complete":
             return {"completion": peer.complete(call["prompt"], call["tokens"])}
         case "score":

@@ -1,0 +1,176 @@
+"""What ``rbee-bench`` can be asked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rbee_bench.large import CASES
+from rbee_bench.parity import PROMPTS
+from rbee_bench.sample_model import find_sample_model
+
+BAD_ARGUMENTS = 2
+_LENGTHS = (32, 256, 1024)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print it and exit with 2."""
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser(purpose: str | None) -> Parser:
+    """Return the parser of every subcommand."""
+    whole = Parser(prog="rbee-bench", description=purpose)
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    parity = _on_model(commands, "parity", "greedy tokens beside transformers' on the same weights")
+    every = range(1, len(PROMPTS) + 1)
+    parity.add_argument(
+        "--prompts",
+        type=int,
+        choices=every,
+        default=len(PROMPTS),
+        metavar="N",
+        help=f"how many prompts, 1 to {len(PROMPTS)} (default: all)",
+    )
+    _count(parity, "--tokens", 64, 1, "tokens of each completion")
+
+    fidelity = _on_model(commands, "fidelity", "distance from the dequantised weights in fp32")
+    _count(fidelity, "--tokens", 1024, 1, "tokens of the text to compare")
+    fidelity.add_argument("--text", type=Path, help="a UTF-8 text (default: one that is built in)")
+
+    decode = _on_model(commands, "decode", "tokens a second, beside other engines, by turns")
+    _count(decode, "--tokens", 128, 2, "tokens of each completion")
+    _count(decode, "--rounds", 6, 1, "rounds that count")
+    _count(decode, "--context", 32, 1, "prompt tokens")
+
+    prefill = _on_model(commands, "prefill", "how fast prompts are read, by turns")
+    prefill.add_argument(
+        "--lengths",
+        type=_at_least(1),
+        nargs="+",
+        default=list(_LENGTHS),
+        metavar="N",
+        help=f"tokens of the prompts (default: {' '.join(map(str, _LENGTHS))})",
+    )
+    _count(prefill, "--rounds", 4, 1, "rounds that count")
+
+    batch = _on_model(commands, "batch", "many prompts together, beside other engines, by turns")
+    _count(batch, "--sequences", 16, 1, "prompts completed together")
+    _count(batch, "--tokens", 128, 2, "tokens of each completion")
+    _count(batch, "--rounds", 4, 1, "rounds that count")
+    _count(batch, "--context", 128, 1, "tokens of each prompt")
+
+    serving = _on_model(commands, "serving", "what the engine costs, and requests cost each other")
+    _count(serving, "--rounds", 3, 1, "rounds that count")
+    serving.add_argument(
+        "--precision", choices=("int4", "gguf", "int8", "fp32"), default="int4", help="%(default)s"
+    )
+
+    start = _on_model(commands, "start", "a worker's time to readiness, and its memory")
+    _count(start, "--rounds", 5, 1, "starts that count")
+
+    _large(commands)
+    _files(_command(commands, "limits", "what this machine's memory and arithmetic give at best"))
+    _gate(commands)
+
+    plot = _command(commands, "plot", "draw results that --json kept")
+    plot.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
+    plot.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
+    )
+    return whole
+
+
+def _large(commands: argparse._SubParsersAction[Parser]) -> None:
+    large = _command(
+        commands, "large", "speed and memory of exporting a large checkpoint of random weights"
+    )
+    large.add_argument(
+        "--gigabytes",
+        type=float,
+        default=4.0,
+        metavar="N",
+        help="size of the checkpoint at least (default: %(default)s)",
+    )
+    large.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("artifacts"),
+        help="where there is room for three times that; left as it was (default: %(default)s)",
+    )
+    large.add_argument(
+        "--precision",
+        choices=list(dict.fromkeys(case.precision for case in CASES)),
+        help="only this one (default: each)",
+    )
+    _files(large)
+
+
+def _gate(commands: argparse._SubParsersAction[Parser]) -> None:
+    gate = _command(commands, "gate", "is this tree slower than another revision of it?")
+    gate.add_argument("base", metavar="BASE", help="a git revision, e.g. main")
+    gate.add_argument(
+        "--quick", action="store_true", help="on a small model of random weights, with short turns"
+    )
+    gate.add_argument(
+        "--model",
+        type=Path,
+        default=find_sample_model(),
+        help="a .gguf file or a checkpoint (default: the installed sample model)",
+    )
+    # Percent by which this tree is made out to be slower: does the gate notice?
+    gate.add_argument("--slowdown", type=float, default=0.0, help=argparse.SUPPRESS)
+    _files(gate)
+
+
+def _command(commands: argparse._SubParsersAction[Parser], name: str, purpose: str) -> Parser:
+    return commands.add_parser(name, help=purpose, description=purpose)
+
+
+def _on_model(commands: argparse._SubParsersAction[Parser], name: str, purpose: str) -> Parser:
+    command = _command(commands, name, purpose)
+    command.add_argument(
+        "--model",
+        type=Path,
+        default=find_sample_model(),
+        help="a quantised .gguf file (default: the installed sample model)",
+    )
+    command.add_argument(
+        "--artifacts",
+        type=Path,
+        default=Path("artifacts"),
+        help="directory for what is made of it (default: %(default)s)",
+    )
+    _files(command)
+    return command
+
+
+def _files(command: Parser) -> None:
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write the report here")
+
+
+def _count(command: Parser, flag: str, default: int, least: int, purpose: str) -> None:
+    command.add_argument(
+        flag,
+        type=_at_least(least),
+        default=default,
+        metavar="N",
+        help=f"{purpose} (default: %(default)s)",
+    )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    return count

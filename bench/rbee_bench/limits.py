@@ -1,0 +1,152 @@
+"""What this machine's memory and arithmetic can do at best, and what that allows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import interleave
+from rbee_bench.peers import Reads
+from rbee_bench.subject import Progress
+
+_ROUNDS = 5
+_TURN_SECONDS = 0.4
+_LEAST_READ = 1 << 28
+_WIDTH = 1024
+_OPSET = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What was reached, one figure a round. Disturbances only lower it: the best one is the limit.
+
+    Attributes:
+        threads: Threads that worked.
+        reading: Bytes a second, read in order by all of them from memory, not from a cache.
+        fp32: Operations a second of a matrix product in 32 bits, each multiply-add two of them.
+        int8: The same in integers of 8 bits, summed in 32.
+        bystanders: Share of the processor that other programs had meanwhile.
+    """
+
+    threads: int
+    reading: tuple[float, ...]
+    fp32: tuple[float, ...]
+    int8: tuple[float, ...]
+    bystanders: float
+
+
+class MemoryReader:
+    """Reads as fast as memory gives, with a buffer that no cache holds.
+
+    The buffer is at least four times the largest cache, and 256 MB at least.
+
+    Args:
+        threads: How many read, each a part of its own.
+    """
+
+    def __init__(self, threads: int) -> None:
+        part = max(_LEAST_READ, 4 * _largest_cache()) // threads // 8
+        # Written to: pages nobody wrote to are all the same one.
+        self._parts = [np.ones(part, np.int64) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def read(self) -> float:
+        """Return the bytes a second of one pass over the buffer."""
+        start = time.perf_counter()
+        # Adding up integers costs less than reading them, and NumPy lets other threads run.
+        list(self._pool.map(np.add.reduce, self._parts))
+        return sum(part.nbytes for part in self._parts) / (time.perf_counter() - start)
+
+
+def measure_limits(threads: int, progress: Progress) -> Limits:
+    """Measure each limit in turn for some ten seconds altogether."""
+    reader = MemoryReader(threads)
+    subjects: dict[str, Callable[[], float]] = {
+        "memory": reader.read,
+        "fp32": _product("MatMul", (ir.DataType.FLOAT, ir.DataType.FLOAT), threads),
+        "int8": _product("MatMulInteger", (ir.DataType.UINT8, ir.DataType.INT8), threads),
+    }
+    done = 0
+
+    def turn(name: str) -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, len(subjects) * (_ROUNDS + 1))
+
+    bystanders = Bystanders()
+    taken = interleave({name: partial(_best, one) for name, one in subjects.items()}, _ROUNDS, turn)
+    return Limits(threads, taken["memory"], taken["fp32"], taken["int8"], bystanders.share())
+
+
+def decode_ceiling(reads: Reads, context: int, tokens: int, bandwidth: float) -> float:
+    """Return the tokens a second at which one sequence reads as fast as memory gives.
+
+    ``bandwidth / (weights + position * (context + tokens / 2))``: every token reads the weights
+    once, and the cache of every position up to its own. Of ``tokens`` the first is not timed, so
+    the others attend to ``context + 1`` to ``context + tokens - 1`` positions.
+
+    Args:
+        reads: What a token reads, in bytes.
+        context: Tokens of the prompt.
+        tokens: Tokens of the completion.
+        bandwidth: Bytes a second.
+    """
+    return bandwidth / (reads.weights + reads.position * (context + tokens / 2))
+
+
+def _best(measure: Callable[[], float]) -> float:
+    end, best = time.perf_counter() + _TURN_SECONDS, 0.0
+    while time.perf_counter() < end:
+        best = max(best, measure())
+    return best
+
+
+def _product(operator: str, types: tuple[ir.DataType, ir.DataType], threads: int) -> Any:
+    """Return what measures ``operator`` on two square matrices, the second one a constant."""
+    left, right = types
+    shape = [_WIDTH, _WIDTH]
+    x = ir.Value(name="x", type=ir.TensorType(left), shape=ir.Shape(shape))
+    weights = np.random.default_rng(0).integers(-100, 100, shape).astype(right.numpy())
+    constant = ir.Value(name="w", const_value=ir.tensor(weights, name="w"))
+    node = ir.node(operator, [x, constant])
+    node.outputs[0].name = "y"
+    graph = ir.Graph(
+        [x],
+        node.outputs,
+        nodes=[node],
+        initializers=[constant],
+        opset_imports={"": _OPSET},
+        name=operator,
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {"x": np.ones(shape, left.numpy())}
+
+    def measure() -> float:
+        start = time.perf_counter()
+        session.run(None, feeds)
+        return float(2 * _WIDTH**3 / (time.perf_counter() - start))
+
+    return measure
+
+
+def _largest_cache() -> int:
+    """Return the bytes of the processor's largest cache; 0 where the system does not say."""
+    units = {"K": 1 << 10, "M": 1 << 20}
+    largest = 0
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text().strip()
+        largest = max(largest, int(text[:-1]) * units.get(text[-1], 0))
+    return largest
