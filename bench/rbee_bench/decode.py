@@ -91,9 +91,9 @@ def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Sp
     """Describe everything that is timed, the compiled runtime first."""
     return [
         *(subject.compiled(precision, progress) for precision in ("int4", "gguf", "int8")),
-        *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai", "openvino")),
+        *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai")),
         subject.untuned("genai", capacity),  # its default threads are not its best
-        subject.peer("eager", capacity),
+        *(subject.peer(kind, capacity) for kind in ("openvino", "eager")),
     ]
 
 

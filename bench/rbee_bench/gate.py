@@ -22,7 +22,7 @@ from rbee_bench.start import start_once
 from rbee_bench.stats import median_interval
 from rbee_bench.subject import Progress
 
-LEAST, MOST = 8, 32
+LEAST, MOST = 8, 24
 """Rounds before the first verdict, and after which there will be none."""
 
 _MORE = 4
@@ -166,7 +166,7 @@ def measure_gate(
     """
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").decode().strip()
-    turn = _Turn(64, 128, 4) if model is None else _Turn(256, 64, 4)
+    turn = _Turn(96, 64, 10) if model is None else _Turn(192, 48, 6)
     with tempfile.TemporaryDirectory(prefix="rbee-gate-") as place:
         progress(f"unpacking {base}", 0, 0)
         other = Path(place) / "tree"

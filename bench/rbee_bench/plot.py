@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 # Okabe and Ito's colours, which people who see fewer colours tell apart.
-_OURS, _OTHERS = "#0072B2", "#999999"
+_OURS, _OTHERS = "#0072B2", "#BBBBBB"
 _LINES = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#000000", "#999999")
 _MARKERS = "osD^vPX*"
 _INK = "#333333"
@@ -141,7 +141,8 @@ def _of(rows: Iterable[Mapping[str, Any]]) -> list[_Bar]:
 def _bars(title: str, document: Mapping[str, Any], panels: Mapping[str, Sequence[_Bar]]) -> Any:
     """Draw panels of bars side by side, an engine on the same height in each."""
     most = max(map(len, panels.values()))
-    figure = _figure(title, document, 3.4 + 3.2 * len(panels), 1.6 + 0.42 * most)
+    size = 3.4 + 3.2 * len(panels), 1.6 + 0.42 * most
+    figure = _figure(title, document, *size, note="; bold and blue: the compiled worker")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, bars) in zip(grid, panels.items(), strict=True):
         medians = [statistics.median(bar.rates) for bar in bars]
@@ -170,11 +171,16 @@ def _bars(title: str, document: Mapping[str, Any], panels: Mapping[str, Sequence
         axes.grid(axis="x", color="#dddddd")
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
+    # The other panels share the labels of the first.
+    for tick, bar in zip(grid[0].get_yticklabels(), next(iter(panels.values())), strict=True):
+        tick.set_fontweight("bold" if bar.ours else "normal")
     grid[0].invert_yaxis()
     return _bare(figure)
 
 
-def _figure(title: str, document: Mapping[str, Any], width: float, height: float) -> Any:
+def _figure(
+    title: str, document: Mapping[str, Any], width: float, height: float, note: str = ""
+) -> Any:
     machine = document["machine"]
     try:
         module = importlib.import_module("matplotlib.figure")
@@ -182,7 +188,7 @@ def _figure(title: str, document: Mapping[str, Any], width: float, height: float
         raise PlotFault("matplotlib is not installed: pip install matplotlib") from None
     figure: Any = module.Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    where = f"{machine['cpu']}, {machine['cores']} cores; median and quartiles of the rounds"
+    where = f"{machine['cpu']}, {machine['cores']} cores; median and quartiles of the rounds{note}"
     figure.supxlabel(where, fontsize=8, color=_INK)
     return figure
 

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from support.makers import MakeGguf
 
+from rbee_bench import limits as limits_module
 from rbee_bench.cli import main
 
 ENGINES = {"llama.cpp", "ONNX Runtime GenAI int4", "eager torch fp32"}
+UNTUNED = "ONNX Runtime GenAI int4, untuned"
+OPENVINO = "OpenVINO GenAI"
 
 
 class Program:
@@ -62,12 +65,48 @@ def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
 def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("decode --tokens 8 --rounds 2 --context 4") == 0
     result = program.result("decode")
-    untuned = {"ONNX Runtime GenAI int4, untuned"}
-    assert _labels(result) == {"int4", "gguf", "int8"} | ENGINES | untuned
+    assert _labels(result) == {"int4", "gguf", "int8", UNTUNED, OPENVINO} | ENGINES
+    assert len(result["bandwidth"]) == 2
     for row in result["rows"]:
         assert len(row["rates"]) == 2
         assert min(row["rates"]) > 0.0
-    assert "tokens/s" in capsys.readouterr().out
+        if row["label"] != OPENVINO:
+            assert row["reads"]["weights"] > 0
+            assert row["reads"]["position"] > 0
+    said = capsys.readouterr().out
+    assert "tokens/s" in said
+    assert "memory was read at" in said
+
+
+def test_prefill(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.md"
+    assert program(f"prefill --lengths 40 8 --rounds 2 --markdown {report}") == 0
+    result = program.result("prefill")
+    assert result["lengths"] == [8, 40]
+    assert _labels(result) == {"int4", "gguf", OPENVINO} | ENGINES
+    ours = [row for row in result["rows"] if row["ours"]]
+    assert [(row["label"], row["length"]) for row in ours] == [
+        *(("int4", 8), ("int4", 40)),
+        *(("gguf", 8), ("gguf", 40)),
+    ]
+    for row in result["rows"]:
+        assert len(row["rates"]) == 2
+        assert min(row["rates"]) > 0.0
+    assert "one prompt of 40 tokens" in capsys.readouterr().out
+    assert "**Prefill, one prompt of 40 tokens**" in report.read_text()
+
+
+def test_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits_module, "_TURN_SECONDS", 0.01)
+    kept = tmp_path / "limits.json"
+    assert main(["limits", "--json", str(kept)]) == 0
+    limits = json.loads(kept.read_text())["limits"]
+    for name in ("reading", "fp32", "int8"):
+        assert len(limits[name]) == 5
+        assert min(limits[name]) > 1e8
+    assert "GB/s" in capsys.readouterr().out
 
 
 def test_start(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +133,10 @@ def test_a_text_that_is_too_short_is_said_in_one_line(
     [
         ("", "COMMAND"),
         ("decode --tokens 1", "--tokens: must be at least 2"),
+        ("prefill --lengths 32 0", "--lengths: must be at least 1"),
+        ("plot", "RESULT.json"),
+        ("gate", "BASE"),
+        ("gate main --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),
         ("start --rounds 0", "--rounds: must be at least 1"),
         ("parity --prompts 21", "--prompts: invalid choice"),
         ("parity --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),

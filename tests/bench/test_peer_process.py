@@ -33,6 +33,7 @@ def test_every_call_is_answered_from_the_other_process(spec: Spec, tmp_path: Pat
         assert peer.complete(PROMPT, 12) == completion
         logits = peer.score(PROMPT + completion, tmp_path / "logits")
         timing = peer.decode(PROMPT, 12)
+        first, second = peer.prefill(PROMPT), peer.prefill(PROMPT)
     vocab = Artifact.open(spec.model).manifest.shapes.vocab
     assert logits.shape == (len(PROMPT) + 12, vocab)
     # What is scored at the prompt's end and after is what was chosen from.
@@ -40,6 +41,7 @@ def test_every_call_is_answered_from_the_other_process(spec: Spec, tmp_path: Pat
     assert np.isfinite(logits).all()
     assert 1 <= timing.tokens <= 11
     assert timing.seconds > 0.0
+    assert first.tokens == second.tokens == len(PROMPT)  # nothing was kept of the first
 
 
 def test_what_cannot_be_opened_says_why_in_one_line(spec: Spec, tmp_path: Path) -> None:

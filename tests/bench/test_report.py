@@ -8,22 +8,33 @@ from rich.console import Console, RenderableType
 from rbee_bench.decode import Decode, Speed
 from rbee_bench.fidelity import Closeness, Fidelity
 from rbee_bench.parity import Parity
-from rbee_bench.report import decode_report, fidelity_report, parity_report, start_report
+from rbee_bench.peers import Reads
+from rbee_bench.prefill import Prefill, Reading
+from rbee_bench.report import (
+    decode_report,
+    fidelity_report,
+    parity_report,
+    prefill_report,
+    start_report,
+)
 from rbee_bench.start import Start, memory_bound
 
 _DECODE = Decode(
     context=32,
     tokens=128,
     rows=(
-        Speed("int4", True, "ours 1", 127, (150.0, 75.0, 151.0)),
-        Speed("gguf", True, "ours 1", 127, (130.0, 66.0, 132.0)),
-        Speed("other", False, "other 2", 127, (100.0, 50.0, 102.0)),
+        Speed("int4", True, "ours 1", 127, (150.0, 75.0, 151.0), Reads(94_000_000, 62_500)),
+        Speed("gguf", True, "ours 1", 127, (130.0, 66.0, 132.0), Reads(119_000_000, 62_500)),
+        Speed("other", False, "other 2", 127, (100.0, 50.0, 102.0), None),
     ),
     skipped={"absent": "not installed: no module"},
     bystanders=0.0,
+    bandwidth=(20e9, 10e9, 20e9),
 )
 _STEADY = dataclasses.replace(
-    _DECODE, rows=tuple(dataclasses.replace(r, rates=r.rates[::2]) for r in _DECODE.rows)
+    _DECODE,
+    rows=tuple(dataclasses.replace(r, rates=r.rates[::2]) for r in _DECODE.rows),
+    bandwidth=_DECODE.bandwidth[::2],
 )
 _START = Start(
     precision="gguf",
@@ -52,8 +63,8 @@ def _row(text: str, label: str) -> list[str]:
 def test_decode_gives_each_of_ours_over_each_other() -> None:
     text = _shown(decode_report(_DECODE))
     assert _row(text, "other")[1] == "100.0"
-    assert _row(text, "other")[3:] == ["1.50 x", "1.30 x"]
-    assert _row(text, "int4")[3:] == ["", "0.87 x"]
+    assert _row(text, "other")[3:] == ["", "1.50 x", "1.30 x"]
+    assert _row(text, "int4")[3:] == ["75%", "", "0.87 x"]
     assert "absent: skipped, not installed: no module" in text
     assert "ours 1; other 2" in text
 
@@ -73,6 +84,29 @@ def test_decode_says_when_a_text_ended_early() -> None:
     text = _shown(decode_report(dataclasses.replace(_STEADY, rows=(*_STEADY.rows[:2], short))))
     assert "other: its text ended early, after 61 tokens" in text
     assert "ended early" not in _shown(decode_report(_STEADY))
+
+
+def test_decode_says_how_near_the_roofline_each_comes() -> None:
+    # 94 MB of weights and 96 positions of 62.5 kB are 100 MB: 200 tokens/s at 20 GB/s.
+    text = _shown(decode_report(_STEADY))
+    assert _row(text, "int4")[3] == "75%"
+    assert _row(text, "gguf")[3] == "82%"
+    assert _row(text, "other")[3] == ""
+    assert "memory was read at 20.0 GB/s" in text
+
+
+def test_prefill_has_a_table_for_each_length() -> None:
+    rows = (
+        Reading("int4", True, "ours 1", 32, (400.0, 410.0)),
+        Reading("int4", True, "ours 1", 256, (600.0, 610.0)),
+        Reading("other", False, "other 2", 32, (200.0, 205.0)),
+        Reading("other", False, "other 2", 256, (1200.0, 1220.0)),
+    )
+    text = _shown(prefill_report(Prefill((32, 256), rows, {"absent": "why"}, 0.0)))
+    short, long = text.split("one prompt of 256 tokens")
+    assert _row(short, "other")[1:] == ["202", "1%", "2.00 x"]
+    assert _row(long, "other")[1:] == ["1210", "1%", "0.50 x"]
+    assert "absent: skipped, why" in text
 
 
 def test_parity_names_the_prompts_that_differ() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.stats import median_interval, paired_ratio, spread
 
 _rates = st.lists(st.floats(1.0, 1e4), min_size=1, max_size=12)
 
@@ -38,3 +40,13 @@ def test_units_change_neither_figure(rates: list[float], scale: float) -> None:
     scaled = [rate * scale for rate in rates]
     assert spread(scaled) == pytest.approx(spread(rates))
     assert paired_ratio(scaled, rates) == pytest.approx(scale)
+
+
+def test_the_interval_of_a_median_is_two_of_the_values() -> None:
+    # P(X = 0) of 8 trials is 1/256, so the extremes hold the median with 1 - 2/256 > 99 %.
+    assert median_interval([8, 3, 5, 1, 2, 7, 6, 4]) == (1, 8)
+    assert median_interval([3, 5, 1, 2, 7, 6, 4]) == (-math.inf, math.inf)
+    # 2 * (1 + 12) / 4096 = 0.6 %, 2 * (1 + 12 + 66) / 4096 = 3.9 %: the second from either end.
+    assert median_interval(range(12)) == (1, 10)
+    assert median_interval(range(12), 0.95) == (2, 9)
+    assert median_interval([]) == (-math.inf, math.inf)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rbee_bench.peers.dense import whole_directory
-from rbee_bench.peers.onnx_reads import cache_bytes, weight_bytes
+from rbee_bench.peers.onnx_reads import weight_bytes
 from rbee_bench.peers.peer import (
     Logits,
     Reads,
@@ -39,9 +39,8 @@ class GenaiPeer:
         self._genai: Any = importlib.import_module("onnxruntime_genai")
         self._genai.disable_telemetry_events()
         self.version = f"onnxruntime-genai {version('onnxruntime-genai')}"
-        directory = _built(spec.model, spec.workspace)
-        self._graph = directory / "model.onnx"
-        config = self._genai.Config(str(directory))
+        self._directory = _built(spec.model, spec.workspace)
+        config = self._genai.Config(str(self._directory))
         if spec.threads:
             threads = {"session_options": {"intra_op_num_threads": spec.threads}}
             config.overlay(json.dumps({"model": {"decoder": threads}}))
@@ -89,7 +88,12 @@ class GenaiPeer:
 
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        return Reads(weight_bytes(self._graph), cache_bytes(self._graph))
+        config = json.loads((self._directory / "genai_config.json").read_text())["model"]["decoder"]
+        heads = config["num_hidden_layers"] * config["num_key_value_heads"]
+        # On the CPU, the builder's int4 models keep their cache in fp32.
+        return Reads(
+            weight_bytes(self._directory / config["filename"]), 2 * heads * config["head_size"] * 4
+        )
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

@@ -18,14 +18,3 @@ def weight_bytes(file: Path) -> int:
         if value.const_value is not None
         and any(use.node.op_type not in _PICKING for use in value.uses())
     )
-
-
-def cache_bytes(file: Path) -> int:
-    """Return the bytes of one position of one row of inputs ``past…[rows, heads, past, width]``."""
-    total = 0
-    for value in ir.load(file).graph.inputs:
-        if (value.name or "").startswith("past") and value.shape is not None and value.dtype:
-            heads, width = value.shape[1], value.shape[3]
-            if isinstance(heads, int) and isinstance(width, int):
-                total += heads * width * value.dtype.bitwidth // 8
-    return total

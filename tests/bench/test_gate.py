@@ -1,0 +1,128 @@
+"""The gate on made-up rounds, and once on two real trees."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rbee_bench import gate as module
+from rbee_bench.cli import main
+from rbee_bench.gate import LEAST, MOST, Figure, Gate, GateFault, Verdict, measure_gate
+from rbee_bench.report import gate_report
+
+
+def _figure(change: float, noise: float, rounds: int, seed: int = 0, limit: float = 0.05) -> Figure:
+    """Return costs that differ by ``change`` under noise of its own on each."""
+    random = np.random.default_rng(seed)
+    base, this = random.lognormal(0.0, noise, (2, rounds))
+    costs = tuple(map(float, base)), tuple(float(cost * (1 + change)) for cost in this)
+    return Figure("decode", "seconds a token", limit, *costs)
+
+
+_UNDECIDED = Figure("decode", "seconds a token", 0.05, (1.0,) * LEAST, (0.9, 1.1) * (LEAST // 2))
+
+
+def _text(gate: Gate) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(gate_report(gate))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_per_cent_are_caught_and_none_pass(seed: int) -> None:
+    assert _figure(0.10, 0.005, LEAST, seed).verdict is Verdict.FAILED
+    assert _figure(0.0, 0.005, LEAST, seed).verdict is Verdict.PASSED
+    assert _figure(-0.30, 0.005, LEAST, seed).verdict is Verdict.PASSED
+
+
+def test_noise_leaves_it_undecided_until_there_are_rounds_enough() -> None:
+    assert _UNDECIDED.verdict is Verdict.UNDECIDED
+    assert _figure(0.0, 0.02, LEAST - 1).verdict is Verdict.UNDECIDED
+    assert _figure(0.0, 0.15, 1000).verdict is Verdict.PASSED
+
+
+def test_noise_hardly_ever_makes_it_wrong() -> None:
+    for rounds in (LEAST, MOST):
+        same = [_figure(0.0, 0.1, rounds, seed).verdict for seed in range(300)]
+        slower = [_figure(0.10, 0.1, rounds, seed).verdict for seed in range(300)]
+        assert same.count(Verdict.FAILED) <= 1
+        assert slower.count(Verdict.PASSED) <= 1
+
+
+def test_one_figure_that_failed_fails_them_all() -> None:
+    passed, failed = _figure(0.0, 0.01, LEAST), _figure(0.2, 0.01, LEAST)
+
+    def verdict(*figures: Figure) -> Verdict:
+        return Gate("main", "0" * 40, figures, 0.0).verdict
+
+    assert verdict(passed, passed) is Verdict.PASSED
+    assert verdict(passed, _UNDECIDED) is Verdict.UNDECIDED
+    assert verdict(_UNDECIDED, failed, passed) is Verdict.FAILED
+
+
+def test_the_report_says_by_how_much_and_how_surely() -> None:
+    costs = (0.010,) * LEAST, (0.011,) * LEAST
+    decode = Figure("decode", "seconds a token", 0.05, *costs)
+    memory = Figure("memory", "bytes", 0.1, (2e8,) * LEAST, (2e8,) * LEAST)
+    text = _text(Gate("main", "0" * 40, (decode, memory), 0.0))
+    assert "This tree beside main, 8 rounds" in text
+    assert "100.0 tokens/s │ 90.9 tokens/s │ +10.0% │ +10.0% to +10.0% │     +5% │ failed" in text
+    assert "200 MB" in text
+    assert "too noisy" not in text
+    noisy = Gate("main", "0" * 40, (_UNDECIDED,), 0.4)
+    assert "too noisy to say: other programs had 40% of the processor" in _text(noisy)
+
+
+def test_more_rounds_are_taken_while_it_is_undecided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = 0
+
+    def rounds(*_: object) -> tuple[object, object]:
+        nonlocal taken
+        taken += 1
+        # For eight rounds nobody can tell; from then on it is plain.
+        cost = 1.0 + 0.5 * (-1) ** taken if taken <= LEAST else 1.0
+        return module._Costs(1.0, 1.0, 1.0, 1.0), module._Costs(cost, 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(module, "_round", rounds)
+    monkeypatch.setattr(module, "_export", lambda *_: None)
+    seen: list[str] = []
+    gate = measure_gate("HEAD", tmp_path, 1, lambda what, *_: seen.append(what))
+    assert gate.rounds == taken > LEAST
+    assert gate.verdict is Verdict.PASSED
+    assert "noisy, more" in seen
+    taken = 0
+    assert measure_gate("HEAD", tmp_path, 1, lambda *_: None, 0.1).verdict is Verdict.FAILED
+
+
+def test_two_trees_are_exported_run_and_compared() -> None:
+    gate = measure_gate("HEAD", None, 1, lambda *_: None, least=1, most=1)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert gate.commit == head.stdout.strip()
+    assert [figure.name for figure in gate.figures] == ["decode", "prefill", "start", "memory"]
+    for figure in gate.figures:
+        (base,), (this,) = figure.base, figure.this
+        assert 0.2 < this / base < 5.0
+    assert gate.verdict is Verdict.UNDECIDED
+    assert "too few rounds" in _text(gate)
+
+
+def test_what_is_no_revision_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "--quick", "no-such-branch"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("rbee-bench gate: ")
+    assert "no-such-branch" in said
+    assert "no such revision" in said
+    assert "\n" not in said
+
+
+def test_a_base_that_cannot_export_the_model(tmp_path: Path) -> None:
+    with pytest.raises(GateFault, match="its export ended with code"):
+        measure_gate("HEAD", tmp_path, 1, lambda *_: None)
