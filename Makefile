@@ -26,6 +26,7 @@ bench: .venv/bench
 	$(BIN)/rbee-bench parity
 	$(BIN)/rbee-bench fidelity
 	$(BIN)/rbee-bench decode
+	$(BIN)/rbee-bench prefill
 	$(BIN)/rbee-bench start
 
 clean:
