@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -26,11 +26,19 @@ LEAST, MOST = 8, 24
 """Rounds before the first verdict, and after which there will be none."""
 
 _MORE = 4
-_SLOWER, _HEAVIER = 0.05, 0.10
 _PRECISION = "int4"
 _QUICK = ModelShape(vocab=8192, hidden=512, intermediate=2048, heads=8, kv_heads=2, layers=2)
 
 Unit = Literal["seconds a token", "seconds", "bytes"]
+
+_LIMITS: Mapping[str, tuple[Unit, float]] = {
+    "decode": ("seconds a token", 0.05),
+    "prefill": ("seconds a token", 0.05),
+    "start": ("seconds", 0.10),
+    "memory": ("bytes", 0.10),
+}
+_Round = tuple[Mapping[str, float], Mapping[str, float]]
+"""What each figure cost the base and this tree."""
 
 
 class GateFault(Exception):
@@ -184,7 +192,7 @@ def measure_gate(
             spec = Spec("compiled", name, artifact, turn.prompt + turn.tokens, threads, other)
             trees.append(_Tree(spec, path))
         bystanders = Bystanders()
-        rounds: list[tuple[_Costs, _Costs]] = []
+        rounds: list[_Round] = []
         while True:
             wanted = least if not rounds else min(most, len(rounds) + _MORE)
             while len(rounds) < wanted:
@@ -202,15 +210,7 @@ class _Tree:
     search_path: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Costs:
-    decode: float
-    prefill: float
-    start: float
-    memory: float
-
-
-def _round(trees: Sequence[_Tree], turn: _Turn) -> tuple[_Costs, _Costs]:
+def _round(trees: Sequence[_Tree], turn: _Turn) -> _Round:
     prompt = [1 + 31 * place % 199 for place in range(turn.prompt)]
     base, this = trees
     with (
@@ -230,50 +230,25 @@ def _round(trees: Sequence[_Tree], turn: _Turn) -> tuple[_Costs, _Costs]:
         )
     starts = {tree.spec.label: start_once(tree.spec.model, tree.search_path) for tree in trees}
 
-    def costs(name: str) -> _Costs:
-        return _Costs(
-            decode=1 / max(timing.rate for timing in decodes[name]),
-            prefill=1 / max(timing.rate for timing in prefills[name]),
-            start=starts[name].seconds,
-            memory=starts[name].generated,
-        )
+    def costs(name: str) -> dict[str, float]:
+        return {
+            "decode": 1 / max(timing.rate for timing in decodes[name]),
+            "prefill": 1 / max(timing.rate for timing in prefills[name]),
+            "start": starts[name].seconds,
+            "memory": starts[name].generated,
+        }
 
     return costs("base"), costs("this")
 
 
-def _figures(rounds: Sequence[tuple[_Costs, _Costs]], slowdown: float) -> tuple[Figure, ...]:
-    bases, these = zip(*rounds, strict=True)
-    slower = 1 + slowdown
-    return (
-        Figure(
-            "decode",
-            "seconds a token",
-            _SLOWER,
-            tuple(one.decode for one in bases),
-            tuple(one.decode * slower for one in these),
-        ),
-        Figure(
-            "prefill",
-            "seconds a token",
-            _SLOWER,
-            tuple(one.prefill for one in bases),
-            tuple(one.prefill * slower for one in these),
-        ),
-        Figure(
-            "start",
-            "seconds",
-            _HEAVIER,
-            tuple(one.start for one in bases),
-            tuple(one.start * slower for one in these),
-        ),
-        Figure(
-            "memory",
-            "bytes",
-            _HEAVIER,
-            tuple(one.memory for one in bases),
-            tuple(one.memory for one in these),
-        ),
-    )
+def _figures(rounds: Sequence[_Round], slowdown: float) -> tuple[Figure, ...]:
+    figures = []
+    for name, (unit, limit) in _LIMITS.items():
+        slower = 1 + slowdown if unit != "bytes" else 1
+        base = tuple(one[name] for one, _ in rounds)
+        this = tuple(other[name] * slower for _, other in rounds)
+        figures.append(Figure(name, unit, limit, base, this))
+    return tuple(figures)
 
 
 def _search_path(tree: Path, measuring: Path) -> str:
