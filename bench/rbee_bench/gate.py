@@ -174,7 +174,7 @@ def measure_gate(
     """
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").decode().strip()
-    turn = _Turn(96, 64, 10) if model is None else _Turn(192, 48, 6)
+    turn = _Turn(384, 96, 12) if model is None else _Turn(192, 48, 6)
     with tempfile.TemporaryDirectory(prefix="rbee-gate-") as place:
         progress(f"unpacking {base}", 0, 0)
         other = Path(place) / "tree"
