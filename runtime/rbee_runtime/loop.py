@@ -112,18 +112,20 @@ class DecodeLoop:
         with self._changed:
             if self._closing and not self._live:
                 return False
-            work = self._scheduler.next(self._pace.chunk)
+            # Where many wait for their first token, those few who have theirs can wait longer.
+            crowd = self._scheduler.crowd
+            work = self._scheduler.next(int(self._pace.chunk * crowd))
         if work is not None:
-            self._perform(work)
+            self._perform(work, crowd)
         return True
 
-    def _perform(self, work: Work) -> None:
+    def _perform(self, work: Work, crowd: float) -> None:
         lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
         for live in lives:
             live.start()
         began = time.monotonic()
         logits, sound, faults = self._run_step(work)
-        self._keep_pace(work, time.monotonic() - began)
+        self._keep_pace(work, time.monotonic() - began, crowd)
         wants_tokens = False
         for number in sound:
             sequence = work.sequences[number]
@@ -138,11 +140,11 @@ class DecodeLoop:
             for number, token in zip(sound, tokens, strict=True):
                 self._accept(lives[number], token)
 
-    def _keep_pace(self, work: Work, seconds: float) -> None:
+    def _keep_pace(self, work: Work, seconds: float, crowd: float) -> None:
         if work.sequences[0].phase is Phase.DECODE:
             self._pace.decoded(seconds)
         elif self._scheduler.decoding:
-            self._pace.prefilled(work.step.tokens, seconds)
+            self._pace.prefilled(work.step.tokens / crowd, seconds / crowd)
 
     def _run_step(
         self, work: Work

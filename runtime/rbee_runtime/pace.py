@@ -37,7 +37,7 @@ class Pace:
         known = self._step or seconds
         self._step = known + _SMOOTHING * (seconds - known)
 
-    def prefilled(self, tokens: int, seconds: float) -> None:
+    def prefilled(self, tokens: float, seconds: float) -> None:
         """Take in how long a chunk took. Half the size or twice it is as far as one step goes."""
         if self._step == 0.0:
             return
