@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from functools import partial
 from itertools import cycle, islice
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.contest import Rounds, Turns, open_peers
 from rbee_bench.interleave import interleave
-from rbee_bench.peers import Kind, PeerFault, PeerProcess, Spec, Timing
-from rbee_bench.stats import spread
+from rbee_bench.peers import Kind, PeerProcess, Spec, Timing
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
@@ -21,7 +20,7 @@ _PRECISIONS: tuple[Precision, ...] = ("int4", "gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
+class Throughput(Rounds):
     """One engine's rounds.
 
     Attributes:
@@ -39,16 +38,6 @@ class Throughput:
     sequences: int
     tokens: int
     rates: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Tokens a second in the middle round."""
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> float:
-        """See :func:`~rbee_bench.stats.spread`."""
-        return spread(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +96,11 @@ def measure_batch(
     prompts = [
         list(islice(cycle(ids), row * stride, row * stride + context)) for row in range(sequences)
     ]
-    skipped: dict[str, str] = {}
-    peers: dict[str, PeerProcess] = {}
-    done, turns = 0, 0
-
-    def turn(label: str) -> None:
-        nonlocal done
-        done += 1
-        progress(label, done, turns)
-
     with ExitStack() as stack:
-        for spec in specs:
-            progress(f"opening {spec.label}", 0, 0)
-            try:
-                peer = stack.enter_context(PeerProcess(spec))
-                peer.batch(prompts[: spec.sequences], 2)
-            except PeerFault as fault:
-                skipped[spec.label] = str(fault)
-            else:
-                peers[spec.label] = peer
-        turns = len(peers) * (rounds + 1)
+        peers, skipped = open_peers(
+            stack, specs, lambda peer: peer.batch(prompts[: peer.spec.sequences], 2), progress
+        )
+        turn = Turns(progress, len(peers) * (rounds + 1))
         subjects = {
             label: partial(peer.batch, prompts[: peer.spec.sequences], tokens)
             for label, peer in peers.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from functools import partial
 from itertools import cycle, islice
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.contest import Rounds, Turns, open_peers
 from rbee_bench.interleave import interleave
 from rbee_bench.limits import MemoryReader, decode_ceiling
-from rbee_bench.peers import PeerFault, PeerProcess, Reads, Spec, Timing
-from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
+from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 
 _PASSES = 3
@@ -21,7 +21,7 @@ _PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(Rounds):
     """One engine's rounds.
 
     Attributes:
@@ -39,16 +39,6 @@ class Speed:
     tokens: int
     rates: tuple[float, ...]
     reads: Reads | None
-
-    @property
-    def median(self) -> float:
-        """Tokens a second in the middle round."""
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> float:
-        """See :func:`~rbee_bench.stats.spread`."""
-        return spread(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +105,11 @@ def measure_decode(
         PeerFault: An engine that ran at first failed later.
     """
     prompt = list(islice(cycle(ids), context))
-    done, turns = 0, 0
-
-    def turn(label: str) -> None:
-        nonlocal done
-        done += 1
-        progress(label, done, turns)
-
-    skipped: dict[str, str] = {}
-    peers: dict[str, PeerProcess] = {}
     with ExitStack() as stack:
-        for spec in specs:
-            progress(f"opening {spec.label}", 0, 0)
-            try:
-                peer = stack.enter_context(PeerProcess(spec))
-                peer.decode(prompt, tokens)
-            except PeerFault as fault:
-                skipped[spec.label] = str(fault)
-            else:
-                peers[spec.label] = peer
-        turns = (len(peers) + 1) * (rounds + 1)
+        peers, skipped = open_peers(
+            stack, specs, lambda peer: peer.decode(prompt, tokens), progress
+        )
+        turn = Turns(progress, (len(peers) + 1) * (rounds + 1))
         memory = MemoryReader(threads)
         bandwidth: list[float] = []
 

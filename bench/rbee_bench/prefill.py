@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from functools import partial
 from itertools import cycle, islice
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.contest import Rounds, Turns, open_peers
 from rbee_bench.interleave import interleave
-from rbee_bench.peers import PeerFault, PeerProcess, Spec
-from rbee_bench.stats import spread
+from rbee_bench.peers import Spec
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
@@ -20,7 +19,7 @@ _PRECISIONS: tuple[Precision, ...] = ("int4", "gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Rounds):
     """One engine's rounds at one length.
 
     Attributes:
@@ -36,16 +35,6 @@ class Reading:
     version: str
     length: int
     rates: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Tokens a second in the middle round."""
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> float:
-        """See :func:`~rbee_bench.stats.spread`."""
-        return spread(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +77,11 @@ def measure_prefill(
     """
     lengths = sorted(set(lengths))
     prompts = {length: list(islice(cycle(ids), length)) for length in lengths}
-    skipped: dict[str, str] = {}
-    peers: dict[str, PeerProcess] = {}
-    done, turns = 0, 0
-
-    def turn(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, turns)
-
     with ExitStack() as stack:
-        for spec in specs:
-            progress(f"opening {spec.label}", 0, 0)
-            try:
-                peer = stack.enter_context(PeerProcess(spec))
-                peer.prefill(prompts[lengths[0]])
-            except PeerFault as fault:
-                skipped[spec.label] = str(fault)
-            else:
-                peers[spec.label] = peer
-        turns = len(peers) * len(lengths) * (rounds + 1)
+        peers, skipped = open_peers(
+            stack, specs, lambda peer: peer.prefill(prompts[lengths[0]]), progress
+        )
+        turn = Turns(progress, len(peers) * len(lengths) * (rounds + 1))
         bystanders = Bystanders(peer.process_id for peer in peers.values())
         taken = {}
         for length, prompt in prompts.items():
