@@ -1,16 +1,8 @@
-"""The artifact: a directory that export writes and runtime trusts.
-
-``artifact.json`` is the manifest; every other file is named in it with its size and sha256. The
-graph's inputs and outputs follow from its dialect and are described in ``docs/artifact.md``.
-"""
+"""The content of ``artifact.json``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -19,27 +11,18 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from rbee_runtime.errors import ArtifactError
 from rbee_runtime.transfer import BLOCK
 
-MANIFEST_NAME = "artifact.json"
 FORMAT_VERSION = 3
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
 Dialect = Literal["ort", "standard", "optimum"]
 Role = Literal["graph", "weights", "tokenizer", "engine"]
-ByteProgress = Callable[[int, int], None]
-"""Called with bytes done and bytes in total."""
-
-_CHUNK = 8 << 20
-_LARGEST_MANIFEST = 16 << 20
-_SHOWN = 100
 
 
 class _Frozen(BaseModel):
@@ -299,113 +282,3 @@ class Manifest(_Frozen):
     weights: tuple[WeightGroup, ...] = ()
     fidelity: Fidelity | None = None
     engines: tuple[Engine, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An opened artifact: the directory and its manifest.
-
-    Attributes:
-        path: The directory.
-        manifest: Its parsed ``artifact.json``.
-    """
-
-    path: Path
-    manifest: Manifest
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the manifest and check that every file it names is there, at its size.
-
-        Raises:
-            ArtifactError: No manifest, a newer or invalid one, or a file missing or cut short.
-        """
-        manifest = _read_manifest(path)
-        for entry in manifest.files:
-            file = path / entry.path
-            if not file.is_file():
-                raise ArtifactError(f"{path}: {entry.path} is missing; export the model again")
-            size = file.stat().st_size
-            if size != entry.size:
-                raise ArtifactError(
-                    f"{path}: {entry.path} has {size} bytes, its manifest says {entry.size}; "
-                    "export the model again"
-                )
-        roles = [entry.role for entry in manifest.files]
-        for role in ("graph", "tokenizer"):
-            if roles.count(role) != 1:
-                raise ArtifactError(f"{path}: the manifest must name exactly one {role} file")
-        if "weights" not in roles:
-            raise ArtifactError(f"{path}: the manifest names no weights file")
-        return cls(path, manifest)
-
-    def file(self, role: Literal["graph", "tokenizer"]) -> Path:
-        """Return the path of the file with this role."""
-        return next(self.path / e.path for e in self.manifest.files if e.role == role)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights' files."""
-        return sum(e.size for e in self.manifest.files if e.role == "weights")
-
-    def verify(self, progress: ByteProgress | None = None) -> None:
-        """Read every file once and compare its sha256 with the manifest.
-
-        This also brings the weights into the page cache, which the session needs next.
-
-        Raises:
-            ArtifactError: A file cannot be read, or is not what the exporter wrote.
-        """
-        total = sum(entry.size for entry in self.manifest.files)
-        done = 0
-        for entry in self.manifest.files:
-            digest = hashlib.sha256()
-            try:
-                with (self.path / entry.path).open("rb", buffering=0) as file:
-                    while chunk := file.read(_CHUNK):
-                        digest.update(chunk)
-                        done += len(chunk)
-                        if progress is not None:
-                            progress(done, total)
-            except OSError as error:
-                raise ArtifactError(f"{self.path / entry.path}: cannot be read: {error}") from error
-            if digest.hexdigest() != entry.sha256:
-                raise ArtifactError(
-                    f"{self.path}: {entry.path} is corrupt (sha256 differs from the manifest); "
-                    "export the model again"
-                )
-
-
-def _read_manifest(path: Path) -> Manifest:
-    file = path / MANIFEST_NAME
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
-    try:
-        if not file.is_file() and file.exists():
-            raise OSError("not a regular file")
-        if file.exists() and file.stat().st_size > _LARGEST_MANIFEST:
-            raise OSError(f"{file.stat().st_size} bytes are far more than any manifest has")
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file}: cannot be read: {error}") from error
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION and abs(version) < 1 << 31:
-        age, remedy = (
-            ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
-        )
-        raise ArtifactError(
-            f"{file}: format version {version} is {age} than this runtime reads "
-            f"({FORMAT_VERSION}); {remedy}export the model again"
-        )
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "document"
-        if not where.isprintable() or len(where) > _SHOWN:
-            where = f"{where[:_SHOWN]!r}"
-        raise ArtifactError(f"{file}: invalid manifest at {where}: {fault['msg']}") from error
