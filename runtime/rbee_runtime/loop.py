@@ -112,20 +112,20 @@ class DecodeLoop:
         with self._changed:
             if self._closing and not self._live:
                 return False
-            # Where many wait for their first token, those few who have theirs can wait longer.
-            crowd = self._scheduler.crowd
-            work = self._scheduler.next(int(self._pace.chunk * crowd))
+            # The streams that run wait for a prompt; the prompts behind it wait for the streams.
+            waiting = max(1, self._scheduler.prompts)
+            work = self._scheduler.next(self._pace.chunk * waiting)
         if work is not None:
-            self._perform(work, crowd)
+            self._perform(work, waiting)
         return True
 
-    def _perform(self, work: Work, crowd: float) -> None:
+    def _perform(self, work: Work, waiting: int) -> None:
         lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
         for live in lives:
             live.start()
         began = time.monotonic()
         logits, sound, faults = self._run_step(work)
-        self._keep_pace(work, time.monotonic() - began, crowd)
+        self._keep_pace(work, time.monotonic() - began, waiting)
         wants_tokens = False
         for number in sound:
             sequence = work.sequences[number]
@@ -140,11 +140,11 @@ class DecodeLoop:
             for number, token in zip(sound, tokens, strict=True):
                 self._accept(lives[number], token)
 
-    def _keep_pace(self, work: Work, seconds: float, crowd: float) -> None:
+    def _keep_pace(self, work: Work, seconds: float, waiting: int) -> None:
         if work.sequences[0].phase is Phase.DECODE:
             self._pace.decoded(seconds)
         elif self._scheduler.decoding:
-            self._pace.prefilled(work.step.tokens / crowd, seconds / crowd)
+            self._pace.prefilled(work.step.tokens / waiting, seconds / waiting)
 
     def _run_step(
         self, work: Work

@@ -91,10 +91,9 @@ class Scheduler:
         return len(self._decoding)
 
     @property
-    def crowd(self) -> float:
-        """How many wait for their first token to each that waits for its next one; 1.0 at least."""
-        prompts = len(self._prefilling) + min(len(self._waiting), self.slots_available)
-        return max(1.0, prompts / max(1, len(self._decoding)))
+    def prompts(self) -> int:
+        """Sequences that wait for their first token and hold a slot, or will at the next turn."""
+        return len(self._prefilling) + min(len(self._waiting), self.slots_available)
 
     @property
     def slots_available(self) -> int:

@@ -89,6 +89,17 @@ def test_a_long_prompt_enters_between_the_steps_of_others() -> None:
     assert entering.phase is Phase.DECODE
 
 
+def test_prompts_that_will_have_a_slot_are_waited_for() -> None:
+    scheduler = schedule(slots=3)
+    for name in "abcd":
+        scheduler.add(sequence(prompt=2, name=name))
+    assert scheduler.prompts == 3
+    perform(scheduler.next())
+    assert scheduler.prompts == 3  # its own has only just ended
+    perform(scheduler.next())
+    assert (scheduler.decoding, scheduler.prompts) == (1, 2)
+
+
 def test_the_shortest_prompt_goes_first_and_none_waits_for_ever() -> None:
     scheduler = schedule(slots=2, max_queue=100)
     long = sequence(prompt=1000, name="long")
