@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import tokenizers
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from rbee_export.checkpoint import Checkpoint
 from rbee_export.decoder import build
 from rbee_export.dialect import ReferenceDialect
 from rbee_export.errors import ExportError
+from rbee_export.evaluation import artifact_logits
 from rbee_export.weights import Weights
 from rbee_runtime.artifact import Artifact, Fidelity, Precision
 
@@ -95,8 +95,7 @@ def measure(artifact: Artifact, checkpoint: Checkpoint, text: Text, progress: Pr
     if artifact.manifest.precision == "bf16":
         logits = reference_logits(checkpoint, "bf16", ids, progress)
     else:
-        progress("artifact", 0, 1)
-        logits = artifact_logits(artifact, ids)
+        logits = artifact_logits(artifact, ids, partial(progress, "artifact"))
     return compare(text, ids, logits, reference)
 
 
@@ -132,32 +131,6 @@ def reference_logits(
     return ops.output
 
 
-def artifact_logits(artifact: Artifact, ids: Sequence[int]) -> Logits:
-    """Return what an artifact predicts after each token, on the CPU: ``float32[T, vocab]``.
-
-    Its graph keeps the last position only; here it is loaded with all of them.
-
-    Raises:
-        ExportError: ONNX Runtime cannot run the graph here.
-    """
-    graph = artifact.file("graph")
-    model = ir.load(graph)
-    _keep_every_position(model, artifact.manifest.shapes.hidden)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(graph.parent)
-    )
-    try:
-        session = ort.InferenceSession(
-            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        logits: Logits = session.run(["logits"], _feeds(session, artifact, ids))[0]
-    except Exception as error:  # the library's exceptions share no narrower base
-        raise ExportError(f"{graph}: cannot be run on this CPU: {error}") from error
-    return logits.reshape(len(ids), -1)
-
-
 def compare(text: Text, ids: Sequence[int], logits: Logits, reference: Logits) -> Fidelity:
     """Compare predictions.
 
@@ -184,45 +157,6 @@ def compare(text: Text, ids: Sequence[int], logits: Logits, reference: Logits) -
         perplexity=float(np.exp(surprise / predicted)),
         reference_perplexity=float(np.exp(expected_surprise / predicted)),
     )
-
-
-def _keep_every_position(model: ir.Model, hidden: int) -> None:
-    for node in model.graph:
-        if node.op_type == "Gather" and node.inputs[1] is not None:
-            if node.inputs[1].name != "const.-1":
-                continue
-            array = np.asarray([-1, hidden], np.int64)
-            shape = ir.Value(name="const.every_position", type=ir.TensorType(ir.DataType.INT64))
-            shape.const_value = ir.tensor(array, name="const.every_position")
-            shape.shape = ir.Shape([2])
-            model.graph.initializers[str(shape.name)] = shape
-            every = ir.Node("", "Reshape", [node.inputs[0], shape], name="every_position")
-            model.graph.insert_before(node, every)
-            node.outputs[0].replace_all_uses_with(every.outputs[0])
-            model.graph.remove(node, safe=True)
-            return
-
-
-def _feeds(
-    session: ort.InferenceSession, artifact: Artifact, ids: Sequence[int]
-) -> dict[str, NDArray[Any]]:
-    """Return a step over the whole text, with an empty cache that just holds it."""
-    count, manifest = len(ids), artifact.manifest
-    cache = manifest.cache
-    long_rope = manifest.long_rope
-    first = long_rope.original_context if long_rope else 0
-    first = first if count > first else 0
-    known: dict[str, NDArray[Any]] = {
-        "input_ids": np.asarray([ids], np.int64),
-        **{f"{kind}seqlens_k": np.asarray([count - 1], np.int32) for kind in ("", "window_")},
-        **{f"{kind}total_sequence_length": np.asarray(count, np.int32) for kind in ("", "window_")},
-        "position_ids": np.arange(first, first + count, dtype=np.int64)[None],
-        "write_indices": np.zeros(1, np.int64),
-        "nonpad_kv_seqlen": np.asarray([count], np.int64),
-    }
-    past = np.zeros((1, cache.kv_heads, count, cache.head_dim), np.dtype(cache.dtype))
-    names = [value.name for value in session.get_inputs()]
-    return {name: known.get(name, past) for name in names}
 
 
 def divergence(log_q: LogProbabilities, log_p: LogProbabilities) -> float:

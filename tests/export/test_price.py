@@ -14,7 +14,8 @@ from support.tiny_llama import load_reference, reference_logits
 
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_export.cli import main
-from rbee_export.fidelity import Text, artifact_logits, compare, measure
+from rbee_export.evaluation import artifact_logits
+from rbee_export.fidelity import Text, compare, measure
 from rbee_export.fidelity import reference_logits as ours
 from rbee_runtime.artifact import Artifact
 
@@ -39,6 +40,26 @@ def test_all_positions_of_a_graph_are_those_of_its_steps(
     artifact = make_artifact(tiny_llama, precision)
     steps = forced_logits(open_cpu(artifact), IDS, 64)
     np.testing.assert_allclose(artifact_logits(Artifact.open(artifact), IDS)[63:], steps, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("precision", "atol"),
+    # Between parts, fp16 is rounded to that; within one, the CPU works in float32.
+    [("fp32", 1e-5), ("fp16", 0.03), ("int8", 0.01), ("gguf", 0.01)],
+)
+def test_a_graph_run_in_parts_is_the_whole_one(
+    precision: str, atol: float, make_gguf: MakeGguf, make_artifact: MakeArtifact
+) -> None:
+    artifact = Artifact.open(make_artifact(make_gguf("Q4_1").path, precision))
+    turns: list[tuple[int, int]] = []
+
+    def turn(done: int, total: int) -> None:
+        turns.append((done, total))
+
+    parts = artifact_logits(artifact, IDS, turn, part=1)
+    assert [done for done, _ in turns] == list(range(turns[0][1]))
+    assert len(turns) > 4 * artifact.manifest.shapes.layers
+    np.testing.assert_allclose(parts, artifact_logits(artifact, IDS), atol=atol)
 
 
 def test_it_is_divergence_agreement_and_perplexity(tiny_llama: Path) -> None:
