@@ -18,7 +18,9 @@ https://arxiv.org/abs/2507.18553), which needs no inverse. What differs from the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +36,9 @@ GROUP = 64
 
 _DAMPING = 0.1
 """Added to the diagonal of ``H``, as a share of its mean: no text shows all that may come."""
+
+_ROWS = 1 << 13
+"""Rows rounded together: so many that two threads spend their time outside the interpreter."""
 
 _PIECE = 32
 """Columns of a product worked out at once."""
@@ -103,13 +108,23 @@ class InputMoments:
             ValueError: K is not a multiple of 32.
         """
         matrix = quantize(weights, 4)
-        for columns, factor in self._by_columns():
+
+        def improve(columns: slice, factor: Floats, rows: slice) -> None:
             blocks = slice(columns.start // BLOCK, columns.stop // BLOCK)
-            for rows in row_ranges(len(weights), GROUP):
-                wanted = np.ascontiguousarray(weights[rows, columns].T, np.float32)
-                held = BlockMatrix(4, matrix.packed[rows, blocks], matrix.scales[rows, blocks])
-                with np.errstate(over="ignore", invalid="ignore"):
-                    _improve(held, wanted, factor)
+            wanted = np.ascontiguousarray(weights[rows, columns].T, np.float32)
+            held = BlockMatrix(4, matrix.packed[rows, blocks], matrix.scales[rows, blocks])
+            with np.errstate(over="ignore", invalid="ignore"):
+                _improve(held, wanted, factor)
+
+        groups = [
+            (columns, factor, rows)
+            for columns, factor in self._by_columns()
+            for rows in row_ranges(len(weights), 1, _ROWS)
+        ]
+        # Parts of the matrix that no other part depends on; NumPy lets go of the interpreter.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(improve, *zip(*groups, strict=True)):
+                pass
         return BlockMatrix(4, matrix.packed, matrix.scales, how="calibrated")
 
     def _by_columns(self) -> Iterator[tuple[slice, Floats]]:
