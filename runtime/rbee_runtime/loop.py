@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -100,7 +101,7 @@ class DecodeLoop:
                 pass
         except BaseException as error:  # whatever it is, no caller may be left waiting
             self._fail_all(error)
-            raise
+            logging.getLogger(__name__).exception("The engine stopped")
 
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; return ``False`` when the loop is to end."""

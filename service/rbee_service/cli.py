@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: Options, listener: socket.socket, environment: Mapping[str, str]) -> ExitCode:
     # The socket already accepts; what these import takes most of the time until it answers.
     from rbee_service.logs import configure_logging
-    from rbee_service.worker import StartupFault, Worker
+    from rbee_service.worker import Worker, WorkerFault
 
     async def live() -> None:
         await Worker(options, listener, environment).run()
@@ -49,7 +49,7 @@ def _serve(options: Options, listener: socket.socket, environment: Mapping[str, 
     except KeyboardInterrupt:
         # Ctrl-C before the worker listens to signals: there is nothing to stop yet.
         return ExitCode.STOPPED
-    except StartupFault as fault:
+    except WorkerFault as fault:
         _complain(str(fault))
         return fault.code
     return ExitCode.STOPPED

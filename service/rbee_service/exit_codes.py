@@ -13,3 +13,4 @@ class ExitCode(IntEnum):
     MODEL_UNUSABLE = 3
     CALLBACK_REFUSED = 4
     DEVICE_UNUSABLE = 5
+    ENGINE_DIED = 6

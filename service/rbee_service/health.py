@@ -112,4 +112,7 @@ class WorkerState(Generic[RequestT, EventT]):
             return "stopped"
         if self._backend is None:
             return "starting"
-        return "ready" if self._backend.status().slots_available else "busy"
+        status = self._backend.status()
+        if not status.healthy:
+            return "stopped"
+        return "ready" if status.slots_available else "busy"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from rbee_service.values import (
     dialect,
     integer,
     model_ref,
-    read_secret,
+    read_token,
     seconds,
+    token,
     url,
     worker_id,
 )
@@ -29,8 +29,6 @@ from rbee_service.values import (
 PROGRAM: Final = "rbee-worker"
 TOKEN_VARIABLE: Final = "LLORCH_API_TOKEN"
 LOG_FORMAT_VARIABLE: Final = "LLORCH_LOG_FORMAT"
-
-_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 ValueT = TypeVar("ValueT")
 
@@ -73,6 +71,7 @@ class Options:
         sse_dialect: Vocabulary of the events where a request does not name one.
         grace: Seconds that running streams are given to finish after a signal to stop.
         token: Guards the routes, and is shown to the hive; ``None`` for neither.
+        token_file: What it was read from; ``None`` if it came from elsewhere.
         log_style: How log lines look.
     """
 
@@ -96,6 +95,7 @@ class Options:
     sse_dialect: SseDialect
     grace: float
     token: ApiToken | None
+    token_file: Path | None
     log_style: Literal["json", "console"]
 
 
@@ -108,10 +108,10 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
     """
     given, unknown = _parser().parse_known_args(arguments)
     reader = _Reader(vars(given), environment)
-    token = _token(reader)
-    open_to_all = token is None and not reader.faults
+    guard = _token(reader)
+    open_to_all = guard is None and not reader.faults
     reader.faults += [f"unknown argument: {argument}" for argument in unknown]
-    host = reader.take("host", str, "127.0.0.1" if token is None else "0.0.0.0")
+    host = reader.take("host", str, "127.0.0.1" if guard is None else "0.0.0.0")
     if open_to_all and not is_loopback(host) and not given.allow_unauthenticated:
         reader.faults.append(
             f"--host {host}: others could use the worker without a token; set {TOKEN_VARIABLE} or "
@@ -142,7 +142,8 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         heartbeat_interval=reader.take("heartbeat-interval", seconds(0.1, 3600), 30.0),
         sse_dialect=reader.take("sse-dialect", dialect, SseDialect.OUTPUT),
         grace=reader.take("grace", seconds(0, 3600), 10.0),
-        token=token,
+        token=guard,
+        token_file=reader.take("api-token-file", Path, None),
         log_style="json" if environment.get(LOG_FORMAT_VARIABLE) == "json" else "console",
     )
     if reader.faults:
@@ -262,16 +263,15 @@ class _Reader:
 
 
 def _token(reader: _Reader) -> ApiToken | None:
-    source = "--api-token-file"
-    secret = reader.take("api-token-file", read_secret, None)
-    if secret is None and not reader.failed("api-token-file"):
-        source, secret = TOKEN_VARIABLE, reader.secret()
-    if secret is None:
+    read = reader.take("api-token-file", read_token, None)
+    if read is not None or reader.failed("api-token-file"):
+        return read
+    secret = reader.secret()
+    try:
+        return None if secret is None else token(secret)
+    except ValueError as fault:
+        reader.faults.append(f"{TOKEN_VARIABLE}: {fault}")
         return None
-    if not _TOKEN.fullmatch(secret):
-        reader.faults.append(f"{source}: the token must be 1 to 4096 visible ASCII characters")
-        return None
-    return ApiToken(secret)
 
 
 def _variable(name: str) -> str:

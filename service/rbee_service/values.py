@@ -8,21 +8,34 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from rbee_service.auth import ApiToken
 from rbee_service.sse import SseDialect
 
 _WORKER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _MODEL_REF: Final = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
 _BYTES: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(K|M|G|T)?(?:i?B)?", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+# Room for the longest and for blank space around it; more than that is too long anyway.
+_TOKEN_FILE_CHARACTERS: Final = 8192
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
-def read_secret(text: str) -> str | None:
-    """Return the content of the file of this name."""
+def read_token(text: str) -> ApiToken:
+    """Return the token that the file of this name holds."""
     try:
-        return Path(text).read_text(encoding="utf-8").strip()
+        with Path(text).open(encoding="utf-8") as file:
+            secret = file.read(_TOKEN_FILE_CHARACTERS)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ValueError(f"cannot read {text}: {reason}") from None
+    return token(secret.strip())
+
+
+def token(text: str) -> ApiToken:
+    """Return a secret as a token."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("the token must be 1 to 4096 visible ASCII characters")
+    return ApiToken(text)
 
 
 def worker_id(text: str) -> str:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
-import httpx
 import structlog
 
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
@@ -21,11 +19,11 @@ from rbee_runtime.events import Event
 from rbee_runtime.request import Request
 from rbee_service import __version__
 from rbee_service.address import advertised_host
-from rbee_service.callback import CallbackRefused, ReadyReport, report_ready
+from rbee_service.callback import CallbackRefused, ReadyReport
 from rbee_service.engine_loader import CompletionBackend, Loader, load_engine
 from rbee_service.exit_codes import ExitCode
 from rbee_service.health import WorkerState
-from rbee_service.heartbeat import Heartbeat
+from rbee_service.hive_link import HiveLink
 from rbee_service.http.app import create_app
 from rbee_service.http.completions import Completions
 from rbee_service.http.inference_routes import add_inference_routes
@@ -43,14 +41,16 @@ from rbee_service.metrics import Metrics, status_gauges
 from rbee_service.model_source import artifact_cache, resolve_model
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
-from rbee_service.timestamps import rfc3339_now
+from rbee_service.token_keeper import TokenKeeper
 
 _CANCEL_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 5.0
+_WATCH_SECONDS: Final = 0.25
+_LAST_WORDS_SECONDS: Final = 1.0
 
 
-class StartupFault(Exception):
-    """The worker cannot come up; the message is for the person who started it.
+class WorkerFault(Exception):
+    """The worker cannot come up or go on; the message is for the person who started it.
 
     Attributes:
         code: What the process exits with.
@@ -84,15 +84,16 @@ class Worker:
         self._port: int = listener.getsockname()[1]
         self._state: WorkerState[Request, Event] = WorkerState()
         self._board = LoadingBoard()
-        self._live = LiveInferences()
+        self._inferences = LiveInferences()
         self._metrics = Metrics()
         self._backend: CompletionBackend | None = None
         self._stop_asked = asyncio.Event()
-        self._beating: set[asyncio.Task[None]] = set()
+        self._rereading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
-        app = create_app(f"worker_{options.worker_id}", options.token)
+        self._keeper = TokenKeeper(options.token, options.token_file)
+        app = create_app(f"worker_{options.worker_id}", self._keeper)
         add_status_routes(app, self._state, self._board)
-        completions = Completions(self._state, self._live)
+        completions = Completions(self._state, self._inferences)
         add_inference_routes(app, completions, options.sse_dialect)
         add_job_routes(app, completions, options.sse_dialect)
         add_worker_contract_routes(app, completions, self._info)
@@ -104,30 +105,31 @@ class Worker:
         """Live until a signal to stop.
 
         Raises:
-            StartupFault: It did not come up; everything has been closed.
+            WorkerFault: It did not come up, or its engine died; everything has been closed.
         """
         self._obey_signals()
         await self._server.start()
         self._announce()
-        headers = {"authorization": self._options.token.header} if self._options.token else {}
-        # Worker and hive share a network: no proxy of the environment belongs between them.
-        async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
-            heartbeats = self._worker_heartbeats(client)
-            for heartbeat in heartbeats:
-                self._keep_beating(heartbeat)
-            startup = asyncio.create_task(self._start_up(client, heartbeats))
+        async with HiveLink(
+            self._options,
+            self._keeper,
+            self._info,
+            lambda: self._state.health().healthy,
+            self._metrics,
+        ) as hive:
+            hive.begin()
+            life = asyncio.create_task(self._live(hive))
             stopping = asyncio.create_task(self._stop_asked.wait())
             try:
-                await asyncio.wait({startup, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if startup.done():
-                    startup.result()
-                    await stopping
+                await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if life.done():
+                    life.result()
             finally:
-                startup.cancel()
+                life.cancel()
                 stopping.cancel()
-                await self._shut_down(heartbeats)
-                with suppress(asyncio.CancelledError, StartupFault):
-                    await startup
+                await self._shut_down(hive)
+                with suppress(asyncio.CancelledError, WorkerFault):
+                    await life
 
     def stop(self) -> None:
         """Begin to stop: refuse new work, let what runs finish within the grace period."""
@@ -138,6 +140,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stop_asked.is_set():
@@ -145,9 +148,24 @@ class Worker:
             sys.stderr.flush()
             os._exit(128 + number)
         self._log.info(
-            "Stopping", signal=number.name, running=len(self._live), grace=self._options.grace
+            "Stopping", signal=number.name, running=len(self._inferences), grace=self._options.grace
         )
         self.stop()
+
+    def _on_hangup(self) -> None:
+        if self._keeper.file is None:
+            self._log.info("Ignored SIGHUP: there is no --api-token-file to read again")
+        elif self._rereading is None or self._rereading.done():
+            self._rereading = asyncio.create_task(self._reread_token())
+
+    async def _reread_token(self) -> None:
+        try:
+            await in_daemon_thread(self._keeper.reread, "token-reader")
+        except ValueError as fault:
+            self._log.warning("Kept the token, as its file holds none", reason=str(fault))
+        else:
+            token = self._keeper.token
+            self._log.info("Read the token again", token=token.fingerprint if token else "none")
 
     def _announce(self) -> None:
         token = self._options.token
@@ -160,11 +178,10 @@ class Worker:
             token=token.fingerprint if token else "none",
         )
 
-    async def _start_up(self, client: httpx.AsyncClient, heartbeats: list[Heartbeat]) -> None:
-        options = self._options
+    async def _live(self, hive: HiveLink) -> None:
         backend = await self._bring_in()
         self._backend = backend
-        model = options.model_ref or backend.manifest.model_ref
+        model = self._options.model_ref or backend.manifest.model_ref
         self._state.serve(MeteredBackend(backend, self._metrics), model)
         self._metrics.watch(lambda: status_gauges(backend.status()))
         self._metrics.watch(lambda: memory_gauges(backend.memory()))
@@ -172,8 +189,19 @@ class Worker:
         self._log.info(
             "Ready", model=model, backend=backend.backend_name, vram_bytes=backend.memory().total
         )
-        for heartbeat in heartbeats:
-            heartbeat.hurry()
+        hive.hurry()
+        tasks = [
+            asyncio.create_task(self._watch(backend, hive)),
+            asyncio.create_task(self._report(backend, model, hive)),
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _report(self, backend: CompletionBackend, model: str, hive: HiveLink) -> None:
+        options = self._options
         if options.callback_url is None:
             return
         host = await asyncio.to_thread(advertised_host, options.host, options.callback_url)
@@ -187,17 +215,26 @@ class Worker:
             port=self._port,
         )
         try:
-            await report_ready(
-                client,
-                options.callback_url,
-                report,
-                max_retries=options.callback_max_retries,
-                count=lambda outcome: self._metrics.callbacks.labels(outcome).inc(),
-            )
+            await hive.report(options.callback_url, report)
         except CallbackRefused as refused:
-            raise StartupFault(ExitCode.CALLBACK_REFUSED, str(refused)) from refused
+            raise WorkerFault(ExitCode.CALLBACK_REFUSED, str(refused)) from refused
         self._log.info("Reported ready", url=options.callback_url)
-        self._keep_beating(self._health_heartbeat(client, options.callback_url))
+
+    async def _watch(self, backend: CompletionBackend, hive: HiveLink) -> None:
+        """Look after the engine for ever.
+
+        Raises:
+            WorkerFault: It has died. Whoever asked in the seconds before has been told so.
+        """
+        while (status := backend.status()).healthy:
+            await asyncio.sleep(_WATCH_SECONDS)
+        fault = " ".join((status.fault or "the engine stopped").split())
+        self._log.error("The engine has died", reason=fault)
+        hive.hurry()
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
+        raise WorkerFault(
+            ExitCode.ENGINE_DIED, f"{fault}; start the worker again, its log above says more"
+        )
 
     async def _bring_in(self) -> CompletionBackend:
         options = self._options
@@ -214,54 +251,19 @@ class Worker:
             load = partial(self._load, artifact, options, post)
             return await in_daemon_thread(load, "model-loader")
         except ArtifactError as error:
-            raise StartupFault(ExitCode.MODEL_UNUSABLE, str(error)) from error
+            raise WorkerFault(ExitCode.MODEL_UNUSABLE, str(error)) from error
         except OutOfMemory as error:
             message = f"{options.model}: does not fit into memory: {error}"
-            raise StartupFault(ExitCode.MODEL_UNUSABLE, message) from error
+            raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
         except InvalidSetting as error:
             message = f"{options.model}: {error}"
-            raise StartupFault(ExitCode.BAD_ARGUMENTS, message) from error
+            raise WorkerFault(ExitCode.BAD_ARGUMENTS, message) from error
         except DeviceError as error:
-            raise StartupFault(ExitCode.DEVICE_UNUSABLE, str(error)) from error
+            raise WorkerFault(ExitCode.DEVICE_UNUSABLE, str(error)) from error
         except Exception as error:
             self._log.exception("Loading failed")
             message = f"{options.model}: cannot be loaded: {type(error).__name__}: {error}"
-            raise StartupFault(ExitCode.MODEL_UNUSABLE, message) from error
-
-    def _worker_heartbeats(self, client: httpx.AsyncClient) -> list[Heartbeat]:
-        bases = (self._options.hive_url, self._options.queen_url)
-        return [
-            Heartbeat(
-                client,
-                f"{base.rstrip('/')}/v1/worker-heartbeat",
-                lambda: {"worker": self._info().body(), "timestamp": rfc3339_now()},
-                self._options.heartbeat_interval,
-                self._count_heartbeat,
-            )
-            for base in bases
-            if base is not None
-        ]
-
-    def _health_heartbeat(self, client: httpx.AsyncClient, callback_url: str) -> Heartbeat:
-        origin = urlsplit(callback_url)
-        return Heartbeat(
-            client,
-            f"{origin.scheme}://{origin.netloc}/v1/heartbeat",
-            lambda: {
-                "worker_id": self._options.worker_id,
-                "timestamp": rfc3339_now(),
-                "health_status": "healthy" if self._state.health().healthy else "degraded",
-            },
-            self._options.heartbeat_interval,
-            self._count_heartbeat,
-        )
-
-    def _count_heartbeat(self, outcome: str) -> None:
-        self._metrics.heartbeats.labels(outcome).inc()
-
-    def _keep_beating(self, heartbeat: Heartbeat) -> None:
-        task = asyncio.create_task(heartbeat.run())
-        self._beating.add(task)
+            raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
 
     def _info(self) -> WorkerInfo:
         options, backend = self._options, self._backend
@@ -279,17 +281,16 @@ class Worker:
         assert self._backend is not None, "the routes ask once there is a model"
         return self._backend.tokenizer.render_chat(messages)
 
-    async def _shut_down(self, heartbeats: list[Heartbeat]) -> None:
+    async def _shut_down(self, hive: HiveLink) -> None:
+        # Of a dead engine there is nothing to wait for.
+        grace = self._options.grace if self._state.health().healthy else 0.0
         self._state.stop()
         self._board.close()
-        if not await self._live.finished(self._options.grace):
-            self._log.warning("Cancelling what still runs", running=len(self._live))
-            self._live.cancel_all()
-            await self._live.finished(_CANCEL_SECONDS)
-        for task in self._beating:
-            task.cancel()
-        await asyncio.gather(*self._beating, return_exceptions=True)
-        await asyncio.gather(*(heartbeat.beat() for heartbeat in heartbeats))
+        if not await self._inferences.finished(grace):
+            self._log.warning("Cancelling what still runs", running=len(self._inferences))
+            self._inferences.cancel_all()
+            await self._inferences.finished(_CANCEL_SECONDS)
+        await hive.end()
         await self._server.stop()
         if self._backend is not None:
             with suppress(TimeoutError):

@@ -364,7 +364,6 @@ def test_logits_that_are_no_numbers_end_the_request_alone(make_engine: MakeEngin
     assert submit(engine, Request("good", PROMPT, 3, GREEDY)).finished()[0] == "xxx"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_when_its_thread_dies_nobody_is_left_waiting(make_engine: MakeEngine) -> None:
     gate = Gate(in_decode)
 

@@ -10,13 +10,20 @@ from pathlib import Path
 import httpx
 import pytest
 from hive import Hive
-from stand_in import Gate, StandInEngine, finished, opened, ready, running
+from stand_in import Gate, StandInEngine, Status, finished, opened, ready, running
 
-from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
+from rbee_runtime.errors import (
+    ArtifactError,
+    DeviceError,
+    EngineClosed,
+    InvalidSetting,
+    OutOfMemory,
+)
 from rbee_runtime.events import Event, Piece, Started
+from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.request import Request
 from rbee_service.exit_codes import ExitCode
-from rbee_service.worker import StartupFault
+from rbee_service.worker import WorkerFault
 
 GOOD = {"job_id": "j", "prompt": "p", "max_tokens": 4}
 
@@ -102,7 +109,7 @@ async def test_a_model_that_does_not_load(
     gate = Gate(StandInEngine(), failure)
     gate.open()
     async with running(tmp_path, gate) as worker:
-        with pytest.raises(StartupFault) as caught:
+        with pytest.raises(WorkerFault) as caught:
             await asyncio.wait_for(worker.life, 5)
     assert caught.value.code is code
     assert str(failure) in str(caught.value)
@@ -115,7 +122,7 @@ async def test_a_hive_that_refuses(tmp_path: Path) -> None:
         engine = StandInEngine()
         flags = ["--callback-url", hive.url + "/ready", "--queen-url", hive.url]
         async with running(tmp_path, opened(engine), *flags) as worker:
-            with pytest.raises(StartupFault) as caught:
+            with pytest.raises(WorkerFault) as caught:
                 await asyncio.wait_for(worker.life, 5)
         assert caught.value.code is ExitCode.CALLBACK_REFUSED
         beats = hive.received("/v1/worker-heartbeat")
@@ -134,3 +141,47 @@ async def test_the_hive_may_call_back_at_once(tmp_path: Path) -> None:
                 assert (await client.get("/v1/ready")).json()["ready"] is True
                 answer = await client.post("/v1/inference", json=GOOD)
             assert answer.status_code == 200
+
+
+async def test_an_engine_that_dies_takes_the_worker_with_it(tmp_path: Path) -> None:
+    with Hive() as hive:
+        engine = StandInEngine(endless)
+        flags = ["--callback-url", hive.url + "/ready", "--queen-url", hive.url, "--grace", "3600"]
+        async with (
+            running(tmp_path, opened(engine), *flags) as worker,
+            httpx.AsyncClient(base_url=worker.url) as client,
+        ):
+            await asyncio.to_thread(hive.wait_for, "/v1/heartbeat")
+            asking = asyncio.create_task(client.post("/v1/inference", json=GOOD))
+            await engine.wait(lambda: engine.live == 1)
+            fault = "the engine stopped: ValueError: two\nlines"
+            engine.health = Status(healthy=False, fault=fault)
+            engine.refusal = EngineClosed(fault)
+            engine.tell(engine.submitted[0].request_id, EngineFailed(EngineClosed(fault)))
+            assert last_event((await asking).content)["code"] == "INFERENCE_FAILED"
+            health = await client.get("/health")
+            assert health.status_code == 503
+            assert health.json()["status"] == "unhealthy"
+            refused = await client.post("/v1/inference", json=GOOD)
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "WORKER_UNHEALTHY"
+            with pytest.raises(WorkerFault) as caught:
+                await asyncio.wait_for(worker.life, 5)
+        assert caught.value.code is ExitCode.ENGINE_DIED
+        assert "\n" not in str(caught.value)
+        assert hive.received("/v1/worker-heartbeat")[-1].body["worker"]["status"] == "stopped"
+        assert hive.received("/v1/heartbeat")[-1].body["health_status"] == "degraded"
+    assert engine.closed
+
+
+async def test_a_dead_engine_does_not_wait_for_a_reader(tmp_path: Path) -> None:
+    engine = StandInEngine(endless)
+    async with (
+        running(tmp_path, opened(engine), "--grace", "3600") as worker,
+        httpx.AsyncClient(base_url=worker.url) as client,
+        client.stream("POST", "/v1/inference", json=GOOD),
+    ):
+        await engine.wait(lambda: engine.live == 1)
+        engine.health = Status(healthy=False)
+        with pytest.raises(WorkerFault):
+            await asyncio.wait_for(worker.life, 10)

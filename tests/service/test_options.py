@@ -40,6 +40,7 @@ def test_defaults() -> None:
         sse_dialect=SseDialect.OUTPUT,
         grace=10.0,
         token=None,
+        token_file=None,
         log_style="console",
     )
     assert options.worker_id != parse_options(["--model", "m"], {}).worker_id

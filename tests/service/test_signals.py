@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from hive import Hive
-from processes import STAND_IN, started
+from processes import STAND_IN, WorkerProcess, started
 from stand_in import stand_in_artifact
 
 GOOD = {"job_id": "j", "prompt": "p", "max_tokens": 4}
@@ -73,6 +74,57 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, hive: Hive) -> No
             with pytest.raises(httpx.RemoteProtocolError):
                 _ = [chunk async for chunk in chunks]
         assert await asyncio.to_thread(worker.exit_code) == 128 + signal.SIGTERM
+
+
+async def until_said(worker: WorkerProcess, what: str, count: int = 1) -> None:
+    async with asyncio.timeout(10):
+        while worker.said().count(what) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_hangup_reads_the_token_again(tmp_path: Path, hive: Hive) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the-first-token\n")
+    more = ["--api-token-file", str(secret), "--host", "127.0.0.1"]
+    with started(STAND_IN, *flags(tmp_path, hive, *more, "--heartbeat-interval", "0.2")) as worker:
+        url = await ready_url(hive)
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+
+            async def status(token: str) -> int:
+                bearer = {"authorization": f"Bearer {token}"}
+                return (await client.get("/v1/ready", headers=bearer)).status_code
+
+            assert await status("the-first-token") == 200
+            secret.write_text("the-second-token\n")
+            assert await status("the-first-token") == 200
+            worker.send(signal.SIGHUP)
+            await until_said(worker, "Read the token again")
+            assert await status("the-second-token") == 200
+            assert await status("the-first-token") == 401
+            for number, wrong in enumerate(("", "two words", "x" * 5000), 1):
+                secret.write_text(wrong)
+                worker.send(signal.SIGHUP)
+                await until_said(worker, "Kept the token", number)
+            secret.unlink()
+            worker.send(signal.SIGHUP)
+            await until_said(worker, "Kept the token", 4)
+            assert await status("the-second-token") == 200
+        count = len(hive.received(BEAT))
+        beats = await asyncio.to_thread(hive.wait_for, BEAT, count + 2)
+        assert beats[0].authorization == "Bearer the-first-token"
+        assert beats[-1].authorization == "Bearer the-second-token"
+        assert not re.search("the-(first|second)-token|two words|xxx", worker.said())
+        worker.send(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.exit_code) == 0
+
+
+async def test_a_hangup_without_a_token_file_is_ignored(tmp_path: Path, hive: Hive) -> None:
+    with started(STAND_IN, *flags(tmp_path, hive)) as worker:
+        url = await ready_url(hive)
+        worker.send(signal.SIGHUP)
+        await until_said(worker, "Ignored SIGHUP")
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            assert (await client.get("/v1/ready")).json()["ready"]
 
 
 async def test_a_signal_while_the_model_loads(tmp_path: Path, hive: Hive) -> None:

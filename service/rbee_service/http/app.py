@@ -15,9 +15,10 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import SanicException
 from sanic.response import BaseHTTPResponse
 
-from rbee_service.auth import ApiToken, Unauthorized
+from rbee_service.auth import Unauthorized
 from rbee_service.errors import ApiError, ErrorCode, InvalidFields
 from rbee_service.http.replies import json_reply
+from rbee_service.token_keeper import TokenKeeper
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -41,7 +42,7 @@ class FailureBody(Protocol):
         """Return the JSON body."""
 
 
-def create_app(name: str, token: ApiToken | None) -> App:
+def create_app(name: str, keeper: TokenKeeper) -> App:
     """Return an application without routes.
 
     Every route, and everything that is not one, asks for the token; a route added with
@@ -50,7 +51,7 @@ def create_app(name: str, token: ApiToken | None) -> App:
 
     Args:
         name: Unique in the process, of ``[A-Za-z0-9_-]``.
-        token: ``None`` leaves everything open.
+        keeper: Knows the token in force.
     """
     app: App = Sanic(name, configure_logging=False)
     app.config.update(
@@ -73,6 +74,7 @@ def create_app(name: str, token: ApiToken | None) -> App:
 
     async def authenticate(request: Request) -> None:
         public = request.route is not None and getattr(request.route.ctx, "public", False)
+        token = keeper.token
         if token is not None and not public:
             token.check(request.headers.getone("authorization", None))
 
