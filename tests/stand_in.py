@@ -19,6 +19,7 @@ from rbee_runtime.errors import EngineClosed, InvalidRequest, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.request import Request
 from rbee_service.address import listen
+from rbee_service.http.connection import DEFAULT_LIMITS, Limits
 from rbee_service.loading import LayerProgress
 from rbee_service.options import Options, parse_options
 from rbee_service.worker import Worker
@@ -244,6 +245,7 @@ async def running(
     load: Any,
     *flags: str,
     environment: dict[str, str] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Running]:
     """Run a worker in this process, on a real socket, until the block ends."""
     arguments = [
@@ -258,7 +260,7 @@ async def running(
     options = parse_options(arguments, environment or {})
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    worker = Worker(options, listener, {}, load)
+    worker = Worker(options, listener, {}, load, limits)
     life = asyncio.create_task(worker.run())
     try:
         yield Running(worker, port, life)

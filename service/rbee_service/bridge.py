@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+MOST_WAITING: Final = 1024
+"""Events that may wait for their reader."""
 
 EventT = TypeVar("EventT")
 
 
 class EventBridge(Generic[EventT]):
-    """A queue with one reader in the loop it is made in, and a writer in any thread."""
+    """A queue with one reader in the loop it is made in, and a writer in any thread.
 
-    def __init__(self) -> None:
+    Args:
+        overrun: Called once, in the loop, when the reader has fallen behind by more than
+            :data:`MOST_WAITING` events. What comes later is dropped.
+    """
+
+    def __init__(self, overrun: Callable[[], None]) -> None:
+        self._overrun: Callable[[], None] | None = overrun
         self._loop = asyncio.get_running_loop()
         self._waiting: list[EventT] = []
         self._arrived = asyncio.Event()
@@ -35,5 +45,11 @@ class EventBridge(Generic[EventT]):
         return taken
 
     def _append(self, event: EventT) -> None:
+        if self._overrun is None:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            overrun, self._overrun = self._overrun, None
+            overrun()
+            return
         self._waiting.append(event)
         self._arrived.set()

@@ -59,14 +59,27 @@ class Inference(Generic[EventT, T]):
         request_id: str,
         request: RequestT,
         translator: Translator[EventT, T],
+        drop_reader: Callable[[], None],
     ) -> Self:
         """Hand the request to the backend without holding up the event loop.
+
+        Args:
+            backend: Where to.
+            request_id: The request's name there.
+            request: What it takes.
+            translator: Says what the reader is told.
+            drop_reader: Called where the reader falls too far behind; must make it go away.
 
         Raises:
             ApiError: The backend does not take it now.
             InvalidFields: The backend can never serve it.
         """
-        bridge: EventBridge[EventT] = EventBridge()
+
+        def overrun() -> None:
+            structlog.get_logger().warning("Dropped a reader that fell behind")
+            drop_reader()
+
+        bridge: EventBridge[EventT] = EventBridge(overrun)
         submission = asyncio.create_task(asyncio.to_thread(backend.submit, request, bridge.put))
         try:
             await asyncio.shield(submission)
@@ -131,10 +144,12 @@ class LiveInferences:
         request_id: str,
         request: RequestT,
         translator: Translator[EventT, T],
+        drop_reader: Callable[[], None],
     ) -> AsyncIterator[Inference[EventT, T]]:
         """Submit a request and give its inference to the block, which reads it.
 
-        An inference that the block does not read to its end is cancelled.
+        An inference that the block does not read to its end is cancelled. For the arguments see
+        :meth:`Inference.submit`.
 
         Raises:
             ApiError: The backend does not take the request now.
@@ -143,7 +158,9 @@ class LiveInferences:
         self._cancels[request_id] = backend.cancel
         self._idle.clear()
         try:
-            inference = await Inference.submit(backend, request_id, request, translator)
+            inference = await Inference.submit(
+                backend, request_id, request, translator, drop_reader
+            )
             with inference:
                 if self._ending:
                     inference.cancel()

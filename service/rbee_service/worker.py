@@ -26,6 +26,7 @@ from rbee_service.health import WorkerState
 from rbee_service.hive_link import HiveLink
 from rbee_service.http.app import create_app
 from rbee_service.http.completions import Completions
+from rbee_service.http.connection import DEFAULT_LIMITS, Limits
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
@@ -69,6 +70,7 @@ class Worker:
         listener: Bound socket it serves on.
         environment: Of the process.
         load: Brings the model in.
+        limits: What clients may take of it.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Worker:
         listener: socket.socket,
         environment: Mapping[str, str],
         load: Loader = load_engine,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._options = options
         self._environment = environment
@@ -91,7 +94,7 @@ class Worker:
         self._rereading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
         self._keeper = TokenKeeper(options.token, options.token_file)
-        app = create_app(f"worker_{options.worker_id}", self._keeper)
+        app = create_app(f"worker_{options.worker_id}", self._keeper, limits)
         add_status_routes(app, self._state, self._board)
         completions = Completions(self._state, self._inferences)
         add_inference_routes(app, completions, options.sse_dialect)

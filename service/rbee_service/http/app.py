@@ -17,13 +17,11 @@ from sanic.response import BaseHTTPResponse
 
 from rbee_service.auth import Unauthorized
 from rbee_service.errors import ApiError, ErrorCode, InvalidFields
+from rbee_service.http.connection import Limits
 from rbee_service.http.replies import json_reply
 from rbee_service.token_keeper import TokenKeeper
 
-MAX_BODY_BYTES: Final = 1 << 20
-
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_STREAM_SILENCE_SECONDS: Final = 3600
 
 App = Sanic[Any, Any]
 
@@ -42,7 +40,7 @@ class FailureBody(Protocol):
         """Return the JSON body."""
 
 
-def create_app(name: str, keeper: TokenKeeper) -> App:
+def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     """Return an application without routes.
 
     Every route, and everything that is not one, asks for the token; a route added with
@@ -52,18 +50,18 @@ def create_app(name: str, keeper: TokenKeeper) -> App:
     Args:
         name: Unique in the process, of ``[A-Za-z0-9_-]``.
         keeper: Knows the token in force.
+        limits: What clients may take.
     """
     app: App = Sanic(name, configure_logging=False)
+    app.ctx.limits = limits
     app.config.update(
         {
             "AUTO_EXTEND": False,
             "MOTD": False,
             "ACCESS_LOG": False,
-            "REQUEST_MAX_SIZE": MAX_BODY_BYTES,
             # What a client that has gone away would have been told needs no page.
             "FALLBACK_ERROR_FORMAT": "json",
-            # A request may wait its turn in silence; its own deadline bounds it, not the server.
-            "RESPONSE_TIMEOUT": _STREAM_SILENCE_SECONDS,
+            **limits.config(),
         }
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 from sanic import Request
@@ -87,7 +89,11 @@ class Completions:
             asked = ask()
         except RuntimeFault as fault:
             raise refusal(fault) from fault
-        async with self._live.submitted(backend, request_id, asked, translator) as inference:
+        transport = cast(asyncio.Transport, request.transport)
+        # The loss of its connection cancels whoever answers the request, and so the completion.
+        async with self._live.submitted(
+            backend, request_id, asked, translator, transport.abort
+        ) as inference:
             yield Completion(inference, translator)
 
 

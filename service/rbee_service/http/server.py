@@ -11,6 +11,7 @@ from sanic import Sanic
 from sanic.server import AsyncioServer
 
 from rbee_service.http.app import App
+from rbee_service.http.connection import Connection
 
 _BACKLOG: Final = 1024
 _FLUSH_SECONDS: Final = 1.0
@@ -34,6 +35,7 @@ class HttpServer:
         """Answer requests from now on."""
         created = await self._app.create_server(
             sock=self._listener,
+            protocol=Connection,
             backlog=_BACKLOG,
             asyncio_server_kwargs={"start_serving": False},
         )
