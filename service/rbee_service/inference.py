@@ -11,7 +11,7 @@ import structlog
 
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.backend import InferenceBackend
-from rbee_service.bridge import EventBridge
+from rbee_service.bridge import EventBridge, Ferry
 from rbee_service.events import End, Failed, InferenceEvent, T
 from rbee_service.faults import refusal
 
@@ -59,6 +59,7 @@ class Inference(Generic[EventT, T]):
         request_id: str,
         request: RequestT,
         translator: Translator[EventT, T],
+        ferry: Ferry,
         drop_reader: Callable[[], None],
     ) -> Self:
         """Hand the request to the backend without holding up the event loop.
@@ -68,6 +69,7 @@ class Inference(Generic[EventT, T]):
             request_id: The request's name there.
             request: What it takes.
             translator: Says what the reader is told.
+            ferry: Carries its events.
             drop_reader: Called where the reader falls too far behind; must make it go away.
 
         Raises:
@@ -79,7 +81,7 @@ class Inference(Generic[EventT, T]):
             structlog.get_logger().warning("Dropped a reader that fell behind")
             drop_reader()
 
-        bridge: EventBridge[EventT] = EventBridge(overrun)
+        bridge: EventBridge[EventT] = EventBridge(ferry, overrun)
         submission = asyncio.create_task(asyncio.to_thread(backend.submit, request, bridge.put))
         try:
             await asyncio.shield(submission)
@@ -129,6 +131,7 @@ class LiveInferences:
     """The inferences that are under way, from their submission to the last byte sent."""
 
     def __init__(self) -> None:
+        self._ferry = Ferry()
         self._cancels: dict[str, Callable[[str], bool]] = {}
         self._ending = False
         self._idle = asyncio.Event()
@@ -159,7 +162,7 @@ class LiveInferences:
         self._idle.clear()
         try:
             inference = await Inference.submit(
-                backend, request_id, request, translator, drop_reader
+                backend, request_id, request, translator, self._ferry, drop_reader
             )
             with inference:
                 if self._ending:

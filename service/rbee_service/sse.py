@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from rbee_service.events import (
     End,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 class SseDialect(StrEnum):
@@ -68,14 +71,19 @@ def encode_data(body: dict[str, object]) -> bytes:
     Raises:
         ValueError: A number is not finite.
     """
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return encode_text(text)
+    return encode_text(_ENCODER.encode(body))
 
 
 def _members(kind: str, data: DataclassInstance) -> dict[str, object]:
     members: dict[str, object] = {"type": kind}
-    for field in fields(data):
-        value = getattr(data, field.name)
+    for name in _names(type(data)):
+        value = getattr(data, name)
         if value is not None:
-            members[field.name] = value
+            members[name] = value
     return members
+
+
+# Asked for every token: looking through a class takes longer than encoding the event.
+@cache
+def _names(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
