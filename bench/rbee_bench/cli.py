@@ -28,9 +28,10 @@ from rbee_bench.plot import PlotFault, plot
 from rbee_bench.prefill import Prefill, measure_prefill, prefill_specs
 from rbee_bench.sample_model import PACKAGE
 from rbee_bench.serving import Serving, measure_serving
-from rbee_bench.start import Start, StartFault, measure_start
+from rbee_bench.start import Start, measure_start
 from rbee_bench.subject import Progress as OnProgress
 from rbee_bench.subject import Subject
+from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
 from rbee_runtime import RuntimeFault
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import httpx
-import psutil
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
+from rbee_bench.worker_process import StartFault, started_worker
 from rbee_runtime import Artifact, Engine
 
 _TOKENS = 64
-_PATIENCE_SECONDS = 60.0
-
-
-class StartFault(Exception):
-    """The worker did not become ready, or did not answer; one line says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,52 +124,15 @@ def start_once(artifact: Path, search_path: str = "") -> Once:
     Raises:
         StartFault: It did not become ready, or did not answer.
     """
-    port = _free_port()
-    command = [sys.executable, "-m", "rbee_service", "--model", str(artifact)]
-    # A worker configured by the caller's environment would not be the one described.
-    prefixes = ("RBEE_", "LLORCH_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
-    if search_path:
-        environment["PYTHONPATH"] = search_path
-    with tempfile.TemporaryFile() as log:
-        began = time.perf_counter()
-        worker = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=log, stderr=log, env=environment
-        )
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                _await_ready(client, worker, log, began + _PATIENCE_SECONDS)
-                seconds = time.perf_counter() - began
-                process = psutil.Process(worker.pid)
-                ready = process.memory_info().rss
-                _complete(client)
-                return Once(seconds, ready, process.memory_info().rss)
-        finally:
-            worker.terminate()
-            try:
-                worker.wait(10)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-
-
-def _await_ready(
-    client: httpx.Client, worker: subprocess.Popen[bytes], log: IO[bytes], deadline: float
-) -> None:
-    while time.perf_counter() < deadline:
-        if worker.poll() is not None:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines() or ["(silent)"]
-            raise StartFault(f"the worker ended with code {worker.returncode}: {lines[-1]}")
-        try:
-            answer = client.get("/v1/ready").json()
-        except httpx.TransportError:
-            answer = {}  # its port is not open yet
-        if answer.get("ready"):
-            return
-        # Nothing announces readiness without asking; this is also the clock's resolution.
-        time.sleep(0.01)
-    raise StartFault(f"the worker was not ready after {_PATIENCE_SECONDS:.0f} s")
+    environment = {"PYTHONPATH": search_path} if search_path else {}
+    began = time.perf_counter()
+    with started_worker("--model", str(artifact), environment=environment) as worker:
+        worker.until_ready()
+        seconds = time.perf_counter() - began
+        ready = worker.resident_bytes
+        with httpx.Client(base_url=worker.url, timeout=30) as client:
+            _complete(client)
+        return Once(seconds, ready, worker.resident_bytes)
 
 
 def _complete(client: httpx.Client) -> None:
@@ -188,10 +140,3 @@ def _complete(client: httpx.Client) -> None:
     answer = client.post("/v1/inference", json=body)
     if '"type":"end"' not in answer.text:
         raise StartFault(f"the worker answered {answer.status_code}: {answer.text[:200]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

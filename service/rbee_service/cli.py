@@ -7,15 +7,24 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rbee_service.address import AddressFault, listen
 from rbee_service.exit_codes import ExitCode
 from rbee_service.options import PROGRAM, Options, UsageFault, parse_options
 
+if TYPE_CHECKING:
+    from rbee_service.engine_loader import Loader
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to stop; return its exit code."""
+
+def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> int:
+    """Run a worker until it is told to stop; return its exit code.
+
+    Args:
+        arguments: Its command line; ``None`` takes that of the process.
+        load: Brings the model in; ``None`` takes the runtime's engine.
+    """
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
         listener = listen(options.host, options.port)
@@ -25,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AddressFault as fault:
         _complain(str(fault))
         return ExitCode.BAD_ARGUMENTS
-    code = _serve(options, listener, os.environ)
+    code = _serve(options, listener, load)
     if threading.active_count() > 1:
         # A thread is still inside native code (a model that was loading when the signal came):
         # it cannot be stopped, and the interpreter must not be taken down under it.
@@ -35,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _serve(options: Options, listener: socket.socket, environment: Mapping[str, str]) -> ExitCode:
+def _serve(options: Options, listener: socket.socket, load: Loader | None) -> ExitCode:
     # The socket already accepts; what these import takes most of the time until it answers.
+    from rbee_service.engine_loader import load_engine
     from rbee_service.logs import configure_logging
     from rbee_service.worker import Worker, WorkerFault
 
     async def live() -> None:
-        await Worker(options, listener, environment).run()
+        await Worker(options, listener, os.environ, load or load_engine).run()
 
     configure_logging(options.log_style)
     try:

@@ -59,6 +59,7 @@ class Inference(Generic[EventT, T]):
         request_id: str,
         request: RequestT,
         translator: Translator[EventT, T],
+        *,
         ferry: Ferry,
         drop_reader: Callable[[], None],
     ) -> Self:
@@ -162,7 +163,12 @@ class LiveInferences:
         self._idle.clear()
         try:
             inference = await Inference.submit(
-                backend, request_id, request, translator, self._ferry, drop_reader
+                backend,
+                request_id,
+                request,
+                translator,
+                ferry=self._ferry,
+                drop_reader=drop_reader,
             )
             with inference:
                 if self._ending:

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from hive import Answer, Hive
 
+from rbee_bench.hive_stand_in import Answer, Hive
 from rbee_service.callback import CallbackRefused, ReadyReport, report_ready
 
 PATH = "/v1/workers/ready"

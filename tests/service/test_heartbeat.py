@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hive import SLOW_SECONDS, Answer, Hive
 from stand_in import Gate, StandInEngine, Status, opened, ready, running
 
+from rbee_bench.hive_stand_in import SLOW_SECONDS, Answer, Hive
 from rbee_service import heartbeat as module
 from rbee_service.heartbeat import Heartbeat
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hive import Hive
 from stand_in import Gate, StandInEngine, Status, finished, opened, ready, running
 
+from rbee_bench.hive_stand_in import Hive
 from rbee_runtime.errors import (
     ArtifactError,
     DeviceError,

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import httpx
-from hive import Hive
 from prometheus_client.parser import text_string_to_metric_families
 from stand_in import (
     Gate,
@@ -20,6 +19,7 @@ from stand_in import (
     text,
 )
 
+from rbee_bench.hive_stand_in import Hive
 from rbee_runtime.errors import OutOfMemory, QueueFull
 from rbee_runtime.events import Event, Failed, Piece, Started, StopReason
 from rbee_runtime.request import Request

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hive import Hive
 from processes import STAND_IN, WorkerProcess, started
 from stand_in import stand_in_artifact
+
+from rbee_bench.hive_stand_in import Hive
 
 GOOD = {"job_id": "j", "prompt": "p", "max_tokens": 4}
 BEAT = "/v1/worker-heartbeat"

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
-from hive import Hive, Received
 from processes import REAL, run, started
+
+from rbee_bench.hive_stand_in import Hive, Received
 
 READY = "/v1/workers/ready"
 SECRET = "t0ken-of-the-test"

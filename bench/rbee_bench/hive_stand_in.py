@@ -1,4 +1,4 @@
-"""A hive for tests: a real HTTP server that remembers what it is sent and answers as it is told."""
+"""A hive that is not always well: a real HTTP server that answers as it is told, and remembers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 
 SLOW_SECONDS = 0.1
 
-Answer = int | Literal["slow", "hang", "drop"]
-"""A status; or 200 after a while; or never; or closing the connection without an answer."""
+Answer = int | Literal["slow", "hang", "drop", "cut"]
+"""A status; or 200 after a while; or never; or a closed connection, without an answer or in the
+middle of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,18 @@ class Hive:
 
     @property
     def url(self) -> str:
+        """Base of its routes."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def answer(self, path: str, script: Sequence[Answer]) -> None:
-        """Answer the next requests to ``path`` in this way, and later ones like the last."""
+        """Answer the next requests to ``path`` in this way, and later ones like the last.
+
+        A hive that refuses connections is one whose block has ended.
+        """
         self._scripts[path] = list(script)
 
     def received(self, path: str) -> list[Received]:
+        """Return the requests to ``path`` so far."""
         with self._arrival:
             return [request for request in self._received if request.path == path]
 
@@ -113,7 +119,7 @@ class Hive:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # the base class names it
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 answer = hive._note(
                     Received(
@@ -123,6 +129,9 @@ class Hive:
                         time.monotonic(),
                     )
                 )
+                if hive._closing.is_set():
+                    self.close_connection = True
+                    return
                 if answer == "slow":
                     hive._closing.wait(SLOW_SECONDS)
                     answer = 200
@@ -134,6 +143,11 @@ class Hive:
                     return
                 if answer == "hang":
                     hive._closing.wait(30)
+                if answer == "cut":
+                    self.send_response(200)
+                    self.send_header("content-length", "20")
+                    self.end_headers()
+                    self.wfile.write(b"{")
                 self.close_connection = True
 
             def log_message(self, format: str, *args: Any) -> None:
