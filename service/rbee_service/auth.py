@@ -5,7 +5,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from typing_extensions import TypedDict
+
+KeyFault: TypeAlias = Literal["MISSING_API_KEY", "INVALID_API_KEY"]
+
+
+class KeyFaultDetail(TypedDict):
+    """What is wrong with the key that was sent."""
+
+    code: KeyFault
+    message: str
+
+
+class UnauthorizedBody(TypedDict):
+    """What a request without the right key is answered with."""
+
+    error: KeyFaultDetail
 
 
 class Unauthorized(Exception):
@@ -18,11 +35,11 @@ class Unauthorized(Exception):
 
     status = int(HTTPStatus.UNAUTHORIZED)
 
-    def __init__(self, code: Literal["MISSING_API_KEY", "INVALID_API_KEY"], message: str) -> None:
+    def __init__(self, code: KeyFault, message: str) -> None:
         super().__init__(message)
         self.code = code
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> UnauthorizedBody:
         """Return the JSON body."""
         return {"error": {"code": self.code, "message": str(self)}}
 

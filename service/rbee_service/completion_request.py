@@ -4,17 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticUseDefault
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticUseDefault
 
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 
 # Beyond any vocabulary, and inside every integer type on the way to the sampler.
 TOP_K_CEILING: Final = 2**31 - 1
 
+
+def _whole(value: Any) -> Any:
+    # JSON has one kind of number: 4.0 is the integer 4, and some clients write it so.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE: Final = BeforeValidator(_whole)
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 StopString = Annotated[str, Field(min_length=1, max_length=100)]
-NewTokens = Annotated[int, Field(ge=1, le=2048)]
+NewTokens = Annotated[int, Field(ge=1, le=2048), WHOLE]
+
+
+def admit_null(schema: JsonSchemaValue) -> None:
+    """Say in an object's schema that ``null`` may stand for every optional member left out."""
+    required = schema.get("required", ())
+    for name, rule in schema["properties"].items():
+        if name not in required and {"type": "null"} not in rule.get("anyOf", ()):
+            kept = {key: rule.pop(key) for key in ("default", "title") if key in rule}
+            schema["properties"][name] = {"anyOf": [rule, {"type": "null"}]} | kept
 
 
 class CompletionFields(BaseModel):
@@ -38,11 +63,11 @@ class CompletionFields(BaseModel):
     max_tokens: NewTokens | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     top_p: Fraction = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     min_p: Fraction = 0.0
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
     stop: Annotated[list[StopString], Field(max_length=4)] = Field(default_factory=list)
-    seed: Annotated[int, Field(ge=0, le=U64_MAX)] | None = None
+    seed: Annotated[int, Field(ge=0, le=U64_MAX), WHOLE] | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -50,6 +75,14 @@ class CompletionFields(BaseModel):
         if value is None:
             raise PydanticUseDefault
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core)
+        admit_null(handler.resolve_ref_schema(schema))
+        return schema
 
     def to_runtime(self, request_id: str, deadline: float | None) -> Request:
         """Return the engine's form of this request.

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NotRequired
+
+from typing_extensions import TypedDict
 
 
 class ErrorCode(StrEnum):
@@ -48,6 +50,29 @@ _FINAL: Final = frozenset(
 )
 
 
+class ErrorBody(TypedDict):
+    """What a request that failed as a whole is answered with."""
+
+    code: ErrorCode
+    message: str
+    retriable: bool
+
+
+class FaultBody(TypedDict):
+    """One thing wrong with one field of a request."""
+
+    field: str
+    constraint: str
+    message: str
+    value: NotRequired[str]
+
+
+class FaultsBody(TypedDict):
+    """Everything that is wrong with the fields of a request."""
+
+    errors: list[FaultBody]
+
+
 class ApiError(Exception):
     """A request that failed as a whole, answered with ``{"code","message","retriable"}``.
 
@@ -72,13 +97,9 @@ class ApiError(Exception):
         self.status = int(code.status if status is None else status)
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> ErrorBody:
         """Return the JSON body."""
-        return {
-            "code": self.code.value,
-            "message": self.message,
-            "retriable": self.code.retriable,
-        }
+        return {"code": self.code, "message": self.message, "retriable": self.code.retriable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +119,13 @@ class FieldFault:
     message: str
     value: str | None = None
 
-    def body(self) -> dict[str, str]:
+    def body(self) -> FaultBody:
         """Return the JSON object of this fault."""
-        body = {"field": self.field, "constraint": self.constraint, "message": self.message}
+        body: FaultBody = {
+            "field": self.field,
+            "constraint": self.constraint,
+            "message": self.message,
+        }
         if self.value is not None:
             body["value"] = self.value
         return body
@@ -117,6 +142,6 @@ class InvalidFields(Exception):
         super().__init__("; ".join(fault.message for fault in faults))
         self.faults = tuple(faults)
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> FaultsBody:
         """Return the JSON body."""
         return {"errors": [fault.body() for fault in self.faults]}

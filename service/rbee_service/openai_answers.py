@@ -3,9 +3,138 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from rbee_runtime.events import Finished
 from rbee_service.events import End, StopReason
+
+
+class PromptTokens(TypedDict):
+    """What is known of the tokens of a prompt."""
+
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    """A count of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokens
+
+
+class AnswerMessage(TypedDict):
+    """What the model says in a chat."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    """The one answer to a chat."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class TextChoice(TypedDict):
+    """The one continuation of a text."""
+
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletionBody(TypedDict):
+    """An answer to a chat that is not streamed."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextCompletionBody(TypedDict):
+    """A continuation of a text that is not streamed."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class Delta(TypedDict):
+    """What is added to the answer to a chat."""
+
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+class ChatChunkChoice(TypedDict):
+    """Some of the one answer to a chat."""
+
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class TextChunkChoice(TypedDict):
+    """Some of the one continuation of a text."""
+
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatChunkBody(TypedDict):
+    """An event of a streamed answer to a chat."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class TextChunkBody(TypedDict):
+    """An event of a streamed continuation of a text."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class ModelBody(TypedDict):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsBody(TypedDict):
+    """The models that are served."""
+
+    object: Literal["list"]
+    data: list[ModelBody]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +210,7 @@ def finish_reason(ended: End) -> str:
     return "length" if ended.stop_reason is StopReason.MAX_TOKENS else "stop"
 
 
-def usage(finished: Finished) -> dict[str, object]:
+def usage(finished: Finished) -> Usage:
     """Return the count of tokens."""
     return {
         "prompt_tokens": finished.prompt_tokens,

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from typing_extensions import TypedDict
+
 from rbee_service.auth import Unauthorized
 from rbee_service.errors import ApiError, ErrorCode, InvalidFields
+
+
+class OpenAiErrorDetail(TypedDict):
+    """What went wrong, and with which field."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class OpenAiErrorBody(TypedDict):
+    """What a request that failed is answered with."""
+
+    error: OpenAiErrorDetail
 
 
 class OpenAiError(ApiError):
@@ -20,7 +39,7 @@ class OpenAiError(ApiError):
         self.reason = reason
 
 
-def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> dict[str, object]:
+def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> OpenAiErrorBody:
     """Return the JSON body of a failure."""
     match failure:
         case OpenAiError():
@@ -35,6 +54,12 @@ def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> dict[str, 
     return _error(failure.message, failure.status, None, failure.code.value.lower())
 
 
-def _error(message: str, status: int, param: str | None, code: str) -> dict[str, object]:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def _error(message: str, status: int, param: str | None, code: str) -> OpenAiErrorBody:
+    return {
+        "error": {
+            "message": message,
+            "type": "invalid_request_error" if status < 500 else "server_error",
+            "param": param,
+            "code": code,
+        }
+    }

@@ -15,12 +15,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+from typing_extensions import TypedDict
 
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
-from rbee_service.completion_request import TOP_K_CEILING, Fraction, StopString
+from rbee_service.completion_request import (
+    TOP_K_CEILING,
+    WHOLE,
+    Fraction,
+    StopString,
+    admit_null,
+)
 
 _NEVER: Final = object()
 """Stands for no value at all."""
@@ -65,6 +74,10 @@ UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
 
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
 _TOKEN_ID = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+_STOPS = Annotated[list[StopString], Field(max_length=4)]
+_TEXT = Annotated[str, Field(min_length=1)]
+_TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
+_ONLY = Field(min_length=1, max_length=1)
 _BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
@@ -85,10 +98,35 @@ class _Part(BaseModel):
             and (name in cls.model_fields or not _same(value, UNSERVED.get(name, _NEVER)))
         }
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema, with what may be said besides because it changes nothing."""
+        schema = handler(core)
+        members = handler.resolve_ref_schema(schema)
+        admit_null(members)
+        members["properties"] |= {
+            name: {"type": "null"} if neutral is _NEVER else {"enum": [neutral, None]}
+            for name, neutral in UNSERVED.items()
+            if name not in cls.model_fields
+        }
+        members["additionalProperties"] = {"type": "null"}
+        return schema
+
 
 def _same(value: object, neutral: object) -> bool:
-    # 1 is not true here, nor 0 false.
-    return type(value) is type(neutral) and value == neutral
+    # 1 is not true here, nor 0 false; 1.0 is 1, as in any JSON.
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
+
+
+class TextPart(TypedDict):
+    """Some of the text of a message."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    type: Literal["text"]
+    text: str
 
 
 def _one_text(content: Any) -> Any:
@@ -128,7 +166,7 @@ class Message(_Part):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_one_text)]
+    content: Annotated[str, BeforeValidator(_one_text, json_schema_input_type=str | list[TextPart])]
 
     def to_template(self) -> dict[str, str]:
         """Return what a chat template reads."""
@@ -171,24 +209,36 @@ class OpenAiFields(_Part):
     """
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     top_p: Fraction = 1.0
     frequency_penalty: _PENALTY = 0.0
     presence_penalty: _PENALTY = 0.0
-    logit_bias: Annotated[dict[_TOKEN_ID, _BIAS], Field(max_length=1024)] = Field(
-        default_factory=dict
-    )
-    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_list_of_stops)] = Field(
-        default_factory=list
-    )
+    logit_bias: Annotated[
+        dict[_TOKEN_ID, _BIAS],
+        Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+    ] = Field(default_factory=dict)
+    stop: Annotated[
+        _STOPS, BeforeValidator(_list_of_stops, json_schema_input_type=StopString | _STOPS)
+    ] = Field(default_factory=list)
     # OpenAI's is a signed integer of 64 bits, the engine's an unsigned one.
-    seed: Annotated[int, Field(ge=-(2**63), le=U64_MAX)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=U64_MAX), WHOLE] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     min_p: Fraction = 0.0
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema, with the rule that binds two members."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        streamed = {"required": ["stream"], "properties": {"stream": {"const": True}}}
+        without = {"properties": {"stream_options": {"type": "null"}}}
+        handler.resolve_ref_schema(schema)["anyOf"] = [without, streamed]
+        return schema
 
     @model_validator(mode="after")
     def _options_are_of_a_stream(self) -> OpenAiFields:
@@ -247,7 +297,7 @@ class ChatRequest(OpenAiFields):
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
 
     @property
     def new_tokens(self) -> int | None:
@@ -265,7 +315,12 @@ class TextRequest(OpenAiFields):
     """
 
     prompt: Annotated[
-        Annotated[str, Field(min_length=1)] | Annotated[list[int], Field(min_length=1)],
-        BeforeValidator(_one_prompt),
+        _TEXT | _TOKENS,
+        BeforeValidator(
+            _one_prompt,
+            json_schema_input_type=(
+                _TEXT | _TOKENS | Annotated[list[_TEXT], _ONLY] | Annotated[list[_TOKENS], _ONLY]
+            ),
+        ),
     ]
-    max_tokens: Annotated[int, Field(ge=1)] = 16
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] = 16

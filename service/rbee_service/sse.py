@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
@@ -65,7 +66,7 @@ def encode_text(text: str) -> bytes:
     return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
 
 
-def encode_data(body: dict[str, object]) -> bytes:
+def encode_data(body: Mapping[str, object]) -> bytes:
     """Return ``body`` as one ``data:`` event of compact JSON, in UTF-8 and on one line.
 
     Raises:

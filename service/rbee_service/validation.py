@@ -58,10 +58,14 @@ def _body_fault(detail: ErrorDetails) -> FieldFault:
 
 
 def _rule(schema: Mapping[str, Any], path: tuple[int | str, ...]) -> Mapping[str, Any]:
-    rule: Mapping[str, Any] = schema["properties"][path[0]]
+    rule = _present(schema["properties"][path[0]])
     for _ in path[1:]:
-        rule = rule["items"]
-    # An optional field is declared as one of its type and null.
+        rule = _present(rule["items"])
+    return rule
+
+
+def _present(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rule for a value that is there: an optional one may be of its type or null."""
     return next((r for r in rule.get("anyOf", ()) if r["type"] != "null"), rule)
 
 

@@ -27,6 +27,7 @@ from rbee_service.hive_link import HiveLink
 from rbee_service.http.app import create_app
 from rbee_service.http.completions import Completions
 from rbee_service.http.connection import DEFAULT_LIMITS, Limits
+from rbee_service.http.docs_routes import add_docs_routes
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
@@ -102,6 +103,7 @@ class Worker:
         add_worker_contract_routes(app, completions, self._info)
         add_openai_routes(app, completions, self._render_chat)
         add_metrics_routes(app, self._metrics)
+        add_docs_routes(app, "rbee worker", __version__, "A language model, served to a hive.")
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:

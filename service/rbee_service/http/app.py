@@ -29,14 +29,14 @@ App = Sanic[Any, Any]
 class Failure(Protocol):
     """Something that can be told to a client."""
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> Mapping[str, object]:
         """Return the JSON body."""
 
 
 class FailureBody(Protocol):
     """Tells a failure in a shape of its own."""
 
-    def __call__(self, failure: Any) -> dict[str, object]:
+    def __call__(self, failure: Any) -> Mapping[str, object]:
         """Return the JSON body."""
 
 
@@ -44,8 +44,8 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     """Return an application without routes.
 
     Every route, and everything that is not one, asks for the token; a route added with
-    ``ctx_public=True`` does not. What fails is told in the shapes of this worker; a route added
-    with ``ctx_failure_body`` (see :class:`FailureBody`) has shapes of its own.
+    ``ctx_public=True`` does not. What fails is told in the shapes of this worker, but for paths
+    of which :func:`shape_failures` says otherwise.
 
     Args:
         name: Unique in the process, of ``[A-Za-z0-9_-]``.
@@ -64,6 +64,8 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
             **limits.config(),
         }
     )
+
+    app.ctx.failure_bodies = {}
 
     async def correlate(request: Request) -> None:
         # A connection's requests share one task and so one logging context.
@@ -84,6 +86,11 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     app.register_middleware(echo_correlation, "response")
     app.error_handler.add(Exception, _answer_failure)
     return app
+
+
+def shape_failures(app: App, path: str, shape: FailureBody) -> None:
+    """Tell what fails at ``path`` and below it in a shape of its own, routes or none."""
+    app.ctx.failure_bodies[path] = shape
 
 
 def correlation_id(request: Request) -> str:
@@ -123,8 +130,9 @@ def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
 def _tell(
     request: Request, failure: Failure, status: int, headers: Mapping[str, str] | None = None
 ) -> HTTPResponse:
-    shape: FailureBody | None = None
-    if request.route is not None:
-        shape = getattr(request.route.ctx, "failure_body", None)
-    body = failure.body() if shape is None else shape(failure)
+    shapes: dict[str, FailureBody] = request.app.ctx.failure_bodies
+    body = failure.body()
+    for path, shape in shapes.items():
+        if f"{request.path}/".startswith(f"{path}/"):
+            body = shape(failure)
     return json_reply(body, status, headers)

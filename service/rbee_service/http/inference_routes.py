@@ -4,15 +4,56 @@ from __future__ import annotations
 
 import uuid
 from functools import partial
+from typing import Final
 
 from sanic import Request
 
 from rbee_service.completion_request import PRIVATE_FIELDS, CompletionRequest
+from rbee_service.events import TokenOutput
 from rbee_service.http.app import App
 from rbee_service.http.completions import Completions
+from rbee_service.http.descriptions import (
+    DEADLINE,
+    DIALECT,
+    inference_events,
+    refusals,
+)
 from rbee_service.http.intake import take_in
 from rbee_service.http.replies import inference_chunks, stream_reply
+from rbee_service.openapi import Answer, Operation, Stream
 from rbee_service.sse import SseDialect
+
+STREAM_EXAMPLE: Final = """\
+data: {"type":"started","job_id":"job-1","model":"hf:org/name","started_at":"2025-01-31T12:00:00Z"}
+
+data: {"type":"output","t":"Once","i":0}
+
+data: {"type":"output","t":" upon","i":1}
+
+data: {"type":"metrics","tokens_per_sec":42.5,"vram_bytes":536870912}
+
+data: {"type":"end","items_out":2,"decode_time_ms":47,"stop_reason":"MAX_TOKENS"}
+
+data: [DONE]
+
+"""
+
+_INFERENCE: Final = Operation(
+    "Inference",
+    "One completion as server-sent events",
+    {
+        200: Answer(
+            "The events, in order, then `[DONE]`. In the dialect `token` the type of an output "
+            "is `token`, and the end has `tokens_out` for `items_out`. Comments keep a quiet "
+            "stream alive.",
+            (Stream(inference_events(TokenOutput), STREAM_EXAMPLE),),
+        ),
+        **refusals(400, 413, 503, 504, 507),
+    },
+    body=CompletionRequest,
+    example={"job_id": "job-1", "prompt": "Once upon a time", "max_tokens": 2},
+    parameters=(DEADLINE, DIALECT),
+)
 
 
 def add_inference_routes(app: App, completions: Completions, dialect: SseDialect) -> None:
@@ -32,4 +73,10 @@ def add_inference_routes(app: App, completions: Completions, dialect: SseDialect
         async with completions.begun(request, taken.body.job_id, request_id, ask) as begun:
             await stream_reply(request, inference_chunks(begun.inference, taken.manner.dialect))
 
-    app.add_route(inference, "/v1/inference", methods=["POST"], name="inference")
+    app.add_route(
+        inference,
+        "/v1/inference",
+        methods=["POST"],
+        name="inference",
+        ctx_operation=_INFERENCE,
+    )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
 from rbee_service.http.app import App
 from rbee_service.metrics import CONTENT_TYPE, Metrics
+from rbee_service.openapi import Answer, Content, Operation
+
+_METRICS: Final = Operation(
+    "Standing",
+    "Counts and times for Prometheus",
+    {200: Answer("In Prometheus' text format.", (Content(str, media="text/plain"),))},
+)
 
 
 def add_metrics_routes(app: App, metrics: Metrics) -> None:
@@ -25,4 +33,4 @@ def add_metrics_routes(app: App, metrics: Metrics) -> None:
         metrics.requests.labels(route, str(response.status)).inc()
 
     app.register_middleware(count, "response")
-    app.add_route(tell, "/metrics", name="metrics", ctx_public=True)
+    app.add_route(tell, "/metrics", name="metrics", ctx_public=True, ctx_operation=_METRICS)

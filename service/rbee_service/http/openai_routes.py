@@ -1,4 +1,4 @@
-"""The OpenAI API: ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/models``."""
+"""The OpenAI API: chats, completions and models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from sanic import HTTPResponse, Request
@@ -16,17 +16,114 @@ from rbee_runtime.errors import RuntimeFault
 from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import End, Failed, Output
 from rbee_service.faults import incomplete, refusal
-from rbee_service.http.app import App
+from rbee_service.http.app import App, shape_failures
 from rbee_service.http.completions import Completion, Completions, whole_text
+from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.intake import read_manner
 from rbee_service.http.replies import json_reply, stream_reply
-from rbee_service.openai_answers import Envelope
-from rbee_service.openai_errors import OpenAiError, failure_body
+from rbee_service.openai_answers import (
+    ChatChunkBody,
+    ChatCompletionBody,
+    Envelope,
+    ModelBody,
+    ModelsBody,
+    TextChunkBody,
+    TextCompletionBody,
+)
+from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_body
 from rbee_service.openai_parsing import parse_openai
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
+from rbee_service.openapi import Answer, Content, Operation, Parameter, Stream
 from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
 
 OWNER = "rbee"
+
+_GROUP: Final = "OpenAI"
+_NO_MODEL: Final = Answer("This model is not served here.", (Content(OpenAiErrorBody),))
+_CHAT_STREAM: Final = """\
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1738324800,\
+"model":"hf:org/name","choices":[{"index":0,"delta":{"role":"assistant","content":""},\
+"logprobs":null,"finish_reason":null}]}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1738324800,\
+"model":"hf:org/name","choices":[{"index":0,"delta":{"content":"Hello"},\
+"logprobs":null,"finish_reason":null}]}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1738324800,\
+"model":"hf:org/name","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"""
+_TEXT_STREAM: Final = """\
+data: {"id":"cmpl-1","object":"text_completion","created":1738324800,"model":"hf:org/name",\
+"choices":[{"index":0,"text":"Hello","logprobs":null,"finish_reason":null}]}
+
+data: {"id":"cmpl-1","object":"text_completion","created":1738324800,"model":"hf:org/name",\
+"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"""
+
+
+def _completion(
+    summary: str, body: type, example: Mapping[str, object], whole: type, stream: Stream
+) -> Operation:
+    return Operation(
+        _GROUP,
+        summary,
+        {
+            200: Answer(
+                "The answer; where `stream` is true, its pieces. A stream that fails has an "
+                "`error` before its `[DONE]`.",
+                (Content(whole), stream),
+            ),
+            404: _NO_MODEL,
+            **refusals(400, 408, 413, 503, 504, 507, failure=OpenAiErrorBody),
+        },
+        description="A member that is not served is refused by name, never ignored.",
+        body=body,
+        example={"model": "hf:org/name", "max_tokens": 16, **example},
+        parameters=(DEADLINE,),
+        failure=OpenAiErrorBody,
+    )
+
+
+_CHAT: Final = _completion(
+    "Answer a chat",
+    ChatRequest,
+    {"messages": [{"role": "user", "content": "Hello"}]},
+    ChatCompletionBody,
+    Stream((ChatChunkBody, OpenAiErrorBody), _CHAT_STREAM),
+)
+_TEXT: Final = _completion(
+    "Continue a text",
+    TextRequest,
+    {"prompt": "Once"},
+    TextCompletionBody,
+    Stream((TextChunkBody, OpenAiErrorBody), _TEXT_STREAM),
+)
+_MODELS: Final = Operation(
+    _GROUP,
+    "The models that are served: one",
+    {
+        200: Answer("One.", (Content(ModelsBody),), links={"model": ("model_id", "/data/0/id")}),
+        **refusals(503, failure=OpenAiErrorBody),
+    },
+    failure=OpenAiErrorBody,
+)
+_MODEL: Final = Operation(
+    _GROUP,
+    "A model",
+    {
+        200: Answer("It is served.", (Content(ModelBody),)),
+        404: _NO_MODEL,
+        **refusals(503, failure=OpenAiErrorBody),
+    },
+    parameters=(Parameter("path", "model_id", "Its name, as in `/v1/models`."),),
+    failure=OpenAiErrorBody,
+)
 
 
 class RenderChat(Protocol):
@@ -73,9 +170,7 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
         *,
         chat: bool,
     ) -> HTTPResponse | None:
-        if body.model != completions.model:
-            message = f"this worker serves {completions.model} and no other model"
-            raise OpenAiError(message, "model", "model_not_found", 404)
+        check_model(body.model)
         manner = read_manner(request, SseDialect.OUTPUT)
         manner.check_deadline()
         request_id = uuid.uuid4().hex
@@ -99,24 +194,39 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
         assert finished is not None
         return json_reply(envelope.whole(said, ended, finished))
 
-    async def models(_: Request) -> HTTPResponse:
-        completions.check()
-        model = {
+    def check_model(name: str) -> None:
+        if name != completions.model:
+            message = f"this worker serves {completions.model} and no other model"
+            raise OpenAiError(message, "model", "model_not_found", 404)
+
+    def served() -> ModelBody:
+        return {
             "id": completions.model,
             "object": "model",
             "created": since,
             "owned_by": OWNER,
         }
-        return json_reply({"object": "list", "data": [model]})
 
+    async def models(_: Request) -> HTTPResponse:
+        completions.check()
+        body: ModelsBody = {"object": "list", "data": [served()]}
+        return json_reply(body)
+
+    async def model(_: Request, model_id: str) -> HTTPResponse:
+        completions.check()
+        check_model(model_id)
+        return json_reply(served())
+
+    for path in ("/v1/chat", "/v1/completions", "/v1/models"):
+        shape_failures(app, path, failure_body)
     post = ["POST"]
+    app.add_route(chat, "/v1/chat/completions", methods=post, name="chat", ctx_operation=_CHAT)
+    app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
+    app.add_route(models, "/v1/models", name="models", ctx_operation=_MODELS)
+    # A model's name has slashes, which a client may send as they are or encoded.
     app.add_route(
-        chat, "/v1/chat/completions", methods=post, name="chat", ctx_failure_body=failure_body
+        model, "/v1/models/<model_id:path>", name="model", unquote=True, ctx_operation=_MODEL
     )
-    app.add_route(
-        text, "/v1/completions", methods=post, name="completions", ctx_failure_body=failure_body
-    )
-    app.add_route(models, "/v1/models", name="models", ctx_failure_body=failure_body)
 
 
 async def _chunks(

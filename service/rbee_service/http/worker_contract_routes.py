@@ -7,8 +7,10 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import Final
 
 from sanic import HTTPResponse, Request
+from typing_extensions import TypedDict
 
 from rbee_runtime.events import Event
 from rbee_service.completion_request import PRIVATE_FIELDS, InferRequest
@@ -16,11 +18,63 @@ from rbee_service.events import End, Failed, Output, TokenOutput
 from rbee_service.faults import incomplete
 from rbee_service.http.app import App
 from rbee_service.http.completions import Completions, whole_text
+from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.intake import take_in
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.identity import WorkerInfo
 from rbee_service.inference import Inference
+from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
+
+
+class InferBody(TypedDict):
+    """A completion as a whole."""
+
+    text: str
+    tokens_generated: int
+    duration_ms: int
+
+
+class PieceBody(TypedDict):
+    """Some of the text of a completion."""
+
+    token: str
+
+
+class BrokenBody(TypedDict):
+    """Why a completion went no further."""
+
+    error: str
+
+
+_INFO: Final = Operation(
+    "Standing",
+    "Who the worker is, and what it is doing",
+    {200: Answer("As in its heartbeats.", (Content(WorkerInfo),))},
+)
+_STREAM_EXAMPLE: Final = """\
+data: {"token":"Once"}
+
+data: {"token":" upon"}
+
+data: [DONE]
+
+"""
+_INFER: Final = Operation(
+    "Inference",
+    "One completion, whole or as it comes",
+    {
+        200: Answer(
+            "The text; where `stream` is true, its pieces. A stream that fails has an `error` "
+            "before its `[DONE]`.",
+            (Content(InferBody), Stream((PieceBody, BrokenBody), _STREAM_EXAMPLE)),
+        ),
+        **refusals(400, 408, 413, 503, 504, 507),
+    },
+    body=InferRequest,
+    example={"prompt": "Once upon a time", "max_tokens": 2},
+    parameters=(DEADLINE,),
+)
 
 
 def add_worker_contract_routes(
@@ -52,16 +106,15 @@ def add_worker_contract_routes(
         if failed is not None:
             raise failed
         assert isinstance(ended, End)
-        return json_reply(
-            {
-                "text": text,
-                "tokens_generated": ended.items_out,
-                "duration_ms": round((time.monotonic() - began) * 1000),
-            }
-        )
+        body: InferBody = {
+            "text": text,
+            "tokens_generated": ended.items_out,
+            "duration_ms": round((time.monotonic() - began) * 1000),
+        }
+        return json_reply(body)
 
-    app.add_route(tell_info, "/info", name="info")
-    app.add_route(infer, "/v1/infer", methods=["POST"], name="infer")
+    app.add_route(tell_info, "/info", name="info", ctx_operation=_INFO)
+    app.add_route(infer, "/v1/infer", methods=["POST"], name="infer", ctx_operation=_INFER)
 
 
 async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[bytes, None]:

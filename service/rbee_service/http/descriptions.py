@@ -1,0 +1,68 @@
+"""What the descriptions of several routes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from rbee_service.errors import ErrorBody, FaultsBody
+from rbee_service.events import End, Failed, Metrics, Narration, Started
+from rbee_service.openapi import Answer, Content, EventShape, Parameter
+from rbee_service.sse import SseDialect
+
+DEADLINE: Final = Parameter(
+    "header",
+    "X-Deadline",
+    "Unix time in milliseconds by which the work must be done.",
+    {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+)
+DIALECT: Final = Parameter(
+    "header",
+    "X-RBEE-SSE-Dialect",
+    "Vocabulary of the events; the worker's own by default.",
+    {"enum": [dialect.value for dialect in SseDialect]},
+)
+JOB_ID: Final = Parameter(
+    "path", "job_id", "Name of the job.", {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+)
+
+_REFUSALS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        400: "The request has faults, or does not fit into the model's context.",
+        408: "The deadline passed during the work.",
+        413: "The body is over 1 MiB.",
+        503: "The queue is full, or the worker loads, stops or is unwell.",
+        504: "The deadline passed before the work began.",
+        507: "There is not memory enough.",
+    }
+)
+
+
+def refusals(*statuses: int, failure: Any = None) -> dict[int, Answer]:
+    """Return how a request for work may be refused.
+
+    Args:
+        statuses: Of 400, 408, 413, 503, 504 and 507.
+        failure: Shape of the refusals, where it is the route's own.
+    """
+    answers = {}
+    for status in statuses:
+        shape = failure or (FaultsBody | ErrorBody if status == 400 else ErrorBody)
+        headers = {"Retry-After": "Seconds after which to try again."} if status == 503 else {}
+        answers[status] = Answer(_REFUSALS[status], (Content(shape),), headers)
+    return answers
+
+
+def inference_events(output: type) -> tuple[EventShape, ...]:
+    """Return the kinds of the events of an inference, given the dataclass of its output."""
+    return (
+        EventShape("started", Started),
+        EventShape("output", output),
+        EventShape("token", output),
+        EventShape("metrics", Metrics),
+        EventShape("narration", Narration),
+        EventShape("end", End),
+        EventShape("end", End, "Token", {"items_out": "tokens_out"}),
+        EventShape("error", Failed),
+    )
