@@ -17,6 +17,9 @@ _STRETCH = 512
 _COLDEST = 1e-20
 """Temperature below which only exact ties with the largest logit are left, down to any."""
 
+_LIGHTEST = 1e-30
+"""Repetition penalty below which a logit is divided by no less: the quotient must be finite."""
+
 _HEADS = (1e-2, 1e-3, 1e-5)
 """Weights, relative to the largest, above which to look for the head of a distribution."""
 
@@ -59,7 +62,7 @@ class RowSampler:
             seen, counts, params = self._seen.tokens, self._seen.counts, self.params
             values = logits[seen]
             if params.repetition_penalty != 1.0:
-                penalty = np.float32(params.repetition_penalty)
+                penalty = np.float32(max(params.repetition_penalty, _LIGHTEST))
                 values = np.where(values > 0, values / penalty, values * penalty)
             values -= np.float32(params.frequency_penalty) * counts
             values -= np.float32(params.presence_penalty) * (counts > 0)

@@ -240,6 +240,13 @@ def test_the_penalty_divides_the_positive_and_multiplies_the_negative(penalty: f
     np.testing.assert_allclose(logits, [2 / penalty, 2, -2 * penalty, 0, -2], rtol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_the_slightest_penalty_leaves_something_to_draw(temperature: float) -> None:
+    slight = SamplingParams(repetition_penalty=5e-324, temperature=temperature)
+    logits = np.array([[0.0, -3.0, 50.0, 8.0]], np.float32)
+    assert sample(logits, [RowSampler(slight, [0, 1, 3])]) == [3]
+
+
 def test_what_was_drawn_is_penalised_next_time() -> None:
     row = greedy_row(repetition_penalty=2.0)
     logits = np.array([[3, 4, 5]], np.float32)
