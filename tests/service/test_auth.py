@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from rbee_service.auth import ApiToken, Unauthorized
 
 SECRET = "s3cret-token-of-the-worker"
-PUBLIC = {"/health", "/v1/health", "/metrics"}
+PUBLIC = {"/health", "/v1/health", "/metrics", "/docs", "/docs/openapi.json"}
 
 
 async def test_every_route_of_the_router(tmp_path: Path) -> None:

@@ -360,6 +360,40 @@ async def test_what_was_sent_is_not_repeated(tmp_path: Path) -> None:
         assert len(many.content) < 2000
 
 
+async def test_one_model(tmp_path: Path) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, worker):
+        async with client_of(worker) as api:
+            found = await api.models.retrieve(MODEL)
+            assert (found.id, found.owned_by) == (MODEL, "rbee")
+            assert found == (await api.models.list()).data[0]
+            with pytest.raises(openai.NotFoundError) as caught:
+                await api.models.retrieve("gpt-4")
+            assert caught.value.code == "model_not_found"
+        for spelling in (MODEL, MODEL.replace("/", "%2F"), MODEL.replace(":", "%3A")):
+            assert (await client.get(f"/v1/models/{spelling}")).json()["id"] == MODEL
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models/gpt-4", 405),
+        ("GET", "/v1/chat/completions/chatcmpl-1/messages", 404),
+        ("POST", "/v1/chat", 404),
+        ("POST", "/v1/completions/more", 404),
+        ("GET", "/v1/models/gpt-4", 404),
+    ],
+)
+async def test_what_is_not_there_is_told_as_openai_tells_it(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
 async def test_errors_as_the_client_raises_them(tmp_path: Path) -> None:
     engine = StandInEngine()
     async with asked(tmp_path, engine) as client:

@@ -84,6 +84,16 @@ async def test_every_route_is_in_it_with_its_auth(tmp_path: Path) -> None:
     assert SECRET not in json.dumps(document) + page.text
 
 
+async def test_what_it_does_not_tell_of_is_not_there(tmp_path: Path) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        document = await document_of(client)
+        for path, methods in document["paths"].items():
+            for method in METHODS - methods.keys():
+                answer = await client.request(method, re.sub(r"\{\w+\}", "x", path))
+                assert answer.status_code == 405, (method, path)
+                assert {m.lower() for m in answer.headers["allow"].split(", ")} == set(methods)
+
+
 async def test_what_it_shows_is_what_it_says(document: dict[str, Any]) -> None:
     bodies = streams = 0
     for _, _, operation in operations(document):

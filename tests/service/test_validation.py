@@ -60,6 +60,7 @@ def test_defaults() -> None:
         {"stop": ["a", "b" * 100, "\n", "d"]},
         {"seed": 2**64 - 1},
         {"seed": 0},
+        {"max_tokens": 16.0, "top_k": 4e2, "seed": -0.0},
         {"unknown": {"is": "ignored"}},
         dict.fromkeys(
             ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "seed"]
@@ -110,7 +111,7 @@ def test_out_of_range(field: str, value: Any, constraint: str, message: str, ech
         ("prompt", 5, "type(string)", None),
         ("prompt", ["secret"], "type(string)", None),
         ("max_tokens", True, "type(integer)", "true"),
-        ("max_tokens", 5.0, "type(integer)", "5.0"),
+        ("max_tokens", 5.5, "type(integer)", "5.5"),
         ("max_tokens", "5", "type(integer)", "5"),
         ("temperature", True, "type(number)", "true"),
         ("temperature", "0.5", "type(number)", "0.5"),

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 import structlog
 from sanic import HTTPResponse, Request
@@ -214,7 +215,8 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
 
     async def model(_: Request, model_id: str) -> HTTPResponse:
         completions.check()
-        check_model(model_id)
+        # A name has slashes, which a client may send as they are or encoded.
+        check_model(unquote(model_id))
         return json_reply(served())
 
     for path in ("/v1/chat", "/v1/completions", "/v1/models"):
@@ -223,10 +225,7 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
     app.add_route(chat, "/v1/chat/completions", methods=post, name="chat", ctx_operation=_CHAT)
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
     app.add_route(models, "/v1/models", name="models", ctx_operation=_MODELS)
-    # A model's name has slashes, which a client may send as they are or encoded.
-    app.add_route(
-        model, "/v1/models/<model_id:path>", name="model", unquote=True, ctx_operation=_MODEL
-    )
+    app.add_route(model, "/v1/models/<model_id:path>", name="model", ctx_operation=_MODEL)
 
 
 async def _chunks(

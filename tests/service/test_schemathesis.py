@@ -1,0 +1,80 @@
+"""The real worker keeps to its document, asked by a program that reads only that."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hive import Hive
+from processes import REAL, started
+
+SECRET = "t0ken-of-the-test"
+MODEL = "hf:test/tiny"
+READY = "/v1/workers/ready"
+
+CONFIG = f"""
+[auth.openapi.token]
+bearer = "{SECRET}"
+
+[checks.not_a_server_error]
+# Documented: not now, and too late.
+expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
+
+[checks.use_after_free]
+# A job that was cancelled before its stream still has one: it says so.
+enabled = false
+
+[checks.unsupported_method]
+# What is no route asks for the token first, and is not sent it; see test_openapi.
+enabled = false
+
+[phases.coverage]
+unexpected-methods = []
+
+[[operations]]
+# Two thousand cases for their fifty members, most of which are refused alike.
+include-tag = "OpenAI"
+phases.coverage.enabled = false
+
+[[operations]]
+# Its body is that of /v1/inference.
+include-operation-id = "create_job"
+phases.coverage.enabled = false
+"""
+
+
+def test_it_keeps_to_its_document(tiny_artifact: Path, tmp_path: Path) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    flags = ["--model", str(tiny_artifact), "--port", "0", "--host", "127.0.0.1"]
+    flags += ["--model-ref", MODEL, "--backend", "cpu"]
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    with Hive() as hive:
+        flags += ["--callback-url", hive.url + READY]
+        with started(REAL, *flags, environment={"LLORCH_API_TOKEN": SECRET}) as worker:
+            [report] = hive.wait_for(READY, timeout=30.0)
+            asked = subprocess.run(
+                [
+                    *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
+                    *("run", f"{report.body['url']}/docs/openapi.json"),
+                    *("--generation-deterministic", "--max-examples", "6", "--no-color"),
+                ],
+                cwd=tmp_path,
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.pathsep.join(folders),
+                    "SCHEMATHESIS_HOOKS": "fitting_requests",
+                    "SERVED_MODEL": MODEL,
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert worker.process.poll() is None
+            said = worker.said()
+    assert asked.returncode == 0, asked.stdout
+    assert re.search(r"Tested: 16\b", asked.stdout), asked.stdout
+    assert "Traceback" not in said
