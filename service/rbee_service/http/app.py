@@ -18,6 +18,7 @@ from sanic.response import BaseHTTPResponse
 from rbee_service.auth import Unauthorized
 from rbee_service.errors import ApiError, ErrorCode, InvalidFields
 from rbee_service.http.connection import Limits
+from rbee_service.http.heads import HeadRequest, check_head
 from rbee_service.http.replies import json_reply
 from rbee_service.token_keeper import TokenKeeper
 
@@ -52,7 +53,7 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
         keeper: Knows the token in force.
         limits: What clients may take.
     """
-    app: App = Sanic(name, configure_logging=False)
+    app: App = Sanic(name, configure_logging=False, request_class=HeadRequest)
     app.ctx.limits = limits
     app.config.update(
         {
@@ -81,6 +82,7 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     async def echo_correlation(request: Request, response: BaseHTTPResponse) -> None:
         response.headers["x-correlation-id"] = correlation_id(request)
 
+    app.add_signal(check_head, "http.lifecycle.read_head")
     app.register_middleware(correlate, "request")
     app.register_middleware(authenticate, "request")
     app.register_middleware(echo_correlation, "response")
@@ -97,7 +99,7 @@ def correlation_id(request: Request) -> str:
     """Return the id the client sent, or one made for it where it sent none that is well-formed."""
     known: str | None = getattr(request.ctx, "correlation_id", None)
     if known is None:
-        sent = request.headers.getone("x-correlation-id", "")
+        sent = request.headers.getone("x-correlation-id", "").strip()
         known = sent if _CORRELATION_ID.fullmatch(sent) else str(uuid.uuid4())
         request.ctx.correlation_id = known
     return known
