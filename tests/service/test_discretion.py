@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import signal
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hive import Hive
+from processes import started
 from stand_in import MODEL, StandInEngine, opened, running, served, text
 from structlog.testing import capture_logs
 
 PROMPT = "SECRET-OF-THE-PROMPT"
 ANSWER = "SECRET-OF-THE-ANSWER"
 TOKEN = "s3cret-token-of-the-worker"
+
+TALKATIVE = (sys.executable, str(Path(__file__).parent / "talkative_worker.py"))
 
 CHAT = [{"role": "user", "content": PROMPT}]
 POSTS: list[tuple[str, dict[str, Any]]] = [
@@ -66,6 +75,90 @@ async def test_no_log_line_tells_what_was_said(
         assert PROMPT not in told
         assert ANSWER not in told
         assert TOKEN not in told
+
+
+SAID = {
+    "prompt": PROMPT,
+    "token": TOKEN,
+    "wrong token": "WRONG-TOKEN-OF-SOMEBODY",
+    "header": "SECRET-OF-A-HEADER",
+    "cookie": "SECRET-OF-A-COOKIE",
+    "query": "SECRET-OF-A-QUERY",
+    "stop": "SECRET-STOP-STRING",
+    "user": "SECRET-OF-A-USER",
+    "unread": "SECRET-IN-NO-REQUEST",
+}
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_talkative_worker_says_none_of_it(tiny_artifact: Path, style: str) -> None:
+    """The program with a real model, every logger at debug, asked everything in every bad way."""
+    headers = {
+        "authorization": f"Bearer {TOKEN}",
+        "cookie": f"session={SAID['cookie']}",
+        "x-api-key": SAID["header"],
+        "x-correlation-id": f"{SAID['header']} !",
+    }
+    wrong = {"authorization": f"Bearer {SAID['wrong token']}"}
+    more = {"stop": [SAID["stop"]], "seed": 1, "max_tokens": 24}
+    flags = ["--model", str(tiny_artifact), "--port", "0", "--host", "127.0.0.1"]
+    flags += ["--model-ref", MODEL, "--backend", "cpu", "--worker-id", "talkative"]
+    environment = {
+        "LLORCH_API_TOKEN": TOKEN,
+        "LLORCH_LOG_FORMAT": style,
+        "PYTHONASYNCIODEBUG": "1",
+        "PYTHONDEVMODE": "1",
+    }
+    generated: set[str] = set()
+    with Hive() as hive:
+        flags += ["--callback-url", f"{hive.url}/ready", "--hive-url", hive.url]
+        with started(TALKATIVE, *flags, environment=environment) as worker:
+            [report] = hive.wait_for("/ready", timeout=30.0)
+            url, port = report.body["url"], report.body["port"]
+            with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+                document = client.get("/docs/openapi.json").json()
+                for path, methods in document["paths"].items():
+                    for method in methods:
+                        for sent in (headers, wrong):
+                            asked = path.replace("{job_id}", "x").replace("{model_id}", "x")
+                            client.request(
+                                method, f"{asked}?q={SAID['query']}", headers=sent, content=b"{}"
+                            )
+                for path, body in POSTS:
+                    answer = client.post(path, json=body | more)
+                    assert answer.status_code == 200, answer.text
+                    if path == "/v1/jobs":
+                        answer = client.get(answer.json()["sse_url"])
+                    generated.add(words(answer.text))
+                    for broken in (
+                        body | BROKEN | {"user": SAID["user"]},
+                        body | {"prompt": PROMPT * 2000, "messages": CHAT * 500},
+                    ):
+                        assert client.post(path, json=broken).status_code == 400
+                    unread = json.dumps(body).encode()[:-1] + SAID["unread"].encode()
+                    assert client.post(path, content=unread).status_code == 400
+                    with client.stream("POST", path, json=body | {"stream": True}):
+                        pass
+            with socket.create_connection(("127.0.0.1", port)) as raw:
+                raw.sendall(f"{SAID['unread']} / HTTP/1.1\r\nA {SAID['header']}\r\n\r\n".encode())
+                assert raw.recv(4096).startswith(b"HTTP/1.1 4")
+            worker.send(signal.SIGTERM)
+            assert worker.exit_code() == 0
+            log = worker.said()
+    assert "Sampling begins" in log
+    assert "receive_response_headers" in log  # the callback's, by a library at debug
+    for name, secret in SAID.items():
+        assert secret not in log, name
+    generated.discard("")
+    assert generated
+    for said in generated:
+        assert said not in log
+
+
+def words(answer: str) -> str:
+    """Return the longest string of an answer that only a model can have said."""
+    texts = re.findall(r'"(?:text|content)":"((?:[^"\\]|\\.)*)"', answer)
+    return max((json.loads(f'"{text}"') for text in texts if len(text) > 7), key=len, default="")
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in POSTS}))
