@@ -1,0 +1,255 @@
+"""The seams hold: a worker of another kind is one dataclass, one translator and one route."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import httpx
+import pytest
+from hive import Hive
+from pydantic import BaseModel, Field
+from sanic import Request
+from stand_in import Memory, Status, bodies
+
+from rbee_runtime.errors import InvalidRequest, QueueFull, RuntimeFault
+from rbee_service.address import listen
+from rbee_service.auth import ApiToken
+from rbee_service.callback import ReadyReport, report_ready
+from rbee_service.events import (
+    EmbeddingOutput,
+    End,
+    EventError,
+    Failed,
+    InferenceEvent,
+    Output,
+    Started,
+    StopReason,
+)
+from rbee_service.health import WorkerState
+from rbee_service.http.app import App, correlation_id, create_app
+from rbee_service.http.descriptions import DIALECT, inference_events, refusals
+from rbee_service.http.docs_routes import add_docs_routes
+from rbee_service.http.intake import take_in
+from rbee_service.http.replies import inference_chunks, stream_reply
+from rbee_service.http.server import HttpServer
+from rbee_service.http.status_routes import add_status_routes
+from rbee_service.inference import LiveInferences
+from rbee_service.loading import LoadingBoard
+from rbee_service.narration import Narrator
+from rbee_service.openapi import Answer, Operation, Stream
+from rbee_service.sse import SseDialect
+from rbee_service.timestamps import rfc3339_now
+
+MODEL: Final = "hf:test/embeds"
+DIM: Final = 384
+SECRET: Final = "t0ken-of-the-test"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    request_id: str
+    text: str
+
+
+Vector = tuple[float, ...] | RuntimeFault
+
+
+@dataclass
+class Embedder:
+    """An ``InferenceBackend`` whose events are vectors: as many as a text has letters."""
+
+    refusal: RuntimeFault | None = None
+    fault: RuntimeFault | None = None
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, request: EmbedJob, sink: Callable[[Vector], None]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        vector = self.fault or (len(request.text) / 4,) * DIM
+        threading.Thread(target=sink, args=(vector,)).start()
+
+    def cancel(self, request_id: str) -> bool:
+        self.cancelled.append(request_id)
+        return False
+
+    def status(self) -> Status:
+        return Status(slots_total=4, slots_available=3)
+
+    def memory(self) -> Memory:
+        return Memory()
+
+    def close(self) -> None:
+        pass
+
+
+class EmbedRequest(BaseModel):
+    job_id: Annotated[str, Field(min_length=1, max_length=256)]
+    text: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingTranslator:
+    job_id: str
+    narrator: Narrator
+
+    def open(self) -> list[InferenceEvent[EmbeddingOutput]]:
+        told = self.narrator.tell("accept", MODEL, human="Accepted", cute="Hm!", story='"Yes."')
+        return [Started(self.job_id, MODEL, rfc3339_now()), told]
+
+    def translate(self, event: Vector) -> list[InferenceEvent[EmbeddingOutput]]:
+        if isinstance(event, RuntimeFault):
+            return [Failed(EventError.INFERENCE_FAILED, str(event))]
+        return [Output(EmbeddingOutput(event, len(event))), End(1, 0, StopReason.EOS)]
+
+
+EVENTS: Final = Stream(inference_events(EmbeddingOutput), "data: [DONE]\n\n")
+EMBED: Final = Operation(
+    "Inference",
+    "One embedding",
+    {
+        200: Answer(
+            "Its events.", (Stream(inference_events(EmbeddingOutput), "data: [DONE]\n\n"),)
+        ),
+        **refusals(400, 413, 503),
+    },
+    body=EmbedRequest,
+    example={"job_id": "j", "text": "Hello"},
+    parameters=(DIALECT,),
+)
+
+
+def add_embedding_route(
+    app: App, state: WorkerState[EmbedJob, Vector], live: LiveInferences
+) -> None:
+    async def embed(request: Request) -> None:
+        backend = state.backend()
+        taken = take_in(request, EmbedRequest, {"text"}, SseDialect.OUTPUT)
+        job = EmbedJob(uuid.uuid4().hex, taken.body.text)
+        job_id = taken.body.job_id
+        narrator = Narrator("embedder", job_id=job_id, correlation_id=correlation_id(request))
+        translator = EmbeddingTranslator(job_id, narrator)
+        async with live.submitted(backend, job.request_id, job, translator) as inference:
+            await stream_reply(request, inference_chunks(inference, taken.manner.dialect))
+
+    app.add_route(embed, "/v1/inference", methods=["POST"], name="embed", ctx_operation=EMBED)
+
+
+@asynccontextmanager
+async def serving(embedder: Embedder) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
+    state: WorkerState[EmbedJob, Vector] = WorkerState()
+    app = create_app("embedder", ApiToken(SECRET))
+    add_status_routes(app, state, LoadingBoard())
+    add_embedding_route(app, state, LiveInferences())
+    add_docs_routes(app, "embedder", "1", "Embeds.")
+    listener = listen("127.0.0.1", 0)
+    port: int = listener.getsockname()[1]
+    server = HttpServer(app, listener)
+    await server.start()
+    try:
+        headers = {"authorization": f"Bearer {SECRET}", "x-correlation-id": "c-1"}
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10
+        ) as client:
+            loading = await client.post("/v1/inference", json={"job_id": "j", "text": "Hello"})
+            assert loading.status_code == 503
+            state.serve(embedder, MODEL)
+            yield client, port
+    finally:
+        await server.stop()
+
+
+async def embed(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    return await client.post(
+        "/v1/inference", json={"job_id": "j", "text": "Hello"}, headers=headers
+    )
+
+
+async def test_its_events_are_those_of_the_contract() -> None:
+    async with serving(Embedder()) as (client, _):
+        answer = await embed(client)
+        older = await embed(client, **{"x-rbee-sse-dialect": "token"})
+    numbers = ",".join(["1.25"] * DIM)
+    line = f'data: {{"type":"output","embedding":[{numbers}],"dim":384}}\n\n'
+    assert line in answer.text
+    assert line.replace('"output"', '"token"') in older.text
+    started, narration, output, end = bodies(answer.content)
+    assert [e["type"] for e in (started, narration, output, end)] == [
+        "started",
+        "narration",
+        "output",
+        "end",
+    ]
+    assert (started["job_id"], started["model"]) == ("j", MODEL)
+    assert (narration["correlation_id"], narration["job_id"]) == ("c-1", "j")
+    assert output["dim"] == len(output["embedding"]) == DIM
+    assert end["items_out"] == 1
+
+
+async def test_it_fails_as_any_worker_does() -> None:
+    embedder = Embedder()
+    async with serving(embedder) as (client, port):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as stranger:
+            assert (await embed(stranger)).status_code == 401
+            assert (await stranger.get("/health")).json()["status"] == "healthy"
+        bad = await client.post("/v1/inference", json={"text": "x" * 65})
+        assert {f["constraint"] for f in bad.json()["errors"]} == {"required", "length(1..=64)"}
+        assert "xxx" not in bad.text
+        embedder.refusal = QueueFull("the queue is full")
+        full = await embed(client)
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        embedder.refusal = InvalidRequest("text", "no such text")
+        assert (await embed(client)).json()["errors"][0]["field"] == "text"
+        embedder.refusal, embedder.fault = None, RuntimeFault("it broke")
+        *_, failed = bodies((await embed(client)).content)
+        assert failed == {"type": "error", "code": "INFERENCE_FAILED", "message": "it broke"}
+        assert (await client.get("/v1/ready")).json()["state"] == "busy"
+        document = (await client.get("/docs/openapi.json")).json()
+    assert document["components"]["schemas"]["OutputEvent"]["required"] == [
+        "type",
+        "embedding",
+        "dim",
+    ]
+
+
+async def test_it_reports_ready_as_any_worker_does() -> None:
+    with Hive() as hive:
+        async with httpx.AsyncClient() as client:
+            tries: list[str] = []
+            report = ReadyReport("w", "http://h:1", MODEL, "cpu", 0, 1, 1)
+            await report_ready(
+                client, f"{hive.url}/ready", report, max_retries=0, count=tries.append
+            )
+        [told] = await asyncio.to_thread(hive.wait_for, "/ready")
+    assert told.body["model_ref"] == MODEL
+    assert tries == ["ok"]
+
+
+SEAMS: Final = {
+    "errors": ["errors", "validation"],
+    "startup": ["callback", "heartbeat", "identity", "address"],
+    "health": ["health", "loading", "http.status_routes"],
+    "streaming": ["events", "sse", "bridge", "inference", "narration", "http.replies"],
+    "server": ["http.app", "http.server", "http.intake", "http.docs_routes", "openapi", "auth"],
+}
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_no_seam_knows_of_language_models(seam: str) -> None:
+    """What another kind of worker takes brings no completion, no engine and no numbers with it."""
+    names = [f"rbee_service.{name}" for name in SEAMS[seam]]
+    program = f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    loaded: list[Any] = json.loads(ran.stdout)
+    unwanted = ("numpy", "onnxruntime", "rbee_export", "rbee_runtime.engine")
+    unwanted += ("rbee_service.completion", "rbee_service.engine_loader", "rbee_service.openai_")
+    unwanted += ("rbee_service.worker", "rbee_service.http.completions")
+    assert not [name for name in loaded if name.startswith(unwanted)]
