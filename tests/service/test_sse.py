@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
+import httpx
+from httpx_sse import EventSource, ServerSentEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee_service.events import End, Narration, Output, StopReason, TokenOutput
+from rbee_service.events import (
+    EmbeddingOutput,
+    End,
+    EventError,
+    Failed,
+    Metrics,
+    Narration,
+    Output,
+    Started,
+    StopReason,
+    TokenOutput,
+)
 from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_event
 
 dialects = st.sampled_from(SseDialect)
@@ -68,6 +84,55 @@ def test_any_end_survives(
         "decode_time_ms": 5,
         "stop_reason": reason.value,
     }
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+voices = st.none() | anything
+events = st.one_of(
+    st.builds(Started, anything, anything, anything),
+    st.builds(Output, st.builds(TokenOutput, anything, st.integers(0))),
+    st.builds(Output, st.builds(EmbeddingOutput, st.lists(numbers).map(tuple), st.integers(0))),
+    st.builds(Metrics, numbers, st.integers(0, 2**63)),
+    st.builds(Narration, anything, anything, anything, anything, voices, voices, voices, voices),
+    st.builds(End, st.integers(0), st.integers(0), st.sampled_from(StopReason), voices),
+    st.builds(Failed, st.sampled_from(EventError), anything),
+)
+
+
+@given(st.lists(events), dialects, st.data())
+def test_any_stream_survives_however_it_arrives(
+    told: list[Any], dialect: SseDialect, data: st.DataObject
+) -> None:
+    """Every event comes back as its members, never null, whatever the network cut in two."""
+    stream = b"".join(encode_event(event, dialect) for event in told) + DONE
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])]
+    read = [json.loads(sse.data) for sse in sse_events(pieces) if sse.data != "[DONE]"]
+    assert read == strict_client(stream)
+    assert len(read) == len(told)
+    for event, members in zip(told, read, strict=True):
+        held = asdict(event.output if isinstance(event, Output) else event)
+        held = {name: value for name, value in held.items() if value is not None}
+        if isinstance(event, End) and dialect is SseDialect.TOKEN:
+            held = {{"items_out": "tokens_out"}.get(k, k): v for k, v in held.items()}
+        assert list(members) == ["type", *held]
+        assert members == {"type": members["type"]} | json.loads(json.dumps(held))
+
+
+def sse_events(pieces: list[bytes]) -> Iterator[ServerSentEvent]:
+    """Read events as httpx-sse does, from an answer that comes in pieces."""
+    answer = httpx.Response(
+        200, headers={"content-type": "text/event-stream"}, stream=Pieces(pieces)
+    )
+    return EventSource(answer).iter_sse()
+
+
+class Pieces(httpx.SyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
 
 
 def test_half_a_surrogate_pair_does_not_end_the_stream() -> None:
