@@ -30,7 +30,7 @@ JOB_ID: Final = Parameter(
 _REFUSALS: Final[Mapping[int, str]] = MappingProxyType(
     {
         400: "The request has faults, or does not fit into the model's context.",
-        408: "The deadline passed during the work.",
+        408: "The request took too long to arrive, or its deadline passed during the work.",
         413: "The body is over 1 MiB.",
         503: "The queue is full, or the worker loads, stops or is unwell.",
         504: "The deadline passed before the work began.",

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader
 from sanic import HTTPResponse, Request
 
 from rbee_service.http.app import App
@@ -80,9 +81,6 @@ def _routes(app: App) -> list[Route]:
 
 
 def _draw(made: dict[str, object]) -> str:
-    # Only this page needs templates, which take a while to import.
-    from jinja2 import Environment, PackageLoader
-
     environment = Environment(
         loader=PackageLoader("rbee_service.http", "pages"),
         autoescape=True,

@@ -48,7 +48,7 @@ _INFERENCE: Final = Operation(
             "stream alive.",
             (Stream(inference_events(TokenOutput), STREAM_EXAMPLE),),
         ),
-        **refusals(400, 413, 503, 504, 507),
+        **refusals(400, 408, 413, 503, 504, 507),
     },
     body=CompletionRequest,
     example={"job_id": "job-1", "prompt": "Once upon a time", "max_tokens": 2},

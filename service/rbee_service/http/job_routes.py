@@ -59,7 +59,7 @@ _CREATE: Final = Operation(
             (Content(JobCreated),),
             links={"stream_job": ("job_id", "/job_id"), "cancel_job": ("job_id", "/job_id")},
         ),
-        **refusals(400, 413, 503, 504),
+        **refusals(400, 408, 413, 503, 504),
     },
     body=JobRequest,
     example={"operation": "infer", "prompt": "Once upon a time", "max_tokens": 2},
