@@ -40,6 +40,9 @@ _DAMPING = 0.1
 _ROWS = 1 << 13
 """Rows rounded together: so many that two threads spend their time outside the interpreter."""
 
+_THREADS = 4
+"""More would wait for the interpreter, and each takes 10 MB."""
+
 _PIECE = 32
 """Columns of a product worked out at once."""
 
@@ -122,7 +125,7 @@ class InputMoments:
             for rows in row_ranges(len(weights), 1, _ROWS)
         ]
         # Parts of the matrix that no other part depends on; NumPy lets go of the interpreter.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             for _ in pool.map(improve, *zip(*groups, strict=True)):
                 pass
         return BlockMatrix(4, matrix.packed, matrix.scales, how="calibrated")

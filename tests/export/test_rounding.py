@@ -77,7 +77,8 @@ def test_products_are_never_further_off_than_after_plain_rounding(
     ours = moments.error(matrix - rounded.dequantize())
     plain = moments.error(matrix - quantize(matrix, 4).dequantize())
     assert ours.shape == (len(matrix), -(-columns // GROUP))
-    assert (ours <= plain * (1 + 1e-3)).all()
+    # Both may be nothing but the last bits of a scale.
+    assert (ours <= plain * (1 + 1e-3) + moments.error(matrix) * 1e-12).all()
 
 
 def test_no_weights_stay_none() -> None:
@@ -142,16 +143,16 @@ def test_weights_of_any_size_are_rounded(size: float) -> None:
 
 
 def test_large_matrices_leave_little_behind() -> None:
-    matrix = np.random.default_rng(0).standard_normal((8192, 256)).astype(np.float32)
+    matrix = np.random.default_rng(0).standard_normal((1 << 15, 256), np.float32)
     moments = moments_of(correlated(300, 256, 256))
     tracemalloc.start()
     try:
         rounded = moments.round(matrix)
-        assert tracemalloc.get_traced_memory()[1] < rounded.nbytes + (16 << 20)
+        assert tracemalloc.get_traced_memory()[1] < rounded.nbytes + (56 << 20)
     finally:
         tracemalloc.stop()
     # In parts, and each the same as alone.
-    for rows in (slice(0, 8), slice(4090, 4100), slice(8184, 8192)):
+    for rows in (slice(0, 8), slice(8186, 8196), slice(32760, 32768)):
         alone = moments.round(matrix[rows])
         same = (alone.packed == rounded.packed[rows]).mean()
         assert same > 0.98  # sums of another order may tip a weight that lies half-way

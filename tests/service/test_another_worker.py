@@ -15,11 +15,11 @@ from typing import Annotated, Any, Final
 
 import httpx
 import pytest
-from hive import Hive
 from pydantic import BaseModel, Field
 from sanic import Request
 from stand_in import Memory, Status, bodies
 
+from rbee_bench.hive_stand_in import Hive
 from rbee_runtime.errors import InvalidRequest, QueueFull, RuntimeFault
 from rbee_service.address import listen
 from rbee_service.auth import ApiToken
@@ -36,6 +36,7 @@ from rbee_service.events import (
 )
 from rbee_service.health import WorkerState
 from rbee_service.http.app import App, correlation_id, create_app
+from rbee_service.http.connection import DEFAULT_LIMITS
 from rbee_service.http.descriptions import DIALECT, inference_events, refusals
 from rbee_service.http.docs_routes import add_docs_routes
 from rbee_service.http.intake import take_in
@@ -48,6 +49,7 @@ from rbee_service.narration import Narrator
 from rbee_service.openapi import Answer, Operation, Stream
 from rbee_service.sse import SseDialect
 from rbee_service.timestamps import rfc3339_now
+from rbee_service.token_keeper import TokenKeeper
 
 MODEL: Final = "hf:test/embeds"
 DIM: Final = 384
@@ -146,7 +148,7 @@ def add_embedding_route(
 @asynccontextmanager
 async def serving(embedder: Embedder) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
     state: WorkerState[EmbedJob, Vector] = WorkerState()
-    app = create_app("embedder", ApiToken(SECRET))
+    app = create_app("embedder", TokenKeeper(ApiToken(SECRET)), DEFAULT_LIMITS)
     add_status_routes(app, state, LoadingBoard())
     add_embedding_route(app, state, LiveInferences())
     add_docs_routes(app, "embedder", "1", "Embeds.")

@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from hive import Hive
 from processes import started
 from stand_in import MODEL, StandInEngine, opened, running, served, text
 from structlog.testing import capture_logs
+
+from rbee_bench.hive_stand_in import Hive
 
 PROMPT = "SECRET-OF-THE-PROMPT"
 ANSWER = "SECRET-OF-THE-ANSWER"

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hive import Hive
 from processes import REAL, started
+
+from rbee_bench.hive_stand_in import Hive
 
 SECRET = "t0ken-of-the-test"
 MODEL = "hf:test/tiny"
