@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Literal, NoReturn, get_args
 
 from rbee_export.export import TensorRtTarget
 from rbee_runtime.artifact import Precision
@@ -28,13 +28,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("the following arguments are required: --model")
     if arguments.calibration is not None and not arguments.verify:
         parser.error("argument --calibration: not allowed with argument --no-verify")
-    arguments.tensorrt = _tensorrt(parser, arguments)
+    arguments.target = _target(parser, arguments)
     return arguments
 
 
-def _tensorrt(
+def _target(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace
-) -> TensorRtTarget | None:
+) -> Literal["cpu", "cuda"] | TensorRtTarget:
     if arguments.target == "tensorrt":
         return TensorRtTarget(
             arguments.gpu_arch or (), arguments.max_batch or 8, arguments.max_len or 4096
@@ -42,7 +42,7 @@ def _tensorrt(
     for name in ("gpu_arch", "max_batch", "max_len"):
         if getattr(arguments, name) is not None:
             parser.error(f"argument --{name.replace('_', '-')}: needs --target tensorrt")
-    return None
+    return "cuda" if arguments.target == "cuda" else "cpu"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         help="auto (default): gguf, the file's own blocks, for a quantised GGUF; else int8",
     )
     parser.add_argument(
+        "--target",
+        choices=["cpu", "cuda", "tensorrt"],
+        default="cpu",
+        help="what runs the artifact (default: cpu; fp16 and bf16 are for cuda in any case)",
+    )
+    parser.add_argument(
         "--exporter",
         choices=["auto", "decoder", "optimum"],
         default="auto",
@@ -109,12 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         "--print-path", action="store_true", help="print the artifact's path on stdout"
     )
     engines = parser.add_argument_group("TensorRT")
-    engines.add_argument(
-        "--target",
-        choices=["onnxruntime", "tensorrt"],
-        default="onnxruntime",
-        help="what runs the artifact (default: onnxruntime, on CPUs and GPUs)",
-    )
     engines.add_argument(
         "--gpu-arch",
         type=_architectures,

@@ -57,7 +57,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     options = Options(
         arguments.precision,
         arguments.model_ref or model_reference(arguments.model),
-        arguments.tensorrt,
+        arguments.target,
     )
     text = None
     if arguments.verify:
@@ -73,8 +73,9 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     else:
         files, how = checkpoint.files, options.resolve(checkpoint)
     content = _digest(files, console)
+    kind = "tensorrt-" if options.tensorrt else "cuda-" if options.target == "cuda" else ""
     target = arguments.out or Path("artifacts") / (
-        f"{source.name.removesuffix('.gguf')}-{'tensorrt-' if options.tensorrt else ''}{how}"
+        f"{source.name.removesuffix('.gguf')}-{kind}{how}"
     )
     if arguments.cache is not None:
         target = arguments.cache / identity(how, options, content)[:32]

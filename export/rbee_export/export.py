@@ -92,19 +92,31 @@ class Options:
             ``int8`` otherwise.
         model_ref: The reference the worker will announce; ``None`` makes one of the checkpoint's
             name.
-        tensorrt: Compile for TensorRT; ``None`` for ONNX Runtime.
+        target: What runs it: ONNX Runtime on ``cpu`` or on ``cuda``, or TensorRT. The graph of
+            ``fp16`` and ``bf16`` is the same on either.
     """
 
     precision: Literal["auto"] | Precision = "auto"
     model_ref: str | None = None
-    tensorrt: TensorRtTarget | None = None
+    target: Literal["cpu", "cuda"] | TensorRtTarget = "cpu"
+
+    @property
+    def tensorrt(self) -> TensorRtTarget | None:
+        """The target, if it is TensorRT."""
+        return self.target if isinstance(self.target, TensorRtTarget) else None
 
     def resolve(self, checkpoint: Checkpoint) -> Precision:
         """Return the precision for this checkpoint.
 
         Raises:
-            ExportError: ``gguf`` was asked of a checkpoint without quantised blocks.
+            ExportError: ``gguf`` was asked of a checkpoint without quantised blocks, or ``fp32``
+                for CUDA.
         """
+        if self.precision == "fp32" and self.target == "cuda":
+            raise ExportError(
+                f"{checkpoint.name}: attention on CUDA has no fp32 kernel; "
+                "use --precision fp16 or bf16, or leave --target out"
+            )
         if self.precision == "auto":
             return "gguf" if checkpoint.quantized else "int8"
         if self.precision == "gguf" and not checkpoint.quantized:
@@ -124,7 +136,8 @@ def identity(how: str, options: Options, content: str) -> str:
         content: The checkpoint's :func:`~rbee_export.checkpoint.digest`.
     """
     method = _METHODS.get(how, "")
-    text = f"{EXPORTER}\0{content}\0{how}{method}\0{options.model_ref}\0{options.tensorrt}"
+    target = None if options.target == "cpu" else options.target
+    text = f"{EXPORTER}\0{content}\0{how}{method}\0{options.model_ref}\0{target}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -159,12 +172,12 @@ def export(
     config, precision = checkpoint.config, options.resolve(checkpoint)
     _check(checkpoint)
     tokenizer = checkpoint.tokenizer()
-    weights = Weights(checkpoint, precision)
+    dtype = _compute_type(precision, options)
+    weights = Weights(checkpoint, precision, "fp16" if options.target == "cuda" else "fp32")
     calibration: Sequence[int] = ()
     if precision == "int4":
         calibration = calibration_ids(tokenizer.tokenizer_json, config)
     standard = options.tensorrt is not None
-    dtype = _compute_type(precision, standard=standard)
     if options.tensorrt is not None:
         for arch in options.tensorrt.architectures or (None,):
             choose(arch)  # before the work, not after it
@@ -240,12 +253,12 @@ def _build(
         build(CalibratedDialect(graph, evaluation, weights), config, layer)
 
 
-def _compute_type(precision: Precision, *, standard: bool) -> ir.DataType:
+def _compute_type(precision: Precision, options: Options) -> ir.DataType:
     """Return what a graph computes in, which is what its cache holds."""
     if precision == "bf16":
         return ir.DataType.BFLOAT16
-    # Beside quantised weights, a TensorRT engine has kernels for 16 bits, the CPU for 32.
-    if precision == "fp16" or (standard and precision != "fp32"):
+    # Beside quantised weights, GPUs have kernels for 16 bits, the CPU for 32.
+    if precision == "fp16" or (options.target != "cpu" and precision != "fp32"):
         return ir.DataType.FLOAT16
     return ir.DataType.FLOAT
 

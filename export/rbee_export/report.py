@@ -63,7 +63,7 @@ def _summary(artifact: Artifact) -> Table:
         "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
         f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
         f"context {shapes.context_length}",
-        "precision": f"{manifest.precision}, dialect {manifest.dialect}",
+        "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
         "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}",
     }
     for name, content in rows.items():

@@ -41,7 +41,7 @@ def export_traced(
         OSError: The disk is full or not writable; nothing is left behind.
     """
     directory = source.path
-    if options.tensorrt is not None or options.precision not in ("auto", "fp32"):
+    if options.target != "cpu" or options.precision not in ("auto", "fp32"):
         raise ExportError(
             f"{directory}: optimum exports for ONNX Runtime in fp32 only; "
             "leave --precision and --target out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -55,11 +55,13 @@ class Weights:
         precision: ``fp32``, ``fp16`` and ``bf16`` hold everything so; ``int8`` and ``int4``
             quantise in blocks of 32, the embedding and output projection always to 8 bits;
             ``gguf`` keeps the file's own blocks.
+        beside: How whatever is not in blocks is held, where the precision is one of blocks.
         report: What became of each weight that was asked for.
     """
 
     checkpoint: Checkpoint
     precision: Precision
+    beside: Literal["fp32", "fp16"] = "fp32"
     report: list[Held] = field(default_factory=list)
     _ready: dict[str, BlockMatrix] = field(default_factory=dict)
 
@@ -201,8 +203,13 @@ class Weights:
     def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
         if isinstance(matrix, BlockMatrix):
             held, size = matrix.description, matrix.nbytes
+            if self.beside == "fp16":
+                # What the scales are rounded to on their way into the graph.
+                held, size = f"{held}, scales of 16 bits", size - _floats(matrix) * 2
         elif self.precision in _HALVES:
             held, size = self.precision, 2 * matrix.size
+        elif self.beside == "fp16" and self.precision != "fp32":
+            held, size = "fp16", 2 * matrix.size
         else:
             held, size = "fp32", matrix.nbytes
         self.report.append(Held(name, tensor.kind, held, size))
@@ -215,6 +222,11 @@ class Weights:
                 f"its configuration says {list(shape)}"
             )
         return tensor
+
+
+def _floats(matrix: BlockMatrix) -> int:
+    """Return how many floating-point numbers stand beside a matrix's integers."""
+    return matrix.scales.size * (1 if matrix.offsets is None else 2)
 
 
 def _rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:

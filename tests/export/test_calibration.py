@@ -85,7 +85,7 @@ def test_an_engine_is_built_from_the_same_matrices(
 ) -> None:
     require_engine_builder()
     opened, target = open_checkpoint(tiny_llama), TensorRtTarget(("SM89",), max_batch=2, max_len=64)
-    options = Options("int4", tensorrt=target)
+    options = Options("int4", target=target)
     manifest = export(opened, tmp_path / "engine", options, digest(opened.files))
     assert all(held(manifest)[name] == {CALIBRATED} for name in MATRICES)
     assert held(manifest)["embedding"] == {"fp16"}  # nothing is left out of the report

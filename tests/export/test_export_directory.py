@@ -83,7 +83,7 @@ def test_identity_follows_content_and_options() -> None:
         identity("int4", Options(), "a"),
         identity("optimum", Options(), "a"),
         identity("int8", Options(model_ref="hf:org/name"), "a"),
-        identity("int8", Options(tensorrt=engines), "a"),
+        identity("int8", Options(target=engines), "a"),
     ]
     assert len(set(keys)) == len(keys)
     assert identity("int8", Options("int8"), "a") == identity("int8", Options("auto"), "a")

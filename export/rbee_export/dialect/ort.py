@@ -49,6 +49,9 @@ class OrtDialect:
         self._row_shapes: dict[int, ir.Value] = {}
         self._flat = weights.precision not in _KEPT_IN_ROWS
         self._tied: Matrix | None = None
+        # GPUs multiply by what the integers stand for, in the type of the activations.
+        on_cpu = dtype == ir.DataType.FLOAT
+        self._accuracy = {"accuracy_level": _INT8_ACTIVATIONS} if on_cpu else {}
 
         self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         self._filled: dict[str, list[ir.Value]] = {}
@@ -221,16 +224,18 @@ class OrtDialect:
                 "K": k,
                 "bits": matrix.bits,
                 "block_size": matrix.block,
-                "accuracy_level": _INT8_ACTIVATIONS,
+                **self._accuracy,
             },
             domain=_MS,
         )
         if matrix.offsets is None:
             return y
         # An initializer that is also an input is left as it is. Packed for large products, it would
-        # be read with many small jumps, which takes twice the time for one row.
+        # be read with many small jumps, which takes twice the time for one row. (On a GPU nothing
+        # is repacked, and an input would have to be fed.)
         offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
-        self._graph.also_input(offsets)
+        if self._graph.dtype == ir.DataType.FLOAT:
+            self._graph.also_input(offsets)
         sums = self._block_sums(x, matrix.block)
         return self._op("Gemm", [sums, offsets, y], {"transB": 1})
 

@@ -282,3 +282,10 @@ class Manifest(_Frozen):
     weights: tuple[WeightGroup, ...] = ()
     fidelity: Fidelity | None = None
     engines: tuple[Engine, ...] = ()
+
+    @property
+    def target(self) -> Literal["cpu", "cuda", "tensorrt"]:
+        """What it is compiled for: CUDA's attention needs 16 bits, and the CPU is best with 32."""
+        if self.dialect == "standard":
+            return "tensorrt"
+        return "cpu" if self.cache.dtype == "float32" else "cuda"
