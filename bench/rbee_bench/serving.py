@@ -27,6 +27,7 @@ from rbee_runtime import (
 )
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import complete_all
+from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
 
 SHARED, ENTERING, STREAMS = 1000, 2000, 4
@@ -214,7 +215,12 @@ class _TimedBackend:
         self.blocks = backend.blocks
         self.cache_bytes = self.cache_used = backend.cache_bytes
         self.transfer = backend.transfer
+        self.warm_up, self.held = backend.warm_up, backend.held
         self.spans: list[tuple[float, float]] = []
+
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        logits = self.run(step)
+        return sample(logits, samplers) if samplers else []
 
     def run(self, step: Step) -> NDArray[np.float32]:
         start = time.perf_counter()

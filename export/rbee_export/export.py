@@ -22,6 +22,8 @@ from rbee_export.dialect import (
     OrtDialect,
     ReferenceDialect,
     StandardDialect,
+    greedy_graph,
+    sampler_graph,
 )
 from rbee_export.engine_builder import build_engine
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
@@ -36,6 +38,7 @@ from rbee_runtime.artifact import (
     CacheGeometry,
     Engine,
     EngineProfile,
+    FileEntry,
     LongRope,
     Manifest,
     Precision,
@@ -53,6 +56,7 @@ _LONGEST_CONTEXT = 1 << 21
 """Positions whose rotary tables still fit into memory."""
 
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
+GREEDY, SAMPLER = "greedy.onnx", "sampler.onnx"
 
 
 _CACHE: Mapping[ir.DataType, Literal["float32", "float16", "bfloat16"]] = MappingProxyType(
@@ -187,6 +191,7 @@ def export(
             ops = dialect(config, weights, file, dtype)
             _build(ops, weights, calibration, progress)
             ir.save(ops.model(EXPORTER), staging / GRAPH)
+        samplers = _samplers(staging, config.vocab) if _samples(dtype, options) else ()
         engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
         manifest = Manifest(
@@ -208,6 +213,7 @@ def export(
             files=(
                 file_entry("graph", staging / GRAPH),
                 *file.entries,
+                *samplers,
                 file_entry("tokenizer", staging / TOKENIZER),
                 *(file_entry("engine", staging / engine.path) for engine in engines),
             ),
@@ -267,6 +273,18 @@ def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write a manifest into an artifact's directory."""
     text = manifest.model_dump_json(indent=2)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _samples(dtype: ir.DataType, options: Options) -> bool:
+    """Return whether an artifact is for a device that keeps its logits."""
+    return options.tensorrt is None and dtype is not ir.DataType.FLOAT
+
+
+def _samplers(staging: Path, vocab: int) -> tuple[FileEntry, ...]:
+    """Write the graphs that draw tokens."""
+    ir.save(greedy_graph(vocab, EXPORTER), staging / GREEDY)
+    ir.save(sampler_graph(vocab, EXPORTER), staging / SAMPLER)
+    return file_entry("greedy", staging / GREEDY), file_entry("sampler", staging / SAMPLER)
 
 
 def _engines(

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rbee_runtime.artifact import CacheGeometry
+from rbee_runtime.device.device import Array, Device
 from rbee_runtime.errors import OutOfMemory
 from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
 
-Values = NDArray[Any]
-"""Elements of the cache, of the geometry's dtype."""
+_PIECE = 256
+"""Positions of a slot exchanged at a time, for which there has to be room beside the slots."""
 
 
 class KvArena:
-    """Keys and values of every layer, of slots and of blocks.
+    """Keys and values of every layer, of slots and of blocks, in the memory of a device.
 
-    The operating system hands out pages as they are first written, so that a slot costs what it
-    holds, not what it could hold.
+    On the CPU, the operating system hands out pages as they are first written, so that a slot
+    costs what it holds, not what it could hold.
 
     Layers that attend to a window keep what it reaches back to and a little more. When that is
     full, the part still needed moves to the front: what such a layer holds of a slot begins at
@@ -37,7 +32,14 @@ class KvArena:
     """
 
     def __init__(
-        self, geometry: CacheGeometry, slots: int, capacity: int, blocks: int, chunk: int
+        self,
+        geometry: CacheGeometry,
+        slots: int,
+        capacity: int,
+        blocks: int,
+        *,
+        chunk: int,
+        device: Device,
     ) -> None:
         """Reserve the memory.
 
@@ -47,36 +49,43 @@ class KvArena:
             capacity: Positions of each slot.
             blocks: Blocks to have.
             chunk: Tokens that a step adds to a slot at most.
+            device: Where to.
 
         Raises:
-            OutOfMemory: The address space does not have it.
+            OutOfMemory: The device does not have it.
         """
+        self._device = device
         self.slots = slots
         self.capacity = capacity
         self.blocks = blocks
-        self._whole = _Layers(geometry, geometry.whole_layers, slots, capacity)
+        self._whole = _Layers(geometry, geometry.whole_layers, slots, capacity, device)
         self._keep = (geometry.window or 0) + BLOCK
         room = geometry.window_capacity(capacity, chunk)
-        self._windowed = _Layers(geometry, geometry.windowed_layers, slots, room)
+        self._windowed = _Layers(geometry, geometry.windowed_layers, slots, room, device)
         self._chunk = max(chunk, BLOCK)
         self._start = [0] * slots
         self._most = [0] * slots
         self._filled_blocks = 0
         shape = (blocks, geometry.layers, 2, geometry.kv_heads, BLOCK, geometry.head_dim)
-        self._blocks = _reserve(shape, geometry.dtype)
+        self._blocks = _reserve(device, shape, geometry.dtype)
         self.nbytes = self._whole.data.nbytes + self._windowed.data.nbytes + self._blocks.nbytes
         self._used = partial(geometry.slot_bytes, chunk=chunk)
         self._block_bytes = geometry.block_bytes(BLOCK)
+
+    @property
+    def window_capacity(self) -> int:
+        """Positions of each slot in layers with a window."""
+        return self._windowed.capacity
 
     @property
     def used(self) -> int:
         """Bytes that have been written at some time, and so are memory."""
         return sum(map(self._used, self._most)) + self._filled_blocks * self._block_bytes
 
-    def rows(self, layer: int, first: int, count: int) -> tuple[Values, Values]:
+    def rows(self, layer: int, first: int, count: int) -> tuple[Array, Array]:
         """Return a layer's keys and values in some slots, each ``[count, heads, capacity, width]``.
 
-        They are views: writing them writes the cache.
+        They are views of the cache's memory.
         """
         layers = self._whole if layer in self._whole.index else self._windowed
         data = layers.data[layers.index[layer]]
@@ -102,7 +111,11 @@ class KvArena:
             return
         dropped = held - min(held, self._keep)
         data = self._windowed.data[:, :, slot]
-        data[:, :, :, : held - dropped] = data[:, :, :, dropped:held].copy()
+        # No more at a time than was dropped: what is read and what is written do not overlap.
+        for start in range(0, held - dropped, dropped):
+            stop = min(start + dropped, held - dropped)
+            source = data[:, :, :, start + dropped : stop + dropped]
+            self._device.copy(data[:, :, :, start:stop], source)
         self._start[slot] += dropped
 
     def transfer(self, transfer: Transfer) -> None:
@@ -122,15 +135,17 @@ class KvArena:
             case Store(slot, position, block):
                 whole, windowed = self._parts(block)
                 self._filled_blocks = max(self._filled_blocks, block + 1)
-                whole[:] = self._whole.span(slot, position)
-                windowed[:] = self._windowed.span(slot, position - self._start[slot])
+                self._device.copy(whole, self._whole.span(slot, position))
+                held = self._windowed.span(slot, position - self._start[slot])
+                self._device.copy(windowed, held)
             case Load(block, slot, position):
                 self.make_room(slot, position, BLOCK)
                 whole, windowed = self._parts(block)
-                self._whole.span(slot, position)[:] = whole
-                self._windowed.span(slot, position - self._start[slot])[:] = windowed
+                self._device.copy(self._whole.span(slot, position), whole)
+                held = self._windowed.span(slot, position - self._start[slot])
+                self._device.copy(held, windowed)
 
-    def _parts(self, block: int) -> tuple[Values, Values]:
+    def _parts(self, block: int) -> tuple[Array, Array]:
         """Return a block's layers without a window, and those with one.
 
         Each ``[layers, 2, heads, BLOCK, width]``.
@@ -149,39 +164,54 @@ class _Layers:
     """
 
     def __init__(
-        self, geometry: CacheGeometry, layers: Sequence[int], slots: int, capacity: int
+        self,
+        geometry: CacheGeometry,
+        layers: Sequence[int],
+        slots: int,
+        capacity: int,
+        device: Device,
     ) -> None:
         self.index = {layer: i for i, layer in enumerate(layers)}
         self.capacity = capacity
         shape = (len(layers), 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
-        self.data = _reserve(shape, geometry.dtype)
+        self.data = _reserve(device, shape, geometry.dtype)
+        # A slot alone has none to exchange with.
+        piece = min(_PIECE, capacity) if slots > 1 else 0
+        aside = (len(layers), 2, geometry.kv_heads, piece, geometry.head_dim)
+        self._aside = _reserve(device, aside, geometry.dtype)
+        self._device = device
 
-    def span(self, slot: int, position: int) -> Values:
+    def span(self, slot: int, position: int) -> Array:
         """Return a block's worth of positions, a view of ``[layers, 2, heads, BLOCK, width]``."""
         return self.data[:, :, slot, :, position : position + BLOCK]
 
     def move(self, source: int, target: int, positions: int) -> None:
-        self.data[:, :, target, :, :positions] = self.data[:, :, source, :, :positions]
+        self._device.copy(
+            self.data[:, :, target, :, :positions], self.data[:, :, source, :, :positions]
+        )
 
     def swap(self, one: int, other: int, positions: int) -> None:
-        before = self.data[:, :, other, :, :positions].copy()
-        self.move(one, other, positions)
-        self.data[:, :, one, :, :positions] = before
+        for start, stop in _pieces(positions):
+            aside = self._aside[:, :, :, : stop - start]
+            mine = self.data[:, :, one, :, start:stop]
+            theirs = self.data[:, :, other, :, start:stop]
+            self._device.copy(aside, theirs)
+            self._device.copy(theirs, mine)
+            self._device.copy(mine, aside)
 
 
-def _reserve(shape: tuple[int, ...], dtype: str) -> Values:
-    """Return zeros that take memory only once they are written.
+def _pieces(positions: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, positions, _PIECE):
+        yield start, min(start + _PIECE, positions)
+
+
+def _reserve(device: Device, shape: tuple[int, ...], dtype: str) -> Array:
+    """Return memory of a device for a part of the cache.
 
     Raises:
-        OutOfMemory: The address space does not have them.
+        OutOfMemory: The device does not have it.
     """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size == 0:
-        return np.zeros(shape, dtype)
-    # Mapped by hand: NumPy asks for huge pages, of which every head of every layer would take two
-    # megabytes with its first position.
     try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError) as error:
-        raise OutOfMemory(f"the KV cache needs {size} bytes: {error}") from error
-    return np.frombuffer(memory, dtype).reshape(shape)
+        return device.zeros(shape, dtype)
+    except OutOfMemory as error:
+        raise OutOfMemory(f"no room for the KV cache: {error}") from error

@@ -17,13 +17,13 @@ from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started
 from rbee_runtime.live import Sink
 from rbee_runtime.loop import DecodeLoop
-from rbee_runtime.memory import DEFAULT_BUDGET, Budget, MemoryUse, resident_bytes
+from rbee_runtime.memory import DEFAULT_BUDGET, Budget, MemoryUse
 from rbee_runtime.prefix import PrefixIndex
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.scheduler import Scheduler
 from rbee_runtime.sequence import Sequence as TokenSequence
 from rbee_runtime.status import EngineStatus, LoadProgress
-from rbee_runtime.step import PREFILL_CHUNK, Row, Step
+from rbee_runtime.step import PREFILL_CHUNK
 from rbee_runtime.tokenizer import Tokenizer
 
 DEFAULT_PREFILL_CHUNK = 256
@@ -92,7 +92,8 @@ class Engine:
             path: The artifact's directory.
             backend: ``cpu``, ``cuda``, ``tensorrt``, or ``None`` for the best that works here.
             device: Device index of the backend.
-            slots: Requests served at a time; ``None`` for as many as the budget holds, up to 16.
+            slots: Requests served at a time; ``None`` for as many as the budget holds, up to
+                16, and on a GPU up to 64.
             context_length: Tokens a request can use, prompt and completion together; ``None`` for
                 what the model was made for, or what the budget holds.
             memory_budget: Memory of the KV cache: a share of what is free once the weights are
@@ -134,9 +135,12 @@ class Engine:
             chunk=max(max_prefill_chunk, PREFILL_CHUNK),
             budget=memory_budget,
         )
-        opened.run(Step.of(0, 0, [0]))
-        opened.run(Step(0, [Row(0, [0])] * opened.slots))
         engine = cls(artifact, tokenizer, opened, max_queue, max_prefill_chunk)
+        try:
+            engine._loop.run(opened.warm_up)
+        except BaseException:
+            engine.close()
+            raise
         if progress is not None:
             progress(LoadProgress("ready", layers, layers, artifact.weight_bytes))
         return engine
@@ -287,7 +291,7 @@ class Engine:
 
     def memory(self) -> MemoryUse:
         """Return the memory held."""
-        total, cache = resident_bytes(), self._backend.cache_used
+        total, cache = self._backend.held(), self._backend.cache_used
         return MemoryUse(
             weights=self._weight_bytes,
             cache=cache,

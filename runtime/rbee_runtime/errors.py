@@ -67,6 +67,10 @@ class InferenceFailed(RuntimeFault):
     """A step failed in the execution provider for a reason other than memory."""
 
 
+class DeviceLost(RuntimeFault):
+    """The device has failed for good: no step will run on it again in this process."""
+
+
 class DeadlineExceeded(RuntimeFault):
     """The request's deadline passed before its completion did."""
 

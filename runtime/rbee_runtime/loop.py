@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
+from concurrent.futures import Future
 
 from rbee_runtime.backend import Backend
 from rbee_runtime.errors import (
     DeadlineExceeded,
+    DeviceLost,
     EngineClosed,
     InferenceFailed,
     InvalidRequest,
@@ -20,7 +20,6 @@ from rbee_runtime.errors import (
 from rbee_runtime.events import Failed, Finished, Piece, StopReason
 from rbee_runtime.live import Live, Sink
 from rbee_runtime.pace import Pace
-from rbee_runtime.sampling import sample
 from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
 from rbee_runtime.status import EngineStatus
@@ -43,6 +42,7 @@ class DecodeLoop:
         self._live: dict[str, Live] = {}
         self._cancelled: set[str] = set()
         self._closing = False
+        self._job: tuple[Callable[[], object], Future[None]] | None = None
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
         self._thread.start()
@@ -73,6 +73,21 @@ class DecodeLoop:
             self._cancelled.add(request_id)
             self._changed.notify()
             return True
+
+    def run(self, job: Callable[[], object]) -> None:
+        """Run a job on the loop's thread, between two steps, and wait for it.
+
+        Raises:
+            EngineClosed: The loop has ended.
+            Exception: What the job raised.
+        """
+        done: Future[None] = Future()
+        with self._changed:
+            if self._closing or self._fault is not None:
+                raise EngineClosed(self._fault or "the engine has been closed")
+            self._job = job, done
+            self._changed.notify()
+        done.result()
 
     def status(self) -> EngineStatus:
         """Return what it is doing."""
@@ -106,8 +121,11 @@ class DecodeLoop:
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; return ``False`` when the loop is to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._live or self._closing)
+            self._changed.wait_for(lambda: self._live or self._closing or self._job)
+            job, self._job = self._job, None
             unwanted = self._take_unwanted()
+        if job is not None:
+            _perform(*job)
         for live, fault in unwanted:
             self._drop(live, fault)
         with self._changed:
@@ -125,21 +143,20 @@ class DecodeLoop:
         for live in lives:
             live.start()
         began = time.monotonic()
-        logits, sound, faults = self._run_step(work)
+        tokens, faults = self._run_step(work)
         self._keep_pace(work, time.monotonic() - began, waiting)
-        wants_tokens = False
-        for number in sound:
+        drawn = []
+        for number, token in tokens.items():
             sequence = work.sequences[number]
-            wants_tokens = sequence.advance(len(work.step.rows[number].tokens))
+            if sequence.advance(len(work.step.rows[number].tokens)):
+                drawn.append((lives[number], token))
             # Before any of them ends: that may change the others' slots.
             for store in self._scheduler.keep(sequence):
                 self._backend.transfer(store)
         for number, fault in faults.items():
             self._end(lives[number], Failed(fault))
-        if wants_tokens:
-            tokens = sample(logits, [work.sequences[number].sampler for number in sound])
-            for number, token in zip(sound, tokens, strict=True):
-                self._accept(lives[number], token)
+        for live, token in drawn:
+            self._accept(live, token)
 
     def _keep_pace(self, work: Work, seconds: float, waiting: int) -> None:
         if work.sequences[0].phase is Phase.DECODE:
@@ -147,31 +164,41 @@ class DecodeLoop:
         elif self._scheduler.decoding:
             self._pace.prefilled(work.step.tokens / waiting, seconds / waiting)
 
-    def _run_step(
-        self, work: Work
-    ) -> tuple[NDArray[np.float32], list[int], dict[int, RuntimeFault]]:
+    def _run_step(self, work: Work) -> tuple[dict[int, int | None], dict[int, RuntimeFault]]:
         """Run a step; one that fails for all rows together is tried row by row.
 
         Returns:
-            Logits, the rows they are of, and the faults of the others.
+            The tokens of the rows that ran, ``None`` for one without, and the faults of the others.
+
+        Raises:
+            DeviceLost: No step will run any more.
         """
-        step = work.step
+        step, last = work.step, None
+        rows = zip(work.sequences, step.rows, strict=True)
+        if all(sequence.draws_after(len(row.tokens)) for sequence, row in rows):
+            last = [sequence.sampler for sequence in work.sequences]
+        numbers = range(len(step.rows))
         try:
             for transfer in work.transfers:
                 self._backend.transfer(transfer)
-            return self._backend.run(step), list(range(len(step.rows))), {}
+            tokens = self._backend.advance(step, last)
+            return dict(zip(numbers, tokens or [None] * len(numbers), strict=True)), {}
+        except DeviceLost:
+            raise
         except RuntimeFault as error:
             if len(step.rows) == 1:
-                return np.empty((0, 0), np.float32), [], {0: error}
-        logits: dict[int, NDArray[np.float32]] = {}
+                return {}, {0: error}
+        drawn: dict[int, int | None] = {}
         faults: dict[int, RuntimeFault] = {}
         for number, row in enumerate(step.rows):
+            alone = Step(step.slot + number, (row,))
             try:
-                logits[number] = self._backend.run(Step(step.slot + number, (row,)))[0].copy()
+                (drawn[number],) = self._backend.advance(alone, last and [last[number]])
+            except DeviceLost:
+                raise
             except RuntimeFault as error:
                 faults[number] = error
-        stacked = np.stack(list(logits.values())) if logits else np.empty((0, 0), np.float32)
-        return stacked, list(logits), faults
+        return drawn, faults
 
     def _accept(self, live: Live, token: int | None) -> None:
         """Give a request its next token, or fail it for want of one."""
@@ -218,8 +245,23 @@ class DecodeLoop:
 
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
-            self._fault = f"the engine stopped: {type(error).__name__}: {error}"
+            kind = "" if isinstance(error, DeviceLost) else f"{type(error).__name__}: "
+            self._fault = f"the engine stopped: {kind}{error}"
             lives = list(self._live.values())
             self._live.clear()
+            job, self._job = self._job, None
+        if job is not None:
+            job[1].set_exception(EngineClosed(self._fault))
+        fault = error if isinstance(error, DeviceLost) else EngineClosed(self._fault)
         for live in lives:
-            live.tell(Failed(EngineClosed(self._fault)))
+            live.tell(Failed(fault))
+
+
+def _perform(job: Callable[[], object], done: Future[None]) -> None:
+    """Run a job and tell how it went."""
+    try:
+        job()
+    except BaseException as error:  # for whoever waits, whatever it is
+        done.set_exception(error)
+    else:
+        done.set_result(None)

@@ -14,8 +14,11 @@ from rbee_runtime.transfer import BLOCK
 DEFAULT_BUDGET = 0.5
 """Part of the free memory a cache may take; the rest is for activations and for other programs."""
 
-_MOST_SLOTS = 16
+MOST_SLOTS = 16
 """Slots unless asked for otherwise: beyond that, rows hardly share any more work on a CPU."""
+
+MOST_SLOTS_ON_GPU = 64
+"""Slots unless asked for otherwise on a GPU, which reads its weights once for all of them."""
 
 _LEAST_CAPACITY = 256
 """Positions below which a slot is of no use."""
@@ -68,8 +71,13 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def budget_bytes(budget: Budget) -> int:
-    """Return a budget in bytes.
+def available_bytes() -> int:
+    """Return the host's memory that programs can still have."""
+    return int(psutil.virtual_memory().available)
+
+
+def budget_bytes(budget: Budget, available: int) -> int:
+    """Return a budget in bytes, given the bytes that are free.
 
     Raises:
         InvalidSetting: It is a share outside 0.0 to 1.0, or not positive.
@@ -78,7 +86,7 @@ def budget_bytes(budget: Budget) -> int:
         raise InvalidSetting("the memory budget must be a share in (0.0, 1.0] or a number of bytes")
     if isinstance(budget, int):
         return budget
-    return int(psutil.virtual_memory().available * budget)
+    return int(available * budget)
 
 
 def plan_cache(
@@ -90,11 +98,12 @@ def plan_cache(
     context: int | None,
     chunk: int,
     spare: int = 0,
+    most_slots: int = MOST_SLOTS,
 ) -> CachePlan:
     """Cut a cache from a budget.
 
     What is left open is decided in this order: a slot holds the model's context, or all that fits;
-    there are as many slots as fit, up to 16; what is left is for blocks.
+    there are as many slots as fit, up to ``most_slots``; what is left is for blocks.
 
     Args:
         geometry: Of the model's cache.
@@ -104,6 +113,7 @@ def plan_cache(
         context: Positions of each; ``None`` for as many as fit.
         chunk: Tokens that a step adds to a slot at most.
         spare: Slots the backend needs besides.
+        most_slots: Slots to have at most where their number is left open.
 
     Raises:
         OutOfMemory: What was asked for, or one useful slot, does not fit the budget.
@@ -130,7 +140,7 @@ def plan_cache(
             f"{slots or 1} x {max(capacity, least)} tokens and has {budget}: "
             "allow it more memory, fewer slots or a shorter context, or serve a smaller model"
         )
-    count = slots or max(1, min(_MOST_SLOTS, budget // size(capacity) - spare))
+    count = slots or max(1, min(most_slots, budget // size(capacity) - spare))
     left = budget - (count + spare) * size(capacity)
     kept = min(left // geometry.block_bytes(BLOCK), _MOST_KEPT * capacity // BLOCK)
     return CachePlan(count, capacity, max(0, kept), chunk)

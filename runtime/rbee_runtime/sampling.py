@@ -37,6 +37,9 @@ class RowSampler:
     Attributes:
         params: How to draw.
         seed: The seed in force, given or drawn.
+        counts_tokens: Whether it matters which tokens came before.
+        drawn: Tokens drawn so far.
+        last: The last of them; -1 before the first.
         allowed: ``bool[vocab]``, the tokens that may come next; ``None`` for all. Whoever knows a
             grammar sets it between two tokens.
     """
@@ -48,7 +51,8 @@ class RowSampler:
         # Counter-based and keyed by the seed alone: a request draws the same numbers in any batch.
         self._random = np.random.Generator(np.random.Philox(key=self.seed))
         self._seen = _Seen(prompt if params.repetition_penalty != 1.0 else ())
-        self._counts_tokens = (
+        self.drawn, self.last = 0, -1
+        self.counts_tokens = (
             params.repetition_penalty != 1.0
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
@@ -58,7 +62,7 @@ class RowSampler:
 
     def adjust(self, logits: NDArray[np.float32]) -> None:
         """Apply penalties, bias and mask to ``float32[vocab]``, in place."""
-        if self._counts_tokens and self._seen.tokens.size:
+        if self.counts_tokens and self._seen.tokens.size:
             seen, counts, params = self._seen.tokens, self._seen.counts, self.params
             values = logits[seen]
             if params.repetition_penalty != 1.0:
@@ -74,8 +78,32 @@ class RowSampler:
 
     def record(self, token: int) -> None:
         """Remember a token that was drawn."""
-        if self._counts_tokens:
+        self.drawn, self.last = self.drawn + 1, token
+        if self.counts_tokens:
             self._seen.add(token)
+
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Whether the largest logit decides, as it is."""
+        plain = not self.counts_tokens and not self._biased.size and self.allowed is None
+        return plain and self.params.temperature == 0.0
+
+    def past_rows(self, vocab: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return how often each token was drawn, and which tokens count as seen, ``[vocab]``."""
+        counts, seen = np.zeros(vocab, np.float32), np.zeros(vocab, np.bool_)
+        counts[self._seen.tokens] = self._seen.counts
+        seen[self._seen.tokens] = True
+        return counts, seen
+
+    def bias_row(self, vocab: int) -> NDArray[np.float32] | None:
+        """Return what bias and mask add to logits, ``float32[vocab]``; ``None`` if nothing."""
+        if not self._biased.size and self.allowed is None:
+            return None
+        row = np.zeros(vocab, np.float32)
+        row[self._biased] = self._bias
+        if self.allowed is not None:
+            row[~self.allowed] = -np.inf
+        return row
 
     def uniform(self) -> float:
         """Return the next number of the request's random stream, in [0, 1)."""
@@ -143,6 +171,11 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int 
     return tokens
 
 
+def inverse_temperature(temperature: float) -> np.float32:
+    """Return what a temperature above 0 multiplies logits by."""
+    return np.float32(1.0 / max(temperature, _COLDEST))
+
+
 def _draw(
     logits: NDArray[np.float32], largest: NDArray[np.float32], rows: Sequence[RowSampler]
 ) -> list[int]:
@@ -159,9 +192,9 @@ def _draw(
         rows: One per row.
     """
     logits -= largest[:, None]
-    temperatures = [max(row.params.temperature, _COLDEST) for row in rows]
+    temperatures = [row.params.temperature for row in rows]
     if temperatures != [1.0] * len(rows):
-        logits *= (1.0 / np.asarray(temperatures)).astype(np.float32)[:, None]
+        logits *= np.stack([inverse_temperature(one) for one in temperatures])[:, None]
     weights = np.exp(logits, out=logits)  # relative to the most likely token, whose weight is 1
     totals = weights.sum(axis=-1).tolist()
     tokens = []

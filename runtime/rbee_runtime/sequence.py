@@ -85,6 +85,10 @@ class Sequence:
             return self.tokens[-1:]
         return self.prompt[self.cached : self.cached + limit]
 
+    def draws_after(self, count: int) -> bool:
+        """Return whether a token is to be sampled once ``count`` more positions are filled."""
+        return self.phase is Phase.DECODE or self.cached + count == len(self.prompt)
+
     def advance(self, count: int) -> bool:
         """Count ``count`` more positions as filled; return whether a token is to be sampled now."""
         self.cached += count

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.cache import KvArena
+from rbee_runtime.device import HostDevice
 from rbee_runtime.memory import resident_bytes
 from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap
 
+HOST = HostDevice()
 GEOMETRY = CacheGeometry(layers=3, kv_heads=2, head_dim=4, dtype="float32")
 WINDOW = 40
 WINDOWED = GEOMETRY.model_copy(update={"window": WINDOW, "windowed_layers": (0, 2)})
@@ -23,7 +25,7 @@ class Slots:
 
     def __init__(self, geometry: CacheGeometry, slots: int, blocks: int, chunk: int = 16) -> None:
         self.geometry = geometry
-        self.arena = KvArena(geometry, slots, 512, blocks, chunk)
+        self.arena = KvArena(geometry, slots, 512, blocks, chunk=chunk, device=HOST)
         self.held: list[list[int]] = [[] for _ in range(slots)]
 
     def run(self, slot: int, numbers: list[int]) -> None:
@@ -54,7 +56,7 @@ class Slots:
 
 
 def test_slots_and_layers_lie_apart_and_rows_together() -> None:
-    arena = KvArena(GEOMETRY, slots=3, capacity=8, blocks=0, chunk=1)
+    arena = KvArena(GEOMETRY, slots=3, capacity=8, blocks=0, chunk=1, device=HOST)
     assert arena.nbytes == 3 * 8 * A_TOKEN
     views = [view for layer in range(3) for slot in range(3) for view in arena.rows(layer, slot, 1)]
     for number, view in enumerate(views):
@@ -69,8 +71,8 @@ def test_slots_and_layers_lie_apart_and_rows_together() -> None:
 
 
 def test_a_window_takes_less() -> None:
-    whole = KvArena(GEOMETRY, slots=2, capacity=4096, blocks=0, chunk=16)
-    windowed = KvArena(WINDOWED, slots=2, capacity=4096, blocks=0, chunk=16)
+    whole = KvArena(GEOMETRY, slots=2, capacity=4096, blocks=0, chunk=16, device=HOST)
+    windowed = KvArena(WINDOWED, slots=2, capacity=4096, blocks=0, chunk=16, device=HOST)
     kept = WINDOW + 3 * BLOCK
     assert whole.nbytes == 2 * 4096 * A_TOKEN
     assert windowed.nbytes == 2 * (4096 + 2 * kept) * A_TOKEN // 3
@@ -126,7 +128,7 @@ def test_whatever_is_copied_arrives(geometry: CacheGeometry, data: st.DataObject
 def test_it_costs_what_it_holds() -> None:
     geometry = GEOMETRY.model_copy(update={"head_dim": 64})
     before = resident_bytes()
-    arena = KvArena(geometry, slots=4, capacity=100_000, blocks=1000, chunk=5_000)
+    arena = KvArena(geometry, slots=4, capacity=100_000, blocks=1000, chunk=5_000, device=HOST)
     assert arena.nbytes > 300_000_000
     for slot, positions in ((1, 5_000), (3, 2_000)):
         arena.make_room(slot, 0, positions)

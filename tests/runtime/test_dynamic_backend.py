@@ -25,6 +25,7 @@ from rbee_runtime.artifact import (
 )
 from rbee_runtime.backend import DynamicBackend, open_backend
 from rbee_runtime.backend.session import open_session
+from rbee_runtime.device import HostDevice
 from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.step import Step
@@ -203,7 +204,7 @@ def test_a_cache_that_fits_nowhere(artifact: Path) -> None:
     with pytest.raises(OutOfMemory, match="the KV cache needs"):
         open_backend(Artifact.open(artifact), slots=1, context=CAPACITY, budget=CAPACITY)
     opened = Artifact.open(artifact)
-    session = open_session(opened.file("graph"))
+    session = open_session(opened.file("graph"), HostDevice())
     with pytest.raises(OutOfMemory, match="the KV cache needs"):
         DynamicBackend(opened, session, CachePlan(1, 1 << 50, 0, 1))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
 from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
 
@@ -59,6 +60,16 @@ class StandInBackend:
             held[row.past :] = row.tokens
             logits[number, self._choose(held)] = 50.0
         return logits
+
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        logits = self.run(step)
+        return sample(logits, samplers) if samplers else []
+
+    def warm_up(self) -> None:
+        pass
+
+    def held(self) -> int:
+        return self.cache_bytes
 
     def transfer(self, transfer: Transfer) -> None:
         held, kept = self._held, self._kept

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
-from rbee_runtime.artifact.manifest import FORMAT_VERSION, Manifest
+from rbee_runtime.artifact.manifest import FORMAT_VERSION, Manifest, Role
 from rbee_runtime.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
@@ -55,14 +55,17 @@ class Artifact:
                     "export the model again"
                 )
         roles = [entry.role for entry in manifest.files]
-        for role in ("graph", "tokenizer"):
+        once: list[Role] = ["graph", "tokenizer"]
+        if manifest.target == "cuda":
+            once += ["greedy", "sampler"]
+        for role in once:
             if roles.count(role) != 1:
                 raise ArtifactError(f"{path}: the manifest must name exactly one {role} file")
         if "weights" not in roles:
             raise ArtifactError(f"{path}: the manifest names no weights file")
         return cls(path, manifest)
 
-    def file(self, role: Literal["graph", "tokenizer"]) -> Path:
+    def file(self, role: Literal["graph", "tokenizer", "greedy", "sampler"]) -> Path:
         """Return the path of the file with this role."""
         return next(self.path / e.path for e in self.manifest.files if e.role == role)
 

@@ -22,7 +22,7 @@ FORMAT_VERSION = 3
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
 Dialect = Literal["ort", "standard", "optimum"]
-Role = Literal["graph", "weights", "tokenizer", "engine"]
+Role = Literal["graph", "weights", "tokenizer", "engine", "greedy", "sampler"]
 
 
 class _Frozen(BaseModel):

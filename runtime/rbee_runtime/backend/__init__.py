@@ -1,7 +1,8 @@
 """What runs a step: one protocol, one implementation for each way to run a graph."""
 
-from rbee_runtime.backend.backend import Backend, open_backend
+from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.dynamic import DynamicBackend
 from rbee_runtime.backend.onnx import OnnxBackend
+from rbee_runtime.backend.opening import open_backend
 
 __all__ = ["Backend", "DynamicBackend", "OnnxBackend", "open_backend"]

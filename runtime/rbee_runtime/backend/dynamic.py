@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend.session import Binding
+from rbee_runtime.device import HostDevice
 from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
 from rbee_runtime.memory import CachePlan
+from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
 from rbee_runtime.transfer import Load, Move, Store, Swap, Transfer
 
@@ -46,6 +48,7 @@ class DynamicBackend:
         graph = artifact.file("graph")
         slots, capacity = plan.slots, plan.capacity
         self._session = session
+        self._device = HostDevice()
         self._tensors = _cache_tensors(self._session, graph)
         self._check(artifact, graph)
         self.slots = slots
@@ -80,6 +83,19 @@ class DynamicBackend:
             self._run_row(step.slot + number, row, self._logits[number])
         return self._logits[: len(step.rows)]
 
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        """Run one step and draw; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        logits = self.run(step)
+        return sample(logits, samplers) if samplers else []
+
+    def warm_up(self) -> None:
+        """Run a token of every slot; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        self.run(Step(0, [Row(0, [0])] * self.slots))
+
+    def held(self) -> int:
+        """Return the bytes of memory that the process holds."""
+        return self._device.held()
+
     def transfer(self, transfer: Transfer) -> None:
         """Bring what a slot holds to another. Nothing is copied: the two trade regions."""
         match transfer:
@@ -96,7 +112,7 @@ class DynamicBackend:
                 f"the step ends at position {total} of a slot that holds {self.capacity}"
             )
         self._rewind(slot, row.past)
-        binding = Binding(self._session)
+        binding = Binding(self._session, self._device)
         ids = np.asarray([row.tokens], np.int64)
         binding.input("input_ids", ids)
         binding.input("attention_mask", self._mask[:, :total])

@@ -2,39 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from rbee_runtime.artifact import Artifact, Manifest
-from rbee_runtime.backend.session import Binding
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.device_sampler import DeviceSampler
+from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
+from rbee_runtime.device import Array, Device, Layout, Staging
 from rbee_runtime.memory import CachePlan
+from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
-from rbee_runtime.transfer import Transfer
+from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
 
 
 class OnnxBackend:
-    """Runs an artifact of the ``ort`` dialect on the CPU provider.
+    """Runs an artifact of the ``ort`` dialect on the CPU or a GPU.
 
     Past and present of every layer are bound to the same memory, which the attention operator
-    extends in place: no step copies the cache. There is one binding for each number of rows that
-    may decode together, made once; a decode step writes its tokens into the bound inputs, and
-    nothing is allocated.
+    extends in place: no step copies the cache. Bindings for steps that decode are made once; such a
+    step writes its tokens into the bound inputs, and nothing is allocated.
+
+    On a GPU, logits stay where they are and tokens are drawn there. Steps that decode are replayed
+    from captured graphs, one for each of a few numbers of rows: those that are too many decode a
+    token of their slot which its owner will overwrite.
 
     Attributes:
-        name: ``cpu``.
+        name: ``cpu`` or ``cuda``.
     """
 
-    name = "cpu"
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: ort.InferenceSession,
+        plan: CachePlan,
+        device: Device,
+        *,
+        graphs: bool = True,
+    ) -> None:
+        """Reserve the cache and bind it.
 
-    def __init__(self, artifact: Artifact, session: ort.InferenceSession, plan: CachePlan) -> None:
+        Args:
+            artifact: What the session runs.
+            session: Of the device.
+            plan: How large the cache is.
+            device: Where it is.
+            graphs: Replay captured graphs, where the device can.
+
+        Raises:
+            OutOfMemory: The device has no room.
+            ArtifactError: A graph that draws tokens cannot be loaded.
+        """
         manifest = artifact.manifest
+        self.name = device.name
+        self._device = device
         self._session = session
-        self._arena = KvArena(manifest.cache, plan.slots, plan.capacity, plan.blocks, plan.chunk)
+        self._arena = KvArena(
+            manifest.cache,
+            plan.slots,
+            plan.capacity,
+            plan.blocks,
+            chunk=plan.chunk,
+            device=device,
+        )
         self._manifest = manifest
-        self._logits = np.zeros((plan.slots, manifest.shapes.vocab), np.float32)
-        self._decode = [self._bind(0, rows, 1) for rows in range(1, plan.slots + 1)]
+        self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
+        self._held = [0] * plan.slots
+        self._on_gpu = device.name != "cpu"
+        self._captures = self._on_gpu and graphs
+        self._prompt = device.stage(_layout(1, max(plan.chunk, BLOCK)))
+        self._buckets = _buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
+        self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
+        self._sampler: DeviceSampler | None = None
+        if self._on_gpu:
+            greedy = open_session(artifact.file("greedy"), device)
+            sampler = open_session(artifact.file("sampler"), device)
+            self._sampler = DeviceSampler(greedy, sampler, self._logits, device)
+            for rows in self._buckets:
+                self._sampler.prepare(rows, self._graph(rows))
 
     @property
     def slots(self) -> int:
@@ -58,26 +106,86 @@ class OnnxBackend:
 
     @property
     def cache_used(self) -> int:
-        """Bytes of the cache that have been in use at most."""
-        return self._arena.used
+        """Bytes of the cache that have been in use at most; all of them on a GPU."""
+        return self._arena.nbytes if self._on_gpu else self._arena.used
+
+    def held(self) -> int:
+        """Return the bytes of the device's memory that the process holds."""
+        return self._device.held()
 
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run one step; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        self._run(step)
+        logits = self._logits[: len(step.rows)]
+        if isinstance(logits, np.ndarray):
+            return logits
+        values = np.empty(logits.shape, np.float32)
+        self._device.read(logits, values)
+        return values
+
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        """Run one step and draw; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        bound = self._run(step)
+        if not samplers:
+            # What was staged may be overwritten once the device has taken it.
+            self._device.finish()
+            return []
+        if self._sampler is not None:
+            return self._sampler.draw(step.slot, samplers, bound)
+        logits = self._logits[: len(step.rows)]
+        assert isinstance(logits, np.ndarray)
+        return sample(logits, samplers)
+
+    def transfer(self, transfer: Transfer) -> None:
+        """Make a copy within the cache."""
+        self._arena.transfer(transfer)
+        held = self._held
+        match transfer:
+            case Move(_, target, positions):
+                held[target] = positions
+            case Swap(one, other):
+                held[one], held[other] = held[other], held[one]
+            case Load(_, slot, position):
+                held[slot] = position + BLOCK
+
+    def warm_up(self) -> None:
+        """Run a token of a prompt and one of every slot; on a GPU, capture all there is to replay.
+
+        See :class:`~rbee_runtime.backend.backend.Backend`: the provider keeps captured graphs for
+        the thread that captured them.
+        """
+        self._run(Step.of(0, 0, [0, 0]))
+        for rows in self._buckets if self._on_gpu else self._buckets[-1:]:
+            self._run(Step(0, [Row(0, [0])] * rows))
+            if self._sampler is not None:
+                self._sampler.warm_up(rows)
+        self._device.finish()
+
+    def _run(self, step: Step) -> int:
+        """Run a step and return how many rows it ran with."""
         rows, width = len(step.rows), len(step.rows[0].tokens)
         if step.slot == 0 and width == 1:
-            bound = self._decode[rows - 1]
+            bound = self._decode.get(rows) or self._decode[_bucket(rows, self._buckets)]
         else:
             bound = self._bind(step.slot, rows, width)
         for number, row in enumerate(step.rows):
             slot = step.slot + number
             self._arena.make_room(slot, row.past, width)
             bound.set(number, row, self._arena.start(slot), self._first_turn(row))
+            self._held[slot] = row.end
+        for slot in range(rows, bound.rows):
+            self._set_idle(bound, slot)
         bound.run(step.tokens)
-        return self._logits[:rows]
+        return bound.rows
 
-    def transfer(self, transfer: Transfer) -> None:
-        """Make a copy within the cache."""
-        self._arena.transfer(transfer)
+    def _set_idle(self, bound: _Bound, slot: int) -> None:
+        """Have a row without a sequence write where its slot's owner will write next.
+
+        A sequence never fills its slot: its last token is drawn, and not run.
+        """
+        past = min(self._held[slot], self.capacity - 1)
+        self._arena.make_room(slot, past, 1)
+        bound.set(slot, Row(past, (0,)), self._arena.start(slot), 0)
 
     def _first_turn(self, row: Row) -> int:
         """Return the row of the rotary tables that position 0 takes."""
@@ -86,14 +194,44 @@ class OnnxBackend:
             return 0
         return long_rope.original_context
 
+    def _graph(self, rows: int) -> int:
+        return rows if self._captures else GRAPH_OFF
+
+    def _bind_decode(self, rows: int) -> _Bound:
+        staging = self._device.stage(_layout(rows, 1))
+        # A captured graph keeps the numbers it was captured with, that of positions among them:
+        # the most there can be.
+        totals = (self.capacity, self._arena.window_capacity) if self._captures else None
+        bound = _Bound(
+            Binding(self._session, self._device, self._graph(rows)),
+            self._device,
+            staging,
+            sizes=(rows, 1),
+            totals=totals,
+        )
+        return self._bind_slots(bound, 0)
+
     def _bind(self, slot: int, rows: int, width: int) -> _Bound:
-        bound = _Bound(self._session, self._manifest, rows, width)
-        bound.binding.output("logits", self._logits[:rows])
-        for layer in range(self._manifest.cache.layers):
-            views = self._arena.rows(layer, slot, rows)
+        staging = self._prompt
+        if rows > 1 or width > self._prompt.host["input_ids"].size:
+            staging = self._device.stage(_layout(rows, width))
+        binding = Binding(self._session, self._device, GRAPH_OFF)
+        bound = _Bound(binding, self._device, staging, sizes=(rows, width))
+        return self._bind_slots(bound, slot)
+
+    def _bind_slots(self, bound: _Bound, slot: int) -> _Bound:
+        """Bind what a step reads and writes besides its own inputs, its first row in ``slot``."""
+        binding, cache = bound.binding, self._manifest.cache
+        kinds = {"": cache.whole_layers, "window_": cache.windowed_layers}
+        bound.bind([kind for kind, layers in kinds.items() if layers])
+        if cache.windowed_layers or self._manifest.long_rope is not None:
+            bound.bind_positions()
+        binding.output("logits", self._logits[: bound.rows])
+        for layer in range(cache.layers):
+            views = self._arena.rows(layer, slot, bound.rows)
             for kind, memory in zip(("key", "value"), views, strict=True):
-                bound.binding.input(f"past_{kind}.{layer}", memory)
-                bound.binding.output(f"present_{kind}.{layer}", memory)
+                binding.input(f"past_{kind}.{layer}", memory)
+                binding.output(f"present_{kind}.{layer}", memory)
         return bound
 
 
@@ -102,24 +240,51 @@ class _Bound:
 
     Attributes:
         binding: The binding itself.
+        rows: Rows it runs.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, manifest: Manifest, rows: int, width: int
+        self,
+        binding: Binding,
+        device: Device,
+        staging: Staging,
+        *,
+        sizes: tuple[int, int],
+        totals: tuple[int, int] | None = None,
     ) -> None:
-        self.binding = Binding(session)
-        self._ids = np.zeros((rows, width), np.int64)
-        self._positions = np.zeros((rows, width), np.int64)
-        self._offsets = np.arange(width)
-        self._whole = _Filled(rows)
-        self._windowed = _Filled(rows)
-        self.binding.input("input_ids", self._ids)
-        if manifest.cache.whole_layers:
-            self._whole.bind(self.binding, "")
-        if manifest.cache.windowed_layers:
-            self._windowed.bind(self.binding, "window_")
-        if manifest.cache.windowed_layers or manifest.long_rope is not None:
-            self.binding.input("position_ids", self._positions)
+        """Take room for a step's inputs.
+
+        Args:
+            binding: What to run.
+            device: Where it runs.
+            staging: Room for the inputs of such a step, or a longer one.
+            sizes: Its rows, and the tokens of each.
+            totals: The most positions there are, in layers without and with a window, if those are
+                to be told instead of the step's own.
+        """
+        self.binding = binding
+        self.rows, self._width = sizes
+        self._device = device
+        self._staging = staging
+        self._offsets = np.arange(self._width)
+        host = staging.host
+        self._ids = host["input_ids"][:, : self._width]
+        self._positions = host["position_ids"][:, : self._width]
+        whole, windowed = totals or (None, None)
+        self._whole = _Filled(host["seqlens_k"], whole)
+        self._windowed = _Filled(host["window_seqlens_k"], windowed)
+
+    def bind(self, kinds: Sequence[str]) -> None:
+        """Bind the tokens, and how full the cache is in layers of these kinds."""
+        filled = {"": self._whole, "window_": self._windowed}
+        self.binding.input("input_ids", self._staging.device["input_ids"][:, : self._width])
+        for kind in kinds:
+            filled[kind].bind(self.binding, kind, self._staging.device)
+
+    def bind_positions(self) -> None:
+        """Bind the rows of the rotary tables."""
+        positions = self._staging.device["position_ids"]
+        self.binding.input("position_ids", positions[:, : self._width])
 
     def set(self, number: int, row: Row, start: int, first_turn: int) -> None:
         """Write a row's inputs.
@@ -139,6 +304,7 @@ class _Bound:
         """Run the session; see :meth:`Binding.run`."""
         self._whole.finish()
         self._windowed.finish()
+        self._device.upload(self._staging)
         self.binding.run(tokens)
 
 
@@ -147,18 +313,38 @@ class _Filled:
 
     Attributes:
         seqlens: ``int32[rows]``, positions of each row, less one.
-        total: ``int32``, the most positions of any row.
+        total: ``int32``, the most positions of any row. The operator reads it on the host.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.seqlens = np.zeros(rows, np.int32)
-        self.total = np.zeros((), np.int32)
+    def __init__(self, seqlens: NDArray[np.int32], total: int | None) -> None:
+        self.seqlens = seqlens
+        self.total = np.asarray(total or 0, np.int32)
+        self._is_fixed = total is not None
 
-    def bind(self, binding: Binding, prefix: str) -> None:
+    def bind(self, binding: Binding, prefix: str, arrays: Mapping[str, Array]) -> None:
         """Bind both to the inputs of layers of one kind."""
-        binding.input(f"{prefix}seqlens_k", self.seqlens)
-        binding.input(f"{prefix}total_sequence_length", self.total)
+        binding.input(f"{prefix}seqlens_k", arrays[f"{prefix}seqlens_k"])
+        binding.host_input(f"{prefix}total_sequence_length", self.total)
 
     def finish(self) -> None:
         """Bring the total up to date."""
-        self.total[()] = self.seqlens.max() + 1
+        if not self._is_fixed:
+            self.total[()] = self.seqlens.max() + 1
+
+
+def _layout(rows: int, width: int) -> Layout:
+    return {
+        "input_ids": ((rows, width), "int64"),
+        "position_ids": ((rows, width), "int64"),
+        "seqlens_k": ((rows,), "int32"),
+        "window_seqlens_k": ((rows,), "int32"),
+    }
+
+
+def _buckets(slots: int) -> list[int]:
+    """Return the numbers of rows to have bindings for: powers of two, and all slots."""
+    return sorted({slots, *(1 << n for n in range(slots.bit_length()))})
+
+
+def _bucket(rows: int, buckets: Sequence[int]) -> int:
+    return next(size for size in buckets if size >= rows)

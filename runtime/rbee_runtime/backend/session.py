@@ -3,31 +3,86 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import psutil
 from numpy.typing import NDArray
 
-from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
+from rbee_runtime.device import Array, CudaDevice, Device, HostDevice
+from rbee_runtime.errors import (
+    ArtifactError,
+    DeviceError,
+    InferenceFailed,
+    OutOfMemory,
+    RuntimeFault,
+)
 
-_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+_ELEMENTS: Mapping[str, int] = MappingProxyType({"bfloat16": 16})
+"""ONNX's numbers of the types that NumPy has not."""
+
+_CUDA: Mapping[str, str] = MappingProxyType(
+    {
+        # Memory grows by what is asked for, not by doubling: twice the weights would not fit.
+        "arena_extend_strategy": "kSameAsRequested",
+        # Decode replays captured graphs; a run that is not to be captured says so (GRAPH_OFF).
+        "enable_cuda_graph": "1",
+        # Of the products that are left in fp32, none is large, and a sampler's sums are exact.
+        "use_tf32": "0",
+        # Copies are ours and on the same stream as everything else.
+        "do_copy_in_default_stream": "1",
+    }
+)
+"""The CUDA provider's options, the device and the stream apart. There is no ``gpu_mem_limit``: the
+cache takes its share first, and a step that finds no memory fails alone. Convolutions, which the
+``cudnn`` options are about, do not occur."""
+
+GRAPH_OFF = -1
+"""The number of no captured graph: such a run is neither captured nor replayed."""
 
 
-def open_session(graph: Path) -> ort.InferenceSession:
-    """Load a graph on the CPU provider.
+def open_session(graph: Path, device: Device) -> ort.InferenceSession:
+    """Load a graph on the provider of a device.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
+        OutOfMemory: The device has no room for its weights.
+        DeviceError: The provider does not work.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = _threads()
     options.log_severity_level = 3
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if isinstance(device, CudaDevice) and device.memory_name == "cuda":
+        # Weights are allocated to the byte, outside of the arena that steps share.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        choices = {"device_id": str(device.index), "user_compute_stream": str(device.stream)}
+        providers.insert(0, ("CUDAExecutionProvider", {**_CUDA, **choices}))
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # the library's exceptions share no narrower base
+        if _is_memory(str(error)):
+            raise OutOfMemory(f"{graph}: {device.name} has no room for the weights") from error
         raise ArtifactError(f"{graph}: ONNX Runtime cannot load the graph: {error}") from error
+    # Where a provider cannot be loaded, the library goes on without it.
+    if len(session.get_providers()) < len(providers):
+        raise DeviceError(
+            "ONNX Runtime cannot load its CUDA provider here, though driver and libraries are "
+            "there; see that their versions fit"
+        )
+    return session
 
 
 class Binding:
@@ -35,19 +90,36 @@ class Binding:
 
     Args:
         session: The session to run.
+        device: Where the arrays are.
+        graph: Number under which the CUDA provider captures the run at its first time, and replays
+            it from then on; with the same arrays and sizes only.
     """
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, device: Device, graph: int = GRAPH_OFF
+    ) -> None:
         self._session = session
+        self._device = device
         self._binding = session.io_binding()
+        self._options: ort.RunOptions | None = None
+        if not isinstance(device, HostDevice):
+            self._options = ort.RunOptions()
+            self._options.add_run_config_entry("gpu_graph_id", str(graph))
+            # The stream keeps the order; who needs a result waits for it.
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def input(self, name: str, array: NDArray[Any]) -> None:
+    def input(self, name: str, array: Array) -> None:
         """Have the session read ``array``, which must be contiguous and outlive the binding."""
-        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._binding.bind_input(name, *self._place(array))
 
-    def output(self, name: str, array: NDArray[Any]) -> None:
+    def host_input(self, name: str, array: NDArray[Any]) -> None:
+        """Have the session read an array of the host's, alike."""
+        address = array.ctypes.data
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, address)
+
+    def output(self, name: str, array: Array) -> None:
         """Have the session write ``array``, which must be contiguous and outlive the binding."""
-        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._binding.bind_output(name, *self._place(array))
 
     def run(self, tokens: int) -> None:
         """Run the session once.
@@ -57,15 +129,29 @@ class Binding:
 
         Raises:
             OutOfMemory: The provider could not allocate what the step needs.
+            DeviceLost: The device has failed.
             InferenceFailed: It failed otherwise.
         """
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, self._options)
         except Exception as error:  # the binding's exceptions share no narrower base
-            message = str(error)
-            if any(sign in message for sign in _OUT_OF_MEMORY):
-                raise OutOfMemory(f"the step over {tokens} tokens ran out of memory") from error
-            raise InferenceFailed(f"the step failed in ONNX Runtime: {message}") from error
+            raise self._fault(str(error), tokens) from error
+
+    def _fault(self, message: str, tokens: int) -> RuntimeFault:
+        if _is_memory(message):
+            return OutOfMemory(f"the step over {tokens} tokens ran out of memory")
+        # A device that has failed says so again to whoever asks.
+        self._device.finish()
+        return InferenceFailed(f"the step failed in ONNX Runtime: {message}")
+
+    def _place(self, array: Array) -> tuple[str, int, Any, tuple[int, ...], int]:
+        device, dtype = self._device, array.dtype
+        element = _ELEMENTS.get(str(dtype)) or np.dtype(dtype)
+        return device.memory_name, device.index, element, array.shape, device.address(array)
+
+
+def _is_memory(message: str) -> bool:
+    return any(sign in message for sign in _OUT_OF_MEMORY)
 
 
 def _threads() -> int:

@@ -1,0 +1,129 @@
+"""The choice of a backend, and of the device it runs on."""
+
+from __future__ import annotations
+
+import logging
+
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.backend import Backend
+from rbee_runtime.backend.dynamic import DynamicBackend
+from rbee_runtime.backend.onnx import OnnxBackend
+from rbee_runtime.backend.session import open_session
+from rbee_runtime.device import Device, HostDevice, has_driver, open_cuda
+from rbee_runtime.errors import DeviceError
+from rbee_runtime.memory import (
+    DEFAULT_BUDGET,
+    MOST_SLOTS,
+    MOST_SLOTS_ON_GPU,
+    Budget,
+    budget_bytes,
+    plan_cache,
+)
+from rbee_runtime.step import PREFILL_CHUNK
+
+_LOG = logging.getLogger("rbee.backend")
+
+
+def open_backend(
+    artifact: Artifact,
+    name: str | None = None,
+    device: int = 0,
+    *,
+    slots: int | None = None,
+    context: int | None = None,
+    chunk: int = PREFILL_CHUNK,
+    budget: Budget = DEFAULT_BUDGET,
+) -> Backend:
+    """Load the model on the backend of this name, or on the best one that works here.
+
+    Args:
+        artifact: The model.
+        name: ``cpu``, ``cuda``, ``tensorrt``, or ``None``.
+        device: Index of the device.
+        slots: Sequences to hold at a time; ``None`` for as many as fit, up to 16, on a GPU 64.
+        context: Positions of each; ``None`` for the model's context, or what fits.
+        chunk: Tokens of a step at most.
+        budget: Memory of the cache; a share of what is free once the weights are loaded, or bytes.
+
+    Raises:
+        ArtifactError: The graph cannot be loaded.
+        DeviceError: The backend or the device is not to be had here.
+        OutOfMemory: The cache does not fit.
+        InvalidSetting: A number is out of its range.
+    """
+    manifest = artifact.manifest
+    if manifest.target == "tensorrt":
+        raise DeviceError(
+            f"{artifact.path}: compiled for tensorrt, which this version does not run; "
+            "export it again without --target, or with --target cuda"
+        )
+    chosen = choose_device(artifact, name, device)
+    most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
+    traced = manifest.dialect == "optimum"
+    session = open_session(artifact.file("graph"), chosen)
+    plan = plan_cache(
+        manifest.cache,
+        manifest.shapes.context_length,
+        budget_bytes(budget, chosen.available()),
+        slots=slots,
+        context=context,
+        chunk=chunk,
+        # A traced graph's past and present are two: beside the slots there is a spare region.
+        spare=1 if traced else 0,
+        most_slots=most_slots,
+    )
+    if traced:
+        return DynamicBackend(artifact, session, plan)
+    return OnnxBackend(artifact, session, plan, chosen)
+
+
+def choose_device(artifact: Artifact, name: str | None, index: int) -> Device:
+    """Open the device to run an artifact on, and say in one log line why that one.
+
+    Args:
+        artifact: What is to run.
+        name: ``cpu`` or ``cuda``; ``None`` for the GPU, where there is one and the artifact is
+            for it, and else the CPU.
+        index: Which device of that kind.
+
+    Raises:
+        DeviceError: It does not work here, or the artifact is not for it; one line says which.
+    """
+    target = artifact.manifest.target
+    if name == "tensorrt":
+        raise DeviceError(
+            "backend 'tensorrt' does not run here yet; use --backend cuda with an artifact "
+            "exported with --target cuda"
+        )
+    if name not in (None, "cpu", "cuda"):
+        raise DeviceError(f"backend {name!r} is not known; use cpu, cuda or tensorrt")
+    if name == "cuda":
+        if target != "cuda":
+            raise DeviceError(
+                f"{artifact.path}: this artifact is compiled for {target}; "
+                "export with --target cuda"
+            )
+        return _said(open_cuda(index), "as asked")
+    if name == "cpu":
+        return _said(_cpu(artifact, index), "as asked")
+    if target != "cuda":
+        return _said(_cpu(artifact, index), f"the artifact is compiled for {target}")
+    if has_driver():
+        return _said(open_cuda(index), "an NVIDIA GPU is here and the artifact is for it")
+    return _said(_cpu(artifact, index), "no NVIDIA driver is here")
+
+
+def _cpu(artifact: Artifact, index: int) -> HostDevice:
+    if index != 0:
+        raise DeviceError(f"device {index} does not exist: the CPU is device 0")
+    if artifact.manifest.cache.dtype == "bfloat16":
+        raise DeviceError(
+            f"{artifact.path}: computes in bf16, for which the CPU has no operators; "
+            "export it again with another --precision"
+        )
+    return HostDevice()
+
+
+def _said(device: Device, why: str) -> Device:
+    _LOG.info("Running on %s device %d: %s", device.name, device.index, why)
+    return device

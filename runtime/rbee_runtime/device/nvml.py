@@ -1,0 +1,90 @@
+"""What NVIDIA's management library says of a GPU's memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rbee_runtime.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of a GPU, in bytes.
+
+    Attributes:
+        total: All of it.
+        used: In use, by whomever.
+        own: Of that, by this process; ``None`` where the driver does not tell, as in most
+            containers.
+    """
+
+    total: int
+    used: int
+    own: int | None
+
+    @property
+    def others(self) -> int | None:
+        """In use by other processes and the driver."""
+        return None if self.own is None else max(0, self.used - self.own)
+
+
+class Nvml:
+    """The management library, on one GPU.
+
+    Args:
+        library: The module ``pynvml``, or what behaves like it.
+        bus_id: Where the GPU is on the PCI bus: CUDA and this library number GPUs differently.
+
+    Raises:
+        DeviceError: It does not know that GPU.
+    """
+
+    def __init__(self, library: Any, bus_id: str) -> None:
+        self._nvml = library
+        try:
+            self._handle = library.nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+        except library.NVMLError as error:
+            raise DeviceError(f"NVML knows no GPU at {bus_id}: {error}") from error
+
+    @classmethod
+    def load(cls, bus_id: str) -> Self:
+        """Load the library, which comes with the driver.
+
+        Raises:
+            DeviceError: There is none, or it does not know that GPU.
+        """
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise DeviceError(f"NVIDIA's management library does not start: {error}") from error
+        return cls(pynvml, bus_id)
+
+    def memory(self) -> GpuMemory:
+        """Return the GPU's memory as it is now.
+
+        Raises:
+            DeviceError: The GPU does not answer.
+        """
+        try:
+            all_of_it = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError as error:
+            raise DeviceError(f"the GPU does not tell its memory: {error}") from error
+        mine = [process.usedGpuMemory for process in running if process.pid == os.getpid()]
+        own = sum(mine) if mine and None not in mine else None
+        return GpuMemory(int(all_of_it.total), int(all_of_it.used), own)
+
+
+def has_driver() -> bool:
+    """Return whether an NVIDIA driver is installed that knows at least one GPU."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return bool(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return False
