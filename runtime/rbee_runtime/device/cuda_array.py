@@ -108,7 +108,7 @@ def strips(target: CudaArray, source: CudaArray) -> list[Strip]:
     """Return the copies that bring one view to another of the same shape and type.
 
     Axes that follow one another without a gap in both are taken as one; what then has more than
-    three axes takes several copies.
+    three axes takes several copies. So do slices that do not begin a whole number of rows apart.
 
     Raises:
         ValueError: The views differ in shape or type.
@@ -133,7 +133,11 @@ def strips(target: CudaArray, source: CudaArray) -> list[Strip]:
             axes.append((size, t, s))
     axes += [(1, 0, 0)] * (3 - len(axes))
     (width, _, _), (rows, row_t, row_s), (slices, slice_t, slice_s) = axes[:3]
+    outer = axes[3:]
+    if slices > 1 and (slice_t % row_t or slice_s % row_s):
+        outer = axes[2:]
+        slices = 1
     starts = [(target.address, source.address)]
-    for size, t, s in axes[3:]:
+    for size, t, s in outer:
         starts = [(a + i * t, b + i * s) for a, b in starts for i in range(size)]
     return [Strip(a, b, width, rows, slices, (row_t, slice_t), (row_s, slice_s)) for a, b in starts]

@@ -119,22 +119,8 @@ class CudaLibrary:
         if strip.rows == 1 and strip.slices == 1:
             self._copy(strip.target, strip.source, strip.width, _WITHIN, stream)
             return
-        if _is_regular(strip):
-            parameters = _Copy3D.of(strip)
-            self._call("cudaMemcpy3DAsync", ctypes.byref(parameters), ctypes.c_void_p(stream))
-            return
-        for number in range(strip.slices):
-            self._call(
-                "cudaMemcpy2DAsync",
-                ctypes.c_void_p(strip.target + number * strip.target_steps[1]),
-                ctypes.c_size_t(strip.target_steps[0]),
-                ctypes.c_void_p(strip.source + number * strip.source_steps[1]),
-                ctypes.c_size_t(strip.source_steps[0]),
-                ctypes.c_size_t(strip.width),
-                ctypes.c_size_t(strip.rows),
-                _WITHIN,
-                ctypes.c_void_p(stream),
-            )
+        parameters = _Copy3D.of(strip)
+        self._call("cudaMemcpy3DAsync", ctypes.byref(parameters), ctypes.c_void_p(stream))
 
     def wait(self, stream: int) -> None:
         """Wait until a stream is done.
@@ -234,12 +220,6 @@ def _pitched(address: int, steps: tuple[int, int], strip: Strip) -> _Pitched:
     row, stride = steps
     rows = stride // row if strip.slices > 1 else strip.rows
     return _Pitched(address, row, strip.width, rows)
-
-
-def _is_regular(strip: Strip) -> bool:
-    """Return whether slices begin a whole number of rows apart, as one call wants them."""
-    pairs = (strip.target_steps, strip.source_steps)
-    return strip.slices == 1 or all(stride % row == 0 for row, stride in pairs)
 
 
 def _open(library: str) -> ctypes.CDLL:
