@@ -60,7 +60,10 @@ class Artifact:
             once += ["greedy", "sampler"]
         for role in once:
             if roles.count(role) != 1:
-                raise ArtifactError(f"{path}: the manifest must name exactly one {role} file")
+                raise ArtifactError(
+                    f"{path}: the manifest must name exactly one {role} file; "
+                    "export the model again"
+                )
         if "weights" not in roles:
             raise ArtifactError(f"{path}: the manifest names no weights file")
         return cls(path, manifest)

@@ -66,6 +66,8 @@ def open_session(graph: Path, device: Device) -> ort.InferenceSession:
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
     if isinstance(device, CudaDevice) and device.memory_name == "cuda":
+        # It warns of plug-ins that it has no need of.
+        ort.set_default_logger_severity(3)
         # Weights are allocated to the byte, outside of the arena that steps share.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         choices = {"device_id": str(device.index), "user_compute_stream": str(device.stream)}

@@ -1,0 +1,108 @@
+"""Opens artifacts on the CUDA provider over the stand-in libraries, and decodes with them.
+
+Run as a program, with the libraries in ``LD_LIBRARY_PATH``. Prints a JSON object for each artifact:
+the operators that are not the provider's, or the error; and after ``--decode``, what a step asks of
+the GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend import OnnxBackend
+from rbee_runtime.backend.session import open_session
+from rbee_runtime.device import CudaDevice, CudaLibrary
+from rbee_runtime.errors import RuntimeFault
+from rbee_runtime.memory import plan_cache
+from rbee_runtime.request import GREEDY, SamplingParams
+from rbee_runtime.sampling import RowSampler
+from rbee_runtime.step import Row, Step
+
+
+def outside(graph: Path) -> list[str]:
+    """Return the operators of a graph that run on the CPU beside the provider."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), "CPUExecutionProvider"]
+    session = ort.InferenceSession(graph, options, providers=providers)
+    return [
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != "CUDAExecutionProvider"
+        for node in part.get_nodes()
+    ]
+
+
+class Counts:
+    """What the stand-in was asked since the last time."""
+
+    def __init__(self) -> None:
+        runtime = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
+        copies = (ctypes.c_long * 5).in_dll(runtime, "fake_copies")
+        names = ("fake_allocations", "fake_captures", "fake_replays", "fake_waits")
+        self._numbers: Mapping[str, Any] = {
+            name.removeprefix("fake_"): ctypes.c_long.in_dll(runtime, name) for name in names
+        }
+        self._copies = copies
+
+    def take(self) -> dict[str, int]:
+        counts = {name: number.value for name, number in self._numbers.items()}
+        counts |= {"to_device": self._copies[1], "to_host": self._copies[2]}
+        for number in self._numbers.values():
+            number.value = 0
+        ctypes.memset(self._copies, 0, ctypes.sizeof(self._copies))
+        return counts
+
+
+def decode(artifact: Artifact) -> dict[str, dict[str, int]]:
+    """Return what warming up and steps of three rows ask of the GPU."""
+    library = CudaLibrary.load(0)
+    device = CudaDevice(library, 0, lambda: 0)
+    manifest = artifact.manifest
+    plan = plan_cache(manifest.cache, 320, 1 << 28, slots=4, context=320, chunk=256)
+    backend = OnnxBackend(artifact, open_session(artifact.file("graph"), device), plan, device)
+    counts = Counts()
+    asked = {}
+    counts.take()
+    backend.warm_up()
+    asked["warm_up"] = counts.take()
+    params = {"greedy": GREEDY, "sampled": SamplingParams(top_p=0.9, seed=1)}
+    for name, one in params.items():
+        samplers = [RowSampler(one, ()) for _ in range(3)]
+        for past in (5, 6, 7):
+            counts.take()
+            backend.advance(Step(0, [Row(past, [3])] * 3), samplers)
+        asked[name] = counts.take()
+    return asked
+
+
+def main(paths: list[str]) -> None:
+    decodes = "--decode" in paths
+    for path in (Path(path) for path in paths if path != "--decode"):
+        artifact = Artifact.open(path)
+        report: dict[str, Any] = {"artifact": path.name}
+        try:
+            entries = {entry.role: entry.path for entry in artifact.manifest.files}
+            for role in ("graph", "greedy", "sampler"):
+                if role in entries:
+                    report[role] = outside(path / entries[role])
+            if decodes:
+                report["asked"] = decode(artifact)
+        except (RuntimeFault, RuntimeError) as error:
+            report["error"] = str(error)
+        except Exception as error:  # ONNX Runtime's share no narrower base
+            report["error"] = f"{type(error).__name__}: {error}"
+        print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
