@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.interactive and arguments.raw:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
     try:
-        with Engine.load(arguments.model, backend=arguments.backend, slots=1) as engine:
+        with Engine.load(
+            arguments.model, backend=arguments.backend, device=arguments.device, slots=1
+        ) as engine:
             return _generate(engine, arguments)
     except InvalidRequest as error:
         return _complain(error, BAD_ARGUMENTS)
@@ -117,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--raw", action="store_true", help="send the prompt as it is, without the chat template"
     )
-    parser.add_argument("--backend", help="default: the best that works here")
+    parser.add_argument("--backend", help="cpu or cuda; default: the best that works here")
+    parser.add_argument(
+        "--device", type=int, default=0, help="index of the GPU; default: %(default)s"
+    )
     return parser
 
 

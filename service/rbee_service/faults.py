@@ -7,6 +7,7 @@ from http import HTTPStatus
 from rbee_runtime.errors import (
     ContextOverflow,
     DeadlineExceeded,
+    DeviceLost,
     EngineClosed,
     InvalidRequest,
     OutOfMemory,
@@ -32,6 +33,8 @@ def refusal(fault: RuntimeFault) -> ApiError | InvalidFields:
             return ApiError(ErrorCode.INSUFFICIENT_VRAM, message)
         case DeadlineExceeded():
             return deadline_passed()
+        case DeviceLost():
+            return ApiError(ErrorCode.CUDA_ERROR, message)
         case EngineClosed():
             return ApiError(ErrorCode.WORKER_UNHEALTHY, message)
     return ApiError(ErrorCode.INTERNAL, message)

@@ -238,4 +238,6 @@ async def test_a_hive_that_refuses(tiny_artifact: Path, hive: Hive) -> None:
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="needs a machine without a GPU")
 def test_a_device_that_is_not_there(tiny_artifact: Path) -> None:
-    last_line(*run("--model", str(tiny_artifact), "--port", "0", "--backend", "cuda"), expected=5)
+    flags = ["--model", str(tiny_artifact), "--port", "0", "--backend", "cuda"]
+    line = last_line(*run(*flags), expected=5)
+    assert "compiled for cpu; export with --target cuda" in line

@@ -36,7 +36,7 @@ class CudaLibrary:
         code = runtime.cudaGetDeviceCount(ctypes.byref(count))
         if code != 0:
             raise DeviceError(f"CUDA finds no usable device: {self._says(code)}")
-        if device >= count.value:
+        if not 0 <= device < count.value:
             raise DeviceError(
                 f"device {device} does not exist: CUDA sees {count.value}, numbered from 0"
             )
