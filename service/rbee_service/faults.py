@@ -33,8 +33,6 @@ def refusal(fault: RuntimeFault) -> ApiError | InvalidFields:
             return ApiError(ErrorCode.INSUFFICIENT_VRAM, message)
         case DeadlineExceeded():
             return deadline_passed()
-        case DeviceLost():
-            return ApiError(ErrorCode.CUDA_ERROR, message)
         case EngineClosed():
             return ApiError(ErrorCode.WORKER_UNHEALTHY, message)
     return ApiError(ErrorCode.INTERNAL, message)
@@ -58,6 +56,8 @@ def incomplete(ended: End | Failed) -> ApiError | None:
             )
         case End():
             return None
+        case Failed(device_lost=True):
+            return ApiError(ErrorCode.CUDA_ERROR, ended.message)
         case Failed(EventError.VRAM_OOM):
             return ApiError(ErrorCode.INSUFFICIENT_VRAM, ended.message)
         case Failed(EventError.TIMEOUT):
@@ -78,4 +78,4 @@ def failure(fault: RuntimeFault) -> Failed:
             code = EventError.INVALID_REQUEST
         case _:
             code = EventError.INFERENCE_FAILED
-    return Failed(code, str(fault))
+    return Failed(code, str(fault), isinstance(fault, DeviceLost))

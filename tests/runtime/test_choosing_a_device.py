@@ -20,6 +20,7 @@ from support.makers import MakeArtifact
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import open_backend, opening
 from rbee_runtime.device import CudaLibrary, Nvml, cuda_library
+from rbee_runtime.device.nvml import Usage
 from rbee_runtime.errors import DeviceError, DeviceLost, OutOfMemory
 
 Open = Callable[..., Any]
@@ -154,6 +155,7 @@ class FakeNvml:
     """What :class:`~rbee_runtime.device.Nvml` calls of ``pynvml``."""
 
     NVMLError = NvmlFault
+    used: int = 9_000
     processes: list[SimpleNamespace] = field(default_factory=list)
     lost: bool = False
 
@@ -165,7 +167,7 @@ class FakeNvml:
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
         if self.lost:
             raise NvmlFault("GPU is lost")
-        return SimpleNamespace(total=24_000, used=9_000)
+        return SimpleNamespace(total=24_000, used=self.used)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
         return self.processes
@@ -190,3 +192,14 @@ def test_a_gpu_that_nvml_does_not_know_or_has_lost() -> None:
     fake.lost = True
     with pytest.raises(DeviceError, match="GPU is lost"):
         nvml.memory()
+
+
+def test_what_is_held_without_knowing_whose_it_is() -> None:
+    fake = FakeNvml()
+    usage = Usage(Nvml(fake, "0000:01:00.0"))
+    fake.used += 500
+    assert usage.held() == 500
+    fake.processes.append(SimpleNamespace(pid=os.getpid(), usedGpuMemory=450))
+    assert usage.held() == 450
+    fake.lost = True
+    assert usage.held() == 450

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rbee_runtime.device.cuda_array import CudaArray, item_bytes, strips
 from rbee_runtime.device.cuda_library import CudaLibrary, CudaMemory
 from rbee_runtime.device.device import Array, Layout, Staging
-from rbee_runtime.device.nvml import Nvml
+from rbee_runtime.device.nvml import Nvml, Usage
 
 _ALIGNED = 256
 """Bytes to which arrays in one block are aligned, as ``cudaMalloc`` aligns them."""
@@ -123,10 +123,6 @@ class CudaDevice:
         """See :class:`~rbee_runtime.device.device.Device`."""
         return self._held()
 
-    def use(self) -> None:
-        """Make the device the calling thread's."""
-        self._library.use()
-
     @staticmethod
     def _contiguous(array: Array) -> CudaArray:
         assert isinstance(array, CudaArray)
@@ -151,12 +147,4 @@ def open_cuda(index: int) -> CudaDevice:
         DeviceError: A library, the driver or the GPU is missing; the message says which.
     """
     library = CudaLibrary.load(index)
-    nvml = Nvml.load(library.bus_id())
-    before = nvml.memory().used
-
-    def held() -> int:
-        memory = nvml.memory()
-        # In most containers the driver does not tell whose memory is whose.
-        return max(0, memory.used - before) if memory.own is None else memory.own
-
-    return CudaDevice(library, index, held)
+    return CudaDevice(library, index, Usage(Nvml.load(library.bus_id())).held)

@@ -76,6 +76,7 @@ class CudaLibrary:
         Raises:
             OutOfMemory: It does not have them.
         """
+        self.use()
         pointer = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size), asked=size)
         self._call("cudaMemset", pointer, 0, ctypes.c_size_t(size))
@@ -132,6 +133,7 @@ class CudaLibrary:
 
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes of the device."""
+        self.use()
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value

@@ -79,6 +79,35 @@ class Nvml:
         return GpuMemory(int(all_of_it.total), int(all_of_it.used), own)
 
 
+class Usage:
+    """How much of a GPU's memory this process holds, from the moment this is made.
+
+    Args:
+        nvml: The GPU's.
+
+    Raises:
+        DeviceError: The GPU does not answer.
+    """
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+        self._before = nvml.memory().used
+        self._last = 0
+
+    def held(self) -> int:
+        """Return the bytes held; of a GPU that no longer answers, the last that were known.
+
+        Where the driver does not tell whose memory is whose, all that has been taken since counts.
+        """
+        try:
+            memory = self._nvml.memory()
+        except DeviceError:
+            return self._last
+        grown = max(0, memory.used - self._before)
+        self._last = grown if memory.own is None else memory.own
+        return self._last
+
+
 def has_driver() -> bool:
     """Return whether an NVIDIA driver is installed that knows at least one GPU."""
     import pynvml
