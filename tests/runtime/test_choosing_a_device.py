@@ -174,7 +174,7 @@ class FakeNvml:
 
 
 def test_memory_is_told_apart_by_process() -> None:
-    fake = FakeNvml([SimpleNamespace(pid=1, usedGpuMemory=2_000)])
+    fake = FakeNvml(processes=[SimpleNamespace(pid=1, usedGpuMemory=2_000)])
     nvml = Nvml(fake, "0000:01:00.0")
     assert nvml.memory().own is None  # a container: the driver knows this process by another id
     fake.processes.append(SimpleNamespace(pid=os.getpid(), usedGpuMemory=6_000))
