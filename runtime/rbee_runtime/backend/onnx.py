@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.bound_step import BoundStep, step_layout
 from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
-from rbee_runtime.device import Array, Device, Layout, Staging
+from rbee_runtime.device import Device
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
@@ -73,7 +74,7 @@ class OnnxBackend:
         self._held = [0] * plan.slots
         self._on_gpu = device.name != "cpu"
         self._captures = self._on_gpu and graphs
-        self._prompt = device.stage(_layout(1, max(plan.chunk, BLOCK)))
+        self._prompt = device.stage(step_layout(1, max(plan.chunk, BLOCK)))
         self._buckets = _buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
         self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
         self._sampler: DeviceSampler | None = None
@@ -178,7 +179,7 @@ class OnnxBackend:
         bound.run(step.tokens)
         return bound.rows
 
-    def _set_idle(self, bound: _Bound, slot: int) -> None:
+    def _set_idle(self, bound: BoundStep, slot: int) -> None:
         """Have a row without a sequence write where its slot's owner will write next.
 
         A sequence never fills its slot: its last token is drawn, and not run.
@@ -197,12 +198,12 @@ class OnnxBackend:
     def _graph(self, rows: int) -> int:
         return rows if self._captures else GRAPH_OFF
 
-    def _bind_decode(self, rows: int) -> _Bound:
-        staging = self._device.stage(_layout(rows, 1))
+    def _bind_decode(self, rows: int) -> BoundStep:
+        staging = self._device.stage(step_layout(rows, 1))
         # A captured graph keeps the numbers it was captured with, that of positions among them:
         # the most there can be.
         totals = (self.capacity, self._arena.window_capacity) if self._captures else None
-        bound = _Bound(
+        bound = BoundStep(
             Binding(self._session, self._device, self._graph(rows)),
             self._device,
             staging,
@@ -211,15 +212,15 @@ class OnnxBackend:
         )
         return self._bind_slots(bound, 0)
 
-    def _bind(self, slot: int, rows: int, width: int) -> _Bound:
+    def _bind(self, slot: int, rows: int, width: int) -> BoundStep:
         staging = self._prompt
         if rows > 1 or width > self._prompt.host["input_ids"].size:
-            staging = self._device.stage(_layout(rows, width))
+            staging = self._device.stage(step_layout(rows, width))
         binding = Binding(self._session, self._device, GRAPH_OFF)
-        bound = _Bound(binding, self._device, staging, sizes=(rows, width))
+        bound = BoundStep(binding, self._device, staging, sizes=(rows, width))
         return self._bind_slots(bound, slot)
 
-    def _bind_slots(self, bound: _Bound, slot: int) -> _Bound:
+    def _bind_slots(self, bound: BoundStep, slot: int) -> BoundStep:
         """Bind what a step reads and writes besides its own inputs, its first row in ``slot``."""
         binding, cache = bound.binding, self._manifest.cache
         kinds = {"": cache.whole_layers, "window_": cache.windowed_layers}
@@ -233,112 +234,6 @@ class OnnxBackend:
                 binding.input(f"past_{kind}.{layer}", memory)
                 binding.output(f"present_{kind}.{layer}", memory)
         return bound
-
-
-class _Bound:
-    """A binding with the inputs that change from step to step.
-
-    Attributes:
-        binding: The binding itself.
-        rows: Rows it runs.
-    """
-
-    def __init__(
-        self,
-        binding: Binding,
-        device: Device,
-        staging: Staging,
-        *,
-        sizes: tuple[int, int],
-        totals: tuple[int, int] | None = None,
-    ) -> None:
-        """Take room for a step's inputs.
-
-        Args:
-            binding: What to run.
-            device: Where it runs.
-            staging: Room for the inputs of such a step, or a longer one.
-            sizes: Its rows, and the tokens of each.
-            totals: The most positions there are, in layers without and with a window, if those are
-                to be told instead of the step's own.
-        """
-        self.binding = binding
-        self.rows, self._width = sizes
-        self._device = device
-        self._staging = staging
-        self._offsets = np.arange(self._width)
-        host = staging.host
-        self._ids = host["input_ids"][:, : self._width]
-        self._positions = host["position_ids"][:, : self._width]
-        whole, windowed = totals or (None, None)
-        self._whole = _Filled(host["seqlens_k"], whole)
-        self._windowed = _Filled(host["window_seqlens_k"], windowed)
-
-    def bind(self, kinds: Sequence[str]) -> None:
-        """Bind the tokens, and how full the cache is in layers of these kinds."""
-        filled = {"": self._whole, "window_": self._windowed}
-        self.binding.input("input_ids", self._staging.device["input_ids"][:, : self._width])
-        for kind in kinds:
-            filled[kind].bind(self.binding, kind, self._staging.device)
-
-    def bind_positions(self) -> None:
-        """Bind the rows of the rotary tables."""
-        positions = self._staging.device["position_ids"]
-        self.binding.input("position_ids", positions[:, : self._width])
-
-    def set(self, number: int, row: Row, start: int, first_turn: int) -> None:
-        """Write a row's inputs.
-
-        Args:
-            number: Which row.
-            row: What it is to run.
-            start: Position at which layers with a window begin.
-            first_turn: Row of the rotary tables that position 0 takes.
-        """
-        self._ids[number] = row.tokens
-        np.add(self._offsets, first_turn + row.past, out=self._positions[number])
-        self._whole.seqlens[number] = row.end - 1
-        self._windowed.seqlens[number] = row.end - start - 1
-
-    def run(self, tokens: int) -> None:
-        """Run the session; see :meth:`Binding.run`."""
-        self._whole.finish()
-        self._windowed.finish()
-        self._device.upload(self._staging)
-        self.binding.run(tokens)
-
-
-class _Filled:
-    """How many positions a step leaves filled, as the attention operator wants to be told.
-
-    Attributes:
-        seqlens: ``int32[rows]``, positions of each row, less one.
-        total: ``int32``, the most positions of any row. The operator reads it on the host.
-    """
-
-    def __init__(self, seqlens: NDArray[np.int32], total: int | None) -> None:
-        self.seqlens = seqlens
-        self.total = np.asarray(total or 0, np.int32)
-        self._is_fixed = total is not None
-
-    def bind(self, binding: Binding, prefix: str, arrays: Mapping[str, Array]) -> None:
-        """Bind both to the inputs of layers of one kind."""
-        binding.input(f"{prefix}seqlens_k", arrays[f"{prefix}seqlens_k"])
-        binding.host_input(f"{prefix}total_sequence_length", self.total)
-
-    def finish(self) -> None:
-        """Bring the total up to date."""
-        if not self._is_fixed:
-            self.total[()] = self.seqlens.max() + 1
-
-
-def _layout(rows: int, width: int) -> Layout:
-    return {
-        "input_ids": ((rows, width), "int64"),
-        "position_ids": ((rows, width), "int64"),
-        "seqlens_k": ((rows,), "int32"),
-        "window_seqlens_k": ((rows,), "int32"),
-    }
 
 
 def _buckets(slots: int) -> list[int]:

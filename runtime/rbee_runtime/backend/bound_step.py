@@ -1,0 +1,119 @@
+"""The inputs of a step, bound to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_runtime.backend.session import Binding
+from rbee_runtime.device import Array, Device, Layout, Staging
+from rbee_runtime.step import Row
+
+
+class BoundStep:
+    """A binding with the inputs that change from step to step.
+
+    Attributes:
+        binding: The binding itself.
+        rows: Rows it runs.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        device: Device,
+        staging: Staging,
+        *,
+        sizes: tuple[int, int],
+        totals: tuple[int, int] | None = None,
+    ) -> None:
+        """Take room for a step's inputs.
+
+        Args:
+            binding: What to run.
+            device: Where it runs.
+            staging: Room for the inputs of such a step, or a longer one.
+            sizes: Its rows, and the tokens of each.
+            totals: The most positions there are, in layers without and with a window, if those are
+                to be told instead of the step's own.
+        """
+        self.binding = binding
+        self.rows, self._width = sizes
+        self._device = device
+        self._staging = staging
+        self._offsets = np.arange(self._width)
+        host = staging.host
+        self._ids = host["input_ids"][:, : self._width]
+        self._positions = host["position_ids"][:, : self._width]
+        whole, windowed = totals or (None, None)
+        self._whole = _Filled(host["seqlens_k"], whole)
+        self._windowed = _Filled(host["window_seqlens_k"], windowed)
+
+    def bind(self, kinds: Sequence[str]) -> None:
+        """Bind the tokens, and how full the cache is in layers of these kinds."""
+        filled = {"": self._whole, "window_": self._windowed}
+        self.binding.input("input_ids", self._staging.device["input_ids"][:, : self._width])
+        for kind in kinds:
+            filled[kind].bind(self.binding, kind, self._staging.device)
+
+    def bind_positions(self) -> None:
+        """Bind the rows of the rotary tables."""
+        positions = self._staging.device["position_ids"]
+        self.binding.input("position_ids", positions[:, : self._width])
+
+    def set(self, number: int, row: Row, start: int, first_turn: int) -> None:
+        """Write a row's inputs.
+
+        Args:
+            number: Which row.
+            row: What it is to run.
+            start: Position at which layers with a window begin.
+            first_turn: Row of the rotary tables that position 0 takes.
+        """
+        self._ids[number] = row.tokens
+        np.add(self._offsets, first_turn + row.past, out=self._positions[number])
+        self._whole.seqlens[number] = row.end - 1
+        self._windowed.seqlens[number] = row.end - start - 1
+
+    def run(self, tokens: int) -> None:
+        """Run the session; see :meth:`Binding.run`."""
+        self._whole.finish()
+        self._windowed.finish()
+        self._device.upload(self._staging)
+        self.binding.run(tokens)
+
+
+class _Filled:
+    """How many positions a step leaves filled, as the attention operator wants to be told.
+
+    Attributes:
+        seqlens: ``int32[rows]``, positions of each row, less one.
+        total: ``int32``, the most positions of any row. The operator reads it on the host.
+    """
+
+    def __init__(self, seqlens: NDArray[np.int32], total: int | None) -> None:
+        self.seqlens = seqlens
+        self.total = np.asarray(total or 0, np.int32)
+        self._is_fixed = total is not None
+
+    def bind(self, binding: Binding, prefix: str, arrays: Mapping[str, Array]) -> None:
+        """Bind both to the inputs of layers of one kind."""
+        binding.input(f"{prefix}seqlens_k", arrays[f"{prefix}seqlens_k"])
+        binding.host_input(f"{prefix}total_sequence_length", self.total)
+
+    def finish(self) -> None:
+        """Bring the total up to date."""
+        if not self._is_fixed:
+            self.total[()] = self.seqlens.max() + 1
+
+
+def step_layout(rows: int, width: int) -> Layout:
+    """Return the inputs that a step of ``rows`` with ``width`` tokens each is told by."""
+    return {
+        "input_ids": ((rows, width), "int64"),
+        "position_ids": ((rows, width), "int64"),
+        "seqlens_k": ((rows,), "int32"),
+        "window_seqlens_k": ((rows,), "int32"),
+    }
