@@ -13,6 +13,7 @@ from rbee_bench.sample_model import find_sample_model
 
 BAD_ARGUMENTS = 2
 _LENGTHS = (32, 256, 1024)
+_RATES = (0.5, 1.0, 2.0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,21 +48,14 @@ def parser(purpose: str | None) -> Parser:
     decode = _on_model(commands, "decode", "tokens a second, beside other engines, by turns")
     _count(decode, "--tokens", 128, 2, "tokens of each completion")
     _count(decode, "--rounds", 6, 1, "rounds that count")
-    _count(decode, "--context", 32, 1, "prompt tokens")
+    _counts(decode, "--context", (32,), "tokens of the prompts")
 
     prefill = _on_model(commands, "prefill", "how fast prompts are read, by turns")
-    prefill.add_argument(
-        "--lengths",
-        type=_at_least(1),
-        nargs="+",
-        default=list(_LENGTHS),
-        metavar="N",
-        help=f"tokens of the prompts (default: {' '.join(map(str, _LENGTHS))})",
-    )
+    _counts(prefill, "--lengths", _LENGTHS, "tokens of the prompts")
     _count(prefill, "--rounds", 4, 1, "rounds that count")
 
     batch = _on_model(commands, "batch", "many prompts together, beside other engines, by turns")
-    _count(batch, "--sequences", 16, 1, "prompts completed together")
+    _counts(batch, "--sequences", (16,), "prompts completed together")
     _count(batch, "--tokens", 128, 2, "tokens of each completion")
     _count(batch, "--rounds", 4, 1, "rounds that count")
     _count(batch, "--context", 128, 1, "tokens of each prompt")
@@ -72,12 +66,40 @@ def parser(purpose: str | None) -> Parser:
         "--precision", choices=("int4", "gguf", "int8", "fp32"), default="int4", help="%(default)s"
     )
 
+    arrivals = _on_model(commands, "arrivals", "waits over HTTP when requests come at random")
+    arrivals.add_argument(
+        "--rates",
+        type=_rate,
+        nargs="+",
+        default=list(_RATES),
+        metavar="R",
+        help=f"requests a second, or burst for all at once (default: {_listed(_RATES)})",
+    )
+    _count(arrivals, "--requests", 20, 1, "requests of a round")
+    _count(arrivals, "--rounds", 2, 1, "rounds under each load")
+
+    chats = _on_model(commands, "chats", "waits over HTTP when chats begin alike")
+    _count(chats, "--chats", 4, 1, "chats at a time")
+    _count(chats, "--rounds", 4, 1, "rounds that count")
+
+    cold = _on_model(commands, "cold", "from a process's start to a first token, and its memory")
+    _count(cold, "--rounds", 4, 1, "starts that count")
+    cold.add_argument(
+        "--convert", action="store_true", help="time what each makes of the model, too: minutes"
+    )
+
+    _on_model(commands, "quick", "beside every engine and server in five minutes, in one table")
+
     start = _on_model(commands, "start", "a worker's time to readiness, and its memory")
     _count(start, "--rounds", 5, 1, "starts that count")
 
     _large(commands)
     _files(_command(commands, "limits", "what this machine's memory and arithmetic give at best"))
     _gate(commands)
+
+    readme = _command(commands, "readme", "write the measured parts of a README from results")
+    readme.add_argument("file", type=Path, metavar="README.md")
+    readme.add_argument("results", type=Path, metavar="DIR", help="what --json kept")
 
     plot = _command(commands, "plot", "draw results that --json kept")
     plot.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
@@ -124,8 +146,17 @@ def _gate(commands: argparse._SubParsersAction[Parser]) -> None:
         default=find_sample_model(),
         help="a .gguf file or a checkpoint (default: the installed sample model)",
     )
+    gate.add_argument(
+        "--count", action="store_true", help="time nothing: count instructions of Python only"
+    )
+    gate.add_argument(
+        "--prove",
+        type=_at_least(1),
+        metavar="N",
+        help="try the gate itself N times, on a tree that is its base and on one 10 %% slower",
+    )
     # Percent by which this tree is made out to be slower: does the gate notice?
-    gate.add_argument("--slowdown", type=float, default=0.0, help=argparse.SUPPRESS)
+    gate.add_argument("--slowdown", type=float, default=None, help=argparse.SUPPRESS)
     _files(gate)
 
 
@@ -164,6 +195,30 @@ def _count(command: Parser, flag: str, default: int, least: int, purpose: str) -
         metavar="N",
         help=f"{purpose} (default: %(default)s)",
     )
+
+
+def _counts(command: Parser, flag: str, default: tuple[int, ...], purpose: str) -> None:
+    command.add_argument(
+        flag,
+        type=_at_least(1),
+        nargs="+",
+        default=list(default),
+        metavar="N",
+        help=f"{purpose} (default: {_listed(default)})",
+    )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _rate(text: str) -> float | None:
+    if text == "burst":
+        return None
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
+from rbee_bench.agreement import Agreement, measure_agreement
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers
-from rbee_bench.interleave import interleave
-from rbee_bench.peers import Kind, PeerProcess, Spec, Timing
+from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
+from rbee_bench.limits import Roof, Roofer, batch_ceiling
+from rbee_bench.peers import Kind, PeerProcess, Reads, Spec, Timing
+from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
@@ -30,6 +32,7 @@ class Throughput(Rounds):
         sequences: Sequences it had at a time.
         tokens: New tokens of a round; fewer than asked for where texts ended early.
         rates: New tokens a second, all sequences together and prompts included, one a round.
+        reads: What a token makes it read and compute, where that is known.
     """
 
     label: str
@@ -38,6 +41,26 @@ class Throughput(Rounds):
     sequences: int
     tokens: int
     rates: tuple[float, ...]
+    reads: Reads | None
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Every engine's rounds with one number of prompts.
+
+    Attributes:
+        sequences: Prompts completed together.
+        rows: The engines that ran, the compiled ones first.
+        roofs: The machine's limits, one a round, by turns with the engines.
+        agreement: Whether the engines say the right thing.
+        skipped: By label, why an engine did not run.
+    """
+
+    sequences: int
+    rows: tuple[Throughput, ...]
+    roofs: tuple[Roof, ...]
+    agreement: Agreement
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,70 +68,111 @@ class Batch:
     """Every engine's rounds, measured by turns.
 
     Attributes:
-        sequences: Prompts completed together.
         context: Tokens of each prompt.
         tokens: New tokens of each.
-        rows: The engines that ran, the compiled ones first.
-        skipped: By label, why an engine did not.
-        bystanders: Share of the processor that other programs had meanwhile.
+        parts: One for each number of prompts, in order.
+        bystanders: Share of the processor that other programs had meanwhile, at worst.
     """
 
-    sequences: int
     context: int
     tokens: int
-    rows: tuple[Throughput, ...]
-    skipped: dict[str, str]
+    parts: tuple[Together, ...]
     bystanders: float
 
+    def roofline(self, part: Together, row: Throughput) -> float | None:
+        """Return the part of its ceiling that an engine reached, the median of the rounds.
 
-def batch_specs(subject: Subject, capacity: int, sequences: int, progress: Progress) -> list[Spec]:
-    """Describe everything that is timed: the compiled runtime, then alone, then the others."""
+        ``None`` where what it reads is not known. See :func:`~rbee_bench.limits.batch_ceiling`.
+        """
+        reads, size = row.reads, row.sequences
+        if reads is None:
+            return None
+        ceilings = [
+            batch_ceiling(reads, size, self.context, self.tokens, roof) for roof in part.roofs
+        ]
+        return paired_ratio(row.rates, ceilings)
+
+
+def batch_specs(
+    subject: Subject, capacity: int, sequences: int, progress: Progress, *, alone: bool
+) -> list[Spec]:
+    """Describe everything that is timed, the compiled runtime first.
+
+    Args:
+        subject: The model.
+        capacity: Positions of each sequence.
+        sequences: At a time.
+        progress: Called while something is exported.
+        alone: Whether the compiled runtime is also to take one sequence at a time.
+    """
     together = [
         subject.compiled(precision, progress, capacity=capacity, sequences=sequences)
         for precision in _PRECISIONS
     ]
-    alone = [
+    single = [
         dataclasses.replace(spec, label=f"{spec.label}, one at a time", sequences=1)
         for spec in together
-        if sequences > 1
+        if alone and sequences > 1
     ]
     kinds: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "eager")
     others = [subject.peer(kind, capacity, sequences) for kind in kinds]
-    return [*together, *alone, *others]
+    return [*together, *single, *others]
 
 
 def measure_batch(
-    specs: Sequence[Spec],
+    specs: Mapping[int, Sequence[Spec]],
     ids: Sequence[int],
     *,
-    sequences: int,
     context: int,
     tokens: int,
     rounds: int,
+    threads: int,
     progress: Progress,
 ) -> Batch:
     """Time greedy completions of prompts cut from ``ids``, repeated as needed.
 
+    Args:
+        specs: By how many prompts come together, the engines.
+        ids: Tokens.
+        context: Tokens of each prompt.
+        tokens: New tokens of each.
+        rounds: Rounds that count.
+        threads: To measure the machine's limits with, by turns with the engines.
+        progress: Called as it goes on.
+
     Raises:
         PeerFault: An engine that ran at first failed later.
     """
-    stride = max(1, len(ids) // sequences)
-    prompts = [
-        list(islice(cycle(ids), row * stride, row * stride + context)) for row in range(sequences)
-    ]
-    with ExitStack() as stack:
-        peers, skipped = open_peers(
-            stack, specs, lambda peer: peer.batch(prompts[: peer.spec.sequences], 2), progress
-        )
-        turn = Turns(progress, len(peers) * (rounds + 1))
-        subjects = {
-            label: partial(peer.batch, prompts[: peer.spec.sequences], tokens)
-            for label, peer in peers.items()
-        }
-        bystanders = Bystanders(peer.process_id for peer in peers.values())
-        timings = interleave(subjects, rounds, turn)
-        rows = tuple(_throughput(peers[label], taken) for label, taken in timings.items())
-        return Batch(sequences, context, tokens, rows, skipped, bystanders.share())
+    parts, others = [], []
+    for sequences, engines in sorted(specs.items()):
+        stride = max(1, len(ids) // sequences)
+        prompts = [
+            list(islice(cycle(ids), row * stride, row * stride + context))
+            for row in range(sequences)
+        ]
+        with ExitStack() as stack:
+            peers, skipped = open_peers(
+                stack,
+                engines,
+                lambda peer, prompts=prompts: peer.batch(prompts[: peer.spec.sequences], 2),  # type: ignore[misc]
+                progress,
+            )
+
+            def numbered(label: str, done: int, total: int, sequences: int = sequences) -> None:
+                progress(f"{label}, {sequences} prompts", done, total)
+
+            turn = Turns(numbered, (len(peers) + 1) * (rounds + 1))
+            subjects = {
+                label: partial(peer.batch, prompts[: peer.spec.sequences], tokens)
+                for label, peer in peers.items()
+            }
+            bystanders = Bystanders(peer.process_id for peer in peers.values())
+            roofs, timings = under_roof(Roofer(threads), subjects, rounds, turn)
+            others.append(bystanders.share())
+            rows = tuple(_throughput(peers[label], taken) for label, taken in timings.items())
+            agreement = measure_agreement(peers, ids)
+        parts.append(Together(sequences, rows, roofs, agreement, skipped))
+    return Batch(context, tokens, tuple(parts), max(others))
 
 
 def _throughput(peer: PeerProcess, timings: Sequence[Timing]) -> Throughput:
@@ -119,4 +183,5 @@ def _throughput(peer: PeerProcess, timings: Sequence[Timing]) -> Throughput:
         sequences=peer.spec.sequences,
         tokens=min(timing.tokens for timing in timings),
         rates=tuple(timing.rate for timing in timings),
+        reads=peer.reads(),
     )

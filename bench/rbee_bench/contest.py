@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from rbee_bench.peers import PeerFault, PeerProcess, Spec
+from rbee_bench.interleave import interleave
+from rbee_bench.limits import Roof, Roofer
+from rbee_bench.peers import PeerFault, PeerProcess, Spec, Timing
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
 
@@ -76,3 +78,24 @@ def open_peers(
         else:
             peers[spec.label] = peer
     return peers, skipped
+
+
+def under_roof(
+    roofer: Roofer,
+    subjects: Mapping[str, Callable[[], Timing]],
+    rounds: int,
+    turn: Callable[[str], None],
+) -> tuple[tuple[Roof, ...], dict[str, tuple[Timing, ...]]]:
+    """Measure engines and the machine's limits by turns: it is slow when they are.
+
+    Returns:
+        The limits, one a round, and by label each engine's timings.
+    """
+    roofs: list[Roof] = []
+
+    def look() -> None:
+        roofs.append(roofer.measure())
+
+    timings = interleave({"the machine": look, **subjects}, rounds, turn)
+    taken = {label: tuple(filter(None, timings[label])) for label in subjects}
+    return tuple(roofs[1:]), taken

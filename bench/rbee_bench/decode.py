@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
+from rbee_bench.agreement import Agreement, measure_agreement
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers
-from rbee_bench.interleave import interleave
-from rbee_bench.limits import MemoryReader, decode_ceiling
+from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
+from rbee_bench.limits import Roof, Roofer, decode_ceiling
 from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
-
-_PASSES = 3
-"""Over the buffer a round; the fastest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +39,18 @@ class Speed(Rounds):
 
 
 @dataclass(frozen=True, slots=True)
-class Decode:
-    """Every engine's rounds, measured by turns.
+class Continuation:
+    """Every engine's rounds after prompts of one length.
 
     Attributes:
         context: Prompt tokens.
-        tokens: Tokens asked for.
         rows: The engines that ran, the compiled ones first.
-        bandwidth: Bytes a second that memory gave, one a round, by turns with the engines.
-        skipped: By label, why an engine did not.
-        bystanders: Share of the processor that other programs had meanwhile.
+        roofs: The machine's limits, one a round, by turns with the engines.
     """
 
     context: int
-    tokens: int
     rows: tuple[Speed, ...]
-    bandwidth: tuple[float, ...]
-    skipped: dict[str, str]
-    bystanders: float
+    roofs: tuple[Roof, ...]
 
     def roofline(self, row: Speed) -> float | None:
         """Return the part of its ceiling that an engine reached, the median of the rounds.
@@ -71,10 +62,28 @@ class Decode:
             return None
         tokens = row.tokens + 1
         ceilings = [
-            decode_ceiling(row.reads, self.context, tokens, bandwidth)
-            for bandwidth in self.bandwidth
+            decode_ceiling(row.reads, self.context, tokens, roof.reading) for roof in self.roofs
         ]
         return paired_ratio(row.rates, ceilings)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Every engine's rounds, measured by turns.
+
+    Attributes:
+        tokens: Tokens asked for.
+        parts: One for each length of prompt, in order.
+        agreement: Whether the engines say the right thing.
+        skipped: By label, why an engine did not run.
+        bystanders: Share of the processor that other programs had meanwhile.
+    """
+
+    tokens: int
+    parts: tuple[Continuation, ...]
+    agreement: Agreement
+    skipped: dict[str, str]
+    bystanders: float
 
 
 def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
@@ -91,43 +100,47 @@ def measure_decode(
     specs: Sequence[Spec],
     ids: Sequence[int],
     *,
-    context: int,
+    contexts: Sequence[int],
     tokens: int,
     rounds: int,
     threads: int,
     progress: Progress,
 ) -> Decode:
-    """Time the greedy completion of the first ``context`` of ``ids``, repeated as needed.
+    """Time greedy completions of the first ``contexts`` of ``ids``, repeated as needed.
 
-    Memory is read by turns with the engines, by ``threads`` threads: it is slow when they are.
+    The machine's limits are measured by turns with the engines, with ``threads`` threads.
 
     Raises:
         PeerFault: An engine that ran at first failed later.
     """
-    prompt = list(islice(cycle(ids), context))
+    prompts = {context: list(islice(cycle(ids), context)) for context in sorted(set(contexts))}
+    shortest = prompts[min(prompts)]
     with ExitStack() as stack:
         peers, skipped = open_peers(
-            stack, specs, lambda peer: peer.decode(prompt, tokens), progress
+            stack, specs, lambda peer: peer.decode(shortest, tokens), progress
         )
-        turn = Turns(progress, (len(peers) + 1) * (rounds + 1))
-        memory = MemoryReader(threads)
-        bandwidth: list[float] = []
-
-        def read() -> None:
-            bandwidth.append(max(memory.read() for _ in range(_PASSES)))
-
-        subjects: dict[str, Callable[[], Timing | None]] = {"memory": read}
-        for label, peer in peers.items():
-            subjects[label] = partial(peer.decode, prompt, tokens)
+        turn = Turns(progress, len(prompts) * (len(peers) + 1) * (rounds + 1))
+        roofer = Roofer(threads)
         bystanders = Bystanders(peer.process_id for peer in peers.values())
-        timings = interleave(subjects, rounds, turn)
+        taken = {}
+        for context, prompt in prompts.items():
+            subjects = {
+                label: partial(peer.decode, prompt, tokens) for label, peer in peers.items()
+            }
+            taken[context] = under_roof(roofer, subjects, rounds, turn)
         others = bystanders.share()
-        rows = tuple(_speed(peer, filter(None, timings[label])) for label, peer in peers.items())
-        return Decode(context, tokens, rows, tuple(bandwidth[1:]), skipped, others)
+        parts = tuple(
+            Continuation(
+                context,
+                tuple(_speed(peer, timings[label]) for label, peer in peers.items()),
+                roofs,
+            )
+            for context, (roofs, timings) in taken.items()
+        )
+        return Decode(tokens, parts, measure_agreement(peers, ids), skipped, others)
 
 
-def _speed(peer: PeerProcess, taken: Iterable[Timing]) -> Speed:
-    timings = list(taken)
+def _speed(peer: PeerProcess, timings: Sequence[Timing]) -> Speed:
     return Speed(
         label=peer.spec.label,
         ours=peer.spec.kind == "compiled",

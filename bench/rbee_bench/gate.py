@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.interleave import interleave
-from rbee_bench.peers import PeerProcess, Spec
-from rbee_bench.random_checkpoint import ModelShape, write_checkpoint
-from rbee_bench.start import start_once
-from rbee_bench.stats import median_interval
+from rbee_bench.effort import BATCHES
+from rbee_bench.stats import paired_ratio, ratio_interval
 from rbee_bench.subject import Progress
+from rbee_bench.trees import Round, Trees, opened
 
-LEAST, MOST = 8, 24
+LEAST, MOST = 8, 32
 """Rounds before the first verdict, and after which there will be none."""
 
 _MORE = 4
-_PRECISION = "int4"
-_QUICK = ModelShape(vocab=8192, hidden=512, intermediate=2048, heads=8, kv_heads=2, layers=2)
 
-Unit = Literal["seconds a token", "seconds", "bytes"]
+Unit = Literal["seconds a token", "seconds", "bytes", "instructions"]
 
 _LIMITS: Mapping[str, tuple[Unit, float]] = {
     "decode": ("seconds a token", 0.05),
@@ -37,12 +28,7 @@ _LIMITS: Mapping[str, tuple[Unit, float]] = {
     "start": ("seconds", 0.10),
     "memory": ("bytes", 0.10),
 }
-_Round = tuple[Mapping[str, float], Mapping[str, float]]
-"""What each figure cost the base and this tree."""
-
-
-class GateFault(Exception):
-    """The two trees cannot be compared; one line says why."""
+_COUNT_LIMIT = 0.05
 
 
 class Verdict(Enum):
@@ -72,19 +58,17 @@ class Figure:
     this: tuple[float, ...]
 
     @property
-    def changes(self) -> list[float]:
-        """By how much this tree needs more, round by round: 0.1 is a tenth more."""
-        return [this / base - 1 for this, base in zip(self.this, self.base, strict=True)]
-
-    @property
     def change(self) -> float:
         """The middle one of the changes."""
-        return statistics.median(self.changes)
+        return paired_ratio(self.this, self.base) - 1
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the change is with 99 % confidence; see ``median_interval``."""
-        return median_interval(self.changes)
+        """Where the change is with 99 % confidence; see ``ratio_interval``. A count is exact."""
+        if self.unit == "instructions":
+            return self.change, self.change  # counted, not estimated
+        low, high = ratio_interval(self.this, self.base, 0.99)
+        return low - 1, high - 1
 
     @property
     def bounded(self) -> bool:
@@ -118,8 +102,8 @@ class Gate:
 
     @property
     def rounds(self) -> int:
-        """Rounds that were needed."""
-        return len(self.figures[0].base)
+        """Rounds that were needed; 0 where nothing was timed."""
+        return len(self.figures[0].base) if self.figures[0].unit != "instructions" else 0
 
     @property
     def verdict(self) -> Verdict:
@@ -132,12 +116,29 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """How long the parts of a round are: of a model of random weights, and of a real one."""
+class Proof:
+    """Gates of an unchanged tree, each judged twice.
 
-    prompt: int
-    tokens: int
-    repeats: int
+    Attributes:
+        base: The revision as it was asked for.
+        slowdown: The part of its times that was added for the second judgement.
+        unchanged: Verdicts on what was measured.
+        slowed: Verdicts on the same with the slowdown added.
+        rounds: Rounds that each took.
+        bystanders: Share of the processor that other programs had meanwhile.
+    """
+
+    base: str
+    slowdown: float
+    unchanged: tuple[Verdict, ...]
+    slowed: tuple[Verdict, ...]
+    rounds: tuple[int, ...]
+    bystanders: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether every gate let the one through and kept the other out."""
+        return {*self.unchanged} == {Verdict.PASSED} and {*self.slowed} == {Verdict.FAILED}
 
 
 def measure_gate(
@@ -147,6 +148,7 @@ def measure_gate(
     progress: Progress,
     slowdown: float = 0.0,
     *,
+    counts_only: bool = False,
     least: int = LEAST,
     most: int = MOST,
 ) -> Gate:
@@ -163,6 +165,7 @@ def measure_gate(
         threads: Threads the peers are told to compute with.
         progress: Called as it goes on.
         slowdown: A part of their time that is added to this tree's, to try the gate.
+        counts_only: Whether to time nothing: what is counted needs no quiet machine.
         least: Rounds before the first verdict.
         most: Rounds at most.
 
@@ -172,76 +175,92 @@ def measure_gate(
         PeerFault: One of the two cannot run it.
         StartFault: One of the two does not start a worker on it.
     """
-    root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").decode().strip()
-    turn = _Turn(384, 96, 12) if model is None else _Turn(192, 48, 6)
-    with tempfile.TemporaryDirectory(prefix="rbee-gate-") as place:
-        progress(f"unpacking {base}", 0, 0)
-        other = Path(place) / "tree"
-        _unpack(root, commit, other)
-        if model is None:
-            model = Path(place) / "checkpoint"
-            model.mkdir()
-            write_checkpoint(_QUICK, model)
-        trees = []
-        for name, tree in (("base", other), ("this", root)):
-            progress(f"exporting with {name}", 0, 0)
-            path = _search_path(tree, root)
-            artifact = Path(place) / name
-            _export(path, model, artifact)
-            spec = Spec("compiled", name, artifact, turn.prompt + turn.tokens, threads, other)
-            trees.append(_Tree(spec, path))
-        bystanders = Bystanders()
-        rounds: list[_Round] = []
-        while True:
-            wanted = least if not rounds else min(most, len(rounds) + _MORE)
-            while len(rounds) < wanted:
-                progress("rounds" if len(rounds) < least else "noisy, more", len(rounds), wanted)
-                rounds.append(_round(trees, turn))
-            figures = _figures(rounds, slowdown)
-            gate = Gate(base, commit, figures, bystanders.share())
-            if gate.verdict is not Verdict.UNDECIDED or len(rounds) >= most:
-                return gate
+    with opened(base, model, threads, progress) as trees:
+        if counts_only:
+            return Gate(base, trees.commit, _counted(trees), 0.0)
+        return _judge(base, trees, (slowdown,), least=least, most=most, progress=progress)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    spec: Spec
-    search_path: str
+def prove_gate(
+    base: str,
+    model: Path | None,
+    threads: int,
+    progress: Progress,
+    *,
+    slowdown: float,
+    times: int,
+    least: int = LEAST,
+    most: int = MOST,
+) -> Proof:
+    """Hold the gate ``times`` times on a tree that is its base, as it is and made out to be slower.
+
+    What is added to this tree's times is in the same rounds: the two verdicts differ by it alone.
+
+    Raises:
+        GateFault: As :func:`measure_gate`, like PeerFault and StartFault.
+    """
+    gates = []
+    with opened(base, model, threads, progress) as trees:
+        for number in range(times):
+
+            def numbered(what: str, done: int, total: int, number: int = number) -> None:
+                progress(f"gate {number + 1} of {times}, {what}", done, total)
+
+            gates.append(
+                _judge(base, trees, (0.0, slowdown), least=least, most=most, progress=numbered)
+            )
+    return Proof(
+        base=base,
+        slowdown=slowdown,
+        unchanged=tuple(unchanged.verdict for unchanged, _ in gates),
+        slowed=tuple(slowed.verdict for _, slowed in gates),
+        rounds=tuple(unchanged.rounds for unchanged, _ in gates),
+        bystanders=statistics.fmean(unchanged.bystanders for unchanged, _ in gates),
+    )
 
 
-def _round(trees: Sequence[_Tree], turn: _Turn) -> _Round:
-    prompt = [1 + 31 * place % 199 for place in range(turn.prompt)]
-    base, this = trees
-    with (
-        PeerProcess(base.spec, base.search_path) as one,
-        PeerProcess(this.spec, this.search_path) as other,
-    ):
-        peers = {"base": one, "this": other}
-        decodes = interleave(
-            {name: partial(peer.decode, prompt, turn.tokens) for name, peer in peers.items()},
-            turn.repeats,
-            lambda _: None,
+def _judge(
+    base: str,
+    trees: Trees,
+    slowdowns: Sequence[float],
+    *,
+    least: int,
+    most: int,
+    progress: Progress,
+) -> list[Gate]:
+    """Take rounds until there is a verdict for each slowdown, or there are too many."""
+    bystanders = Bystanders()
+    rounds: list[Round] = []
+    while True:
+        wanted = least if not rounds else min(most, len(rounds) + _MORE)
+        while len(rounds) < wanted:
+            what = "rounds" if len(rounds) < least else "noisy, more"
+            progress(what, len(rounds), wanted)
+            rounds.append(trees.round(len(rounds)))
+        counted = _counted(trees)
+        gates = [
+            Gate(base, trees.commit, _timed(rounds, slowdown) + counted, bystanders.share())
+            for slowdown in slowdowns
+        ]
+        decided = all(gate.verdict is not Verdict.UNDECIDED for gate in gates)
+        if decided or len(rounds) >= most:
+            return gates
+
+
+def _counted(trees: Trees) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(
+            f"Python, {batch} at a time",
+            "instructions",
+            _COUNT_LIMIT,
+            (trees.base.effort[batch],),
+            (trees.this.effort[batch],),
         )
-        prefills = interleave(
-            {name: partial(peer.prefill, prompt) for name, peer in peers.items()},
-            turn.repeats,
-            lambda _: None,
-        )
-    starts = {tree.spec.label: start_once(tree.spec.model, tree.search_path) for tree in trees}
-
-    def costs(name: str) -> dict[str, float]:
-        return {
-            "decode": 1 / max(timing.rate for timing in decodes[name]),
-            "prefill": 1 / max(timing.rate for timing in prefills[name]),
-            "start": starts[name].seconds,
-            "memory": starts[name].generated,
-        }
-
-    return costs("base"), costs("this")
+        for batch in BATCHES
+    )
 
 
-def _figures(rounds: Sequence[_Round], slowdown: float) -> tuple[Figure, ...]:
+def _timed(rounds: Sequence[Round], slowdown: float) -> tuple[Figure, ...]:
     figures = []
     for name, (unit, limit) in _LIMITS.items():
         slower = 1 + slowdown if unit != "bytes" else 1
@@ -249,43 +268,3 @@ def _figures(rounds: Sequence[_Round], slowdown: float) -> tuple[Figure, ...]:
         this = tuple(other[name] * slower for _, other in rounds)
         figures.append(Figure(name, unit, limit, base, this))
     return tuple(figures)
-
-
-def _search_path(tree: Path, measuring: Path) -> str:
-    own = [tree / "export", tree / "runtime", tree / "service", measuring / "bench"]
-    return os.pathsep.join(map(str, own))
-
-
-def _unpack(root: Path, commit: str, directory: Path) -> None:
-    """Write a commit's files, as ``git worktree`` would, but leave no mark in the repository."""
-    packed = _git(root, "archive", "--format=tar", commit)
-    directory.mkdir()
-    subprocess.run(["tar", "-x", "-C", str(directory)], input=packed, check=True)
-
-
-def _git(root: Path, *arguments: str) -> bytes:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, check=False
-        )
-    except FileNotFoundError:
-        raise GateFault("git is not installed") from None
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else "no such revision"
-        raise GateFault(f"git {' '.join(arguments)}: {why}")
-    return done.stdout
-
-
-def _export(search_path: str, model: Path, target: Path) -> None:
-    command = [sys.executable, "-m", "rbee_export", "--model", str(model), "--out", str(target)]
-    done = subprocess.run(
-        [*command, "--precision", _PRECISION, "--no-verify"],
-        env={**os.environ, "PYTHONPATH": search_path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["(silent)"]
-        raise GateFault(f"its export ended with code {done.returncode}: {lines[-1]}")

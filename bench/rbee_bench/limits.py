@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +23,9 @@ _TURN_SECONDS = 0.4
 _LEAST_READ = 1 << 28
 _WIDTH = 1024
 _OPSET = 21
+_TRIES = 3
+_FP32 = ir.DataType.FLOAT, ir.DataType.FLOAT
+_INT8 = ir.DataType.UINT8, ir.DataType.INT8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,43 @@ class Limits:
     fp32: tuple[float, ...]
     int8: tuple[float, ...]
     bystanders: float
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """The limits of one moment; see :class:`Limits`.
+
+    Attributes:
+        reading: Bytes a second.
+        fp32: Operations a second.
+        int8: Operations a second.
+    """
+
+    reading: float
+    fp32: float
+    int8: float
+
+    def arithmetic(self, reads: Reads) -> float:
+        """Return the operations a second that hold for an engine."""
+        return self.fp32 if reads.arithmetic == "fp32" else self.int8
+
+
+class Roofer:
+    """Measures the limits by turns with what they limit, in a third of a second.
+
+    Args:
+        threads: Threads to use.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._memory = MemoryReader(threads)
+        self._fp32 = _product("MatMul", _FP32, threads)
+        self._int8 = _product("MatMulInteger", _INT8, threads)
+
+    def measure(self) -> Roof:
+        """Return the best of a few tries at each."""
+        ways = (self._memory.read, self._fp32, self._int8)
+        return Roof(*(max(measure() for _ in range(_TRIES)) for measure in ways))
 
 
 class MemoryReader:
@@ -73,8 +112,8 @@ def measure_limits(threads: int, progress: Progress) -> Limits:
     reader = MemoryReader(threads)
     subjects: dict[str, Callable[[], float]] = {
         "memory": reader.read,
-        "fp32": _product("MatMul", (ir.DataType.FLOAT, ir.DataType.FLOAT), threads),
-        "int8": _product("MatMulInteger", (ir.DataType.UINT8, ir.DataType.INT8), threads),
+        "fp32": _product("MatMul", _FP32, threads),
+        "int8": _product("MatMulInteger", _INT8, threads),
     }
     done = 0
 
@@ -104,6 +143,43 @@ def decode_ceiling(reads: Reads, context: int, tokens: int, bandwidth: float) ->
     return bandwidth / (reads.weights + reads.position * (context + tokens / 2))
 
 
+def prefill_ceiling(reads: Reads, length: int, roof: Roof) -> float:
+    """Return the prompt tokens a second at which memory or arithmetic of the machine is used up.
+
+    ``length / max(weights / bandwidth, length * operations / arithmetic)``: the weights are read
+    once at least, and every token is multiplied by them.
+
+    Args:
+        reads: What a token reads and computes.
+        length: Tokens of the prompt.
+        roof: The machine's limits.
+    """
+    computing = length * reads.operations / roof.arithmetic(reads)
+    return length / max(reads.weights / roof.reading, computing)
+
+
+def batch_ceiling(reads: Reads, sequences: int, context: int, tokens: int, roof: Roof) -> float:
+    """Return the new tokens a second of sequences completed together, prompts included, at best.
+
+    Prompts take what :func:`prefill_ceiling` says for all of them at once, and every step after
+    takes ``max((weights + sequences * position * (context + tokens / 2)) / bandwidth,
+    sequences * operations / arithmetic)``. Of ``tokens`` the prompts' steps give the first.
+
+    Args:
+        reads: What a token reads and computes.
+        sequences: At a time.
+        context: Tokens of each prompt.
+        tokens: New tokens of each.
+        roof: The machine's limits.
+    """
+    prompts = sequences * context
+    moved = reads.weights + sequences * reads.position * (context + tokens / 2)
+    computing = sequences * reads.operations / roof.arithmetic(reads)
+    step = max(moved / roof.reading, computing)
+    seconds = prompts / prefill_ceiling(reads, prompts, roof) + (tokens - 1) * step
+    return sequences * tokens / seconds
+
+
 def _best(measure: Callable[[], float]) -> float:
     end, best = time.perf_counter() + _TURN_SECONDS, 0.0
     while time.perf_counter() < end:
@@ -111,7 +187,9 @@ def _best(measure: Callable[[], float]) -> float:
     return best
 
 
-def _product(operator: str, types: tuple[ir.DataType, ir.DataType], threads: int) -> Any:
+def _product(
+    operator: str, types: tuple[ir.DataType, ir.DataType], threads: int
+) -> Callable[[], float]:
     """Return what measures ``operator`` on two square matrices, the second one a constant."""
     left, right = types
     shape = [_WIDTH, _WIDTH]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
+from rbee_bench.agreement import Agreement, measure_agreement
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers
-from rbee_bench.interleave import interleave
-from rbee_bench.peers import Spec
+from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
+from rbee_bench.limits import Roof, Roofer, prefill_ceiling
+from rbee_bench.peers import Reads, Spec, Timing
+from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
@@ -28,6 +30,7 @@ class Reading(Rounds):
         version: Its version.
         length: Tokens of the prompt.
         rates: Prompt tokens a second, from the prompt to the logits at its end, one a round.
+        reads: What a token makes it read and compute, where that is known.
     """
 
     label: str
@@ -35,6 +38,7 @@ class Reading(Rounds):
     version: str
     length: int
     rates: tuple[float, ...]
+    reads: Reads | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,30 @@ class Prefill:
     Attributes:
         lengths: Tokens of the prompts, in order.
         rows: Engine by engine, the compiled ones first, each length of it.
+        roofs: By length, the machine's limits, one a round, by turns with the engines.
+        agreement: Whether they say the right thing.
         skipped: By label, why an engine did not run.
         bystanders: Share of the processor that other programs had meanwhile.
     """
 
     lengths: tuple[int, ...]
     rows: tuple[Reading, ...]
+    roofs: dict[int, tuple[Roof, ...]]
+    agreement: Agreement
     skipped: dict[str, str]
     bystanders: float
+
+    def roofline(self, row: Reading) -> float | None:
+        """Return the part of its ceiling that an engine reached, the median of the rounds.
+
+        ``None`` where what it reads is not known. See
+        :func:`~rbee_bench.limits.prefill_ceiling`.
+        """
+        reads = row.reads
+        if reads is None:
+            return None
+        ceilings = [prefill_ceiling(reads, row.length, roof) for roof in self.roofs[row.length]]
+        return paired_ratio(row.rates, ceilings)
 
 
 def prefill_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
@@ -68,6 +88,7 @@ def measure_prefill(
     *,
     lengths: Sequence[int],
     rounds: int,
+    threads: int,
     progress: Progress,
 ) -> Prefill:
     """Time prompts of the first of ``ids``, repeated as needed.
@@ -81,12 +102,16 @@ def measure_prefill(
         peers, skipped = open_peers(
             stack, specs, lambda peer: peer.prefill(prompts[lengths[0]]), progress
         )
-        turn = Turns(progress, len(peers) * len(lengths) * (rounds + 1))
+        turn = Turns(progress, (len(peers) + 1) * len(lengths) * (rounds + 1))
+        roofer = Roofer(threads)
         bystanders = Bystanders(peer.process_id for peer in peers.values())
-        taken = {}
+        taken: dict[int, dict[str, tuple[Timing, ...]]] = {}
+        roofs: dict[int, tuple[Roof, ...]] = {}
         for length, prompt in prompts.items():
             subjects = {label: partial(peer.prefill, prompt) for label, peer in peers.items()}
-            taken[length] = interleave(subjects, rounds, turn)
+            roofs[length], taken[length] = under_roof(roofer, subjects, rounds, turn)
+        others = bystanders.share()
+        reads = {label: peer.reads() for label, peer in peers.items()}
         rows = tuple(
             Reading(
                 label=label,
@@ -94,8 +119,10 @@ def measure_prefill(
                 version=peer.version,
                 length=length,
                 rates=tuple(timing.rate for timing in taken[length][label]),
+                reads=reads[label],
             )
             for label, peer in peers.items()
             for length in lengths
         )
-        return Prefill(tuple(lengths), rows, skipped, bystanders.share())
+        agreement = measure_agreement(peers, ids)
+        return Prefill(tuple(lengths), rows, roofs, agreement, skipped, others)

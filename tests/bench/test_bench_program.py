@@ -63,16 +63,22 @@ def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program("decode --tokens 8 --rounds 2 --context 4") == 0
+    assert program("decode --tokens 8 --rounds 2 --context 12 4") == 0
     result = program.result("decode")
-    assert _labels(result) == {"int4", "gguf", "int8", UNTUNED, OPENVINO} | ENGINES
-    assert len(result["bandwidth"]) == 2
-    for row in result["rows"]:
+    labels = {"int4", "gguf", "int8", UNTUNED, OPENVINO} | ENGINES
+    assert [part["context"] for part in result["parts"]] == [4, 12]
+    for part in result["parts"]:
+        assert {row["label"] for row in part["rows"]} | set(result["skipped"]) == labels
+        assert len(part["roofs"]) == 2
+    assert result["agreement"]["shares"]["gguf"] > 0.8
+    for row in result["parts"][0]["rows"]:
         assert len(row["rates"]) == 2
         assert min(row["rates"]) > 0.0
         if row["label"] != OPENVINO:
             assert row["reads"]["weights"] > 0
             assert row["reads"]["position"] > 0
+    operations = {row["reads"]["operations"] for row in result["parts"][0]["rows"] if row["reads"]}
+    assert len(operations) == 1  # whatever the engine, the matrices are the model's
     said = capsys.readouterr().out
     assert "tokens/s" in said
     assert "memory was read at" in said
@@ -94,6 +100,50 @@ def test_prefill(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture
         assert min(row["rates"]) > 0.0
     assert "one prompt of 40 tokens" in capsys.readouterr().out
     assert "**Prefill, one prompt of 40 tokens**" in report.read_text()
+
+
+def test_batch(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("batch --sequences 2 1 --tokens 4 --rounds 1 --context 8") == 0
+    result = program.result("batch")
+    alone = {"int4, one at a time", "gguf, one at a time"}
+    for part, extra in zip(result["parts"], (set(), alone), strict=True):
+        assert _labels(part) == {"int4", "gguf", OPENVINO} | ENGINES | extra
+        assert {row["tokens"] / row["sequences"] for row in part["rows"]} == {4}
+    said = capsys.readouterr().out
+    assert "1 prompts of 8 tokens together" in said
+    assert "2 prompts of 8 tokens together" in said
+
+
+def test_arrivals_and_chats(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("arrivals --rates burst --requests 3 --rounds 2") == 0
+    result = program.result("arrivals")
+    assert _labels(result) >= {"int4", "gguf"}
+    assert result["requests"] == 6
+    ours = {row["label"]: row for row in result["rows"]}
+    assert ours["gguf"]["alike"] == 1.0
+    assert 0.0 < ours["gguf"]["first"]["p50"] <= ours["gguf"]["whole"]["p50"]
+    assert ours["gguf"]["faults"] == {}
+    assert "6 requests, all at once" in capsys.readouterr().out
+    assert program("chats --rounds 1 --chats 2") == 0
+    chats = program.result("chats")
+    assert {row["label"]: row["faults"] for row in chats["rows"] if row["ours"]} == {
+        "int4": 0,
+        "gguf": 0,
+    }
+    assert "2 chats of 3 turns" in capsys.readouterr().out
+
+
+def test_cold(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("cold --rounds 1 --convert") == 0
+    rows = {row["label"]: row for row in program.result("cold")["rows"]}
+    assert rows.keys() >= {"gguf, in process", "gguf, worker", "int4, worker"}
+    assert rows["gguf, in process"]["conversion"] > 0.0
+    for row in rows.values():
+        assert 0.0 < row["seconds"][0] < 60.0
+        assert 0 < row["serving_bytes"] <= 1.1 * row["peak_bytes"]
+    if "llama.cpp" in rows:
+        assert rows["llama.cpp"]["conversion"] is None
+    assert "to its first token" in capsys.readouterr().out
 
 
 def test_limits(
@@ -137,6 +187,10 @@ def test_a_text_that_is_too_short_is_said_in_one_line(
         ("plot", "RESULT.json"),
         ("gate", "BASE"),
         ("gate main --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),
+        ("gate main --prove 0", "--prove: must be at least 1"),
+        ("arrivals --rates 1 none", "--rates: invalid"),
+        ("arrivals --rates 0", "--rates: must be above 0"),
+        ("readme README.md", "DIR"),
         ("start --rounds 0", "--rounds: must be at least 1"),
         ("parity --prompts 21", "--prompts: invalid choice"),
         ("parity --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),

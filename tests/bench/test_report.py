@@ -5,8 +5,10 @@ import io
 
 from rich.console import Console, RenderableType
 
-from rbee_bench.decode import Decode, Speed
+from rbee_bench.agreement import Agreement
+from rbee_bench.decode import Continuation, Decode, Speed
 from rbee_bench.fidelity import Closeness, Fidelity
+from rbee_bench.limits import Roof
 from rbee_bench.parity import Parity
 from rbee_bench.peers import Reads
 from rbee_bench.prefill import Prefill, Reading
@@ -19,23 +21,42 @@ from rbee_bench.report import (
 )
 from rbee_bench.start import Start, memory_bound
 
-_DECODE = Decode(
+_RIGHT = Agreement("other", 24, {"int4": 0.6, "gguf": 0.95, "other": 1.0})
+
+
+def _reads(weights: int) -> Reads:
+    return Reads(weights, 62_500, 2 * weights, "int8")
+
+
+def _roofs(*reading: float) -> tuple[Roof, ...]:
+    return tuple(Roof(one, one, 10 * one) for one in reading)
+
+
+_PART = Continuation(
     context=32,
-    tokens=128,
     rows=(
-        Speed("int4", True, "ours 1", 127, (150.0, 75.0, 151.0), Reads(94_000_000, 62_500)),
-        Speed("gguf", True, "ours 1", 127, (130.0, 66.0, 132.0), Reads(119_000_000, 62_500)),
-        Speed("other", False, "other 2", 127, (100.0, 50.0, 102.0), None),
+        Speed("int4", True, "ours 1", 127, (150.0, 75.0, 151.0, 150.0), _reads(94_000_000)),
+        Speed("gguf", True, "ours 1", 127, (130.0, 66.0, 132.0, 130.0), _reads(119_000_000)),
+        Speed("other", False, "other 2", 127, (100.0, 50.0, 102.0, 100.0), None),
     ),
-    skipped={"absent": "not installed: no module"},
-    bystanders=0.0,
-    bandwidth=(20e9, 10e9, 20e9),
+    roofs=_roofs(20e9, 10e9, 20e9, 20e9),
 )
-_STEADY = dataclasses.replace(
-    _DECODE,
-    rows=tuple(dataclasses.replace(r, rates=r.rates[::2]) for r in _DECODE.rows),
-    bandwidth=_DECODE.bandwidth[::2],
-)
+
+
+def _decode(part: Continuation, agreement: Agreement = _RIGHT, bystanders: float = 0.0) -> Decode:
+    skipped = {"absent": "not installed: no module"}
+    return Decode(128, (part,), agreement, skipped, bystanders)
+
+
+def _steady(*, tokens: int = 127) -> Continuation:
+    def without_the_second(row: Speed) -> Speed:
+        return dataclasses.replace(row, rates=row.rates[:1] * 4)
+
+    rows = [without_the_second(row) for row in _PART.rows]
+    rows[2] = dataclasses.replace(rows[2], tokens=tokens)
+    return Continuation(32, tuple(rows), _roofs(20e9, 20e9, 20e9, 20e9))
+
+
 _START = Start(
     precision="gguf",
     seconds=(1.0, 1.25, 1.5),
@@ -61,51 +82,80 @@ def _row(text: str, label: str) -> list[str]:
 
 
 def test_decode_gives_each_of_ours_over_each_other() -> None:
-    text = _shown(decode_report(_DECODE))
+    text = _shown(decode_report(_decode(_PART)))
     assert _row(text, "other")[1] == "100.0"
-    assert _row(text, "other")[3:] == ["", "1.50 x", "1.30 x"]
-    assert _row(text, "int4")[3:] == ["75%", "", "0.87 x"]
+    assert _row(text, "other")[3:] == ["", "100%", "1.50 x", "1.30 x"]
+    assert _row(text, "int4")[3:] == ["75%", "60%", "", "0.87 x"]
     assert "absent: skipped, not installed: no module" in text
     assert "ours 1; other 2" in text
 
 
 def test_decode_says_when_rounds_differ_too_much() -> None:
-    assert "too noisy" not in _shown(decode_report(_STEADY))
-    assert "too noisy to say: int4 25% spread" in _shown(decode_report(_DECODE))
+    assert "too noisy" not in _shown(decode_report(_decode(_steady())))
+    rows = (dataclasses.replace(_PART.rows[0], rates=(150.0, 75.0, 151.0, 90.0)), *_PART.rows[1:])
+    text = _shown(decode_report(_decode(dataclasses.replace(_PART, rows=rows))))
+    assert "too noisy to say: int4 after 32 53% spread, over 15%" in text
+
+
+def test_decode_says_when_another_run_may_find_another_ratio() -> None:
+    rows = (
+        dataclasses.replace(_PART.rows[0], rates=(150.0, 151.0, 150.0, 149.0, 150.0)),
+        dataclasses.replace(_PART.rows[2], rates=(100.0, 112.0, 101.0, 111.0, 106.0)),
+    )
+    agreement = Agreement("other", 24, {"int4": 0.6, "other": 1.0})
+    text = _shown(decode_report(_decode(dataclasses.replace(_PART, rows=rows), agreement)))
+    assert "another run may find 1 of 1 ratios more than 5% away" in text
+    assert "int4 beside other, between 1.3" in text
+
+
+def test_decode_says_that_few_rounds_say_little() -> None:
+    rows = tuple(dataclasses.replace(row, rates=row.rates[:1] * 3) for row in _PART.rows)
+    part = dataclasses.replace(_PART, rows=rows, roofs=_PART.roofs[:3])
+    assert "fewer than 4 rounds" in _shown(decode_report(_decode(part)))
 
 
 def test_decode_says_when_other_programs_were_in_the_way() -> None:
-    text = _shown(decode_report(dataclasses.replace(_STEADY, bystanders=0.4)))
+    text = _shown(decode_report(_decode(_steady(), bystanders=0.4)))
     assert "too noisy to say: other programs had 40% of the processor" in text
 
 
 def test_decode_says_when_a_text_ended_early() -> None:
-    short = dataclasses.replace(_STEADY.rows[2], tokens=60)
-    text = _shown(decode_report(dataclasses.replace(_STEADY, rows=(*_STEADY.rows[:2], short))))
-    assert "other: its text ended early, after 61 tokens" in text
-    assert "ended early" not in _shown(decode_report(_STEADY))
+    text = _shown(decode_report(_decode(_steady(tokens=60))))
+    assert "other after 32: its text ended early, after 61 tokens of 128" in text
+    assert "ended early" not in _shown(decode_report(_decode(_steady())))
+
+
+def test_an_engine_that_is_fast_and_wrong_is_marked() -> None:
+    assert "wrong" not in _shown(decode_report(_decode(_steady())))
+    babbling = Agreement("other", 24, {"int4": 0.0, "gguf": 0.95, "other": 1.0})
+    text = _shown(decode_report(_decode(_steady(), babbling)))
+    assert "int4: wrong, however fast: after 0% of 24 prompts it goes on as other does" in text
 
 
 def test_decode_says_how_near_the_roofline_each_comes() -> None:
     # 94 MB of weights and 96 positions of 62.5 kB are 100 MB: 200 tokens/s at 20 GB/s.
-    text = _shown(decode_report(_STEADY))
+    text = _shown(decode_report(_decode(_steady())))
     assert _row(text, "int4")[3] == "75%"
-    assert _row(text, "gguf")[3] == "82%"
+    assert _row(text, "gguf")[3] == "52%"
     assert _row(text, "other")[3] == ""
     assert "memory was read at 20.0 GB/s" in text
 
 
 def test_prefill_has_a_table_for_each_length() -> None:
+    # 200 Mops a token at 200 Gops/s are 1,000 tokens/s; memory is far from that.
+    reads = _reads(100_000_000)
     rows = (
-        Reading("int4", True, "ours 1", 32, (400.0, 410.0)),
-        Reading("int4", True, "ours 1", 256, (600.0, 610.0)),
-        Reading("other", False, "other 2", 32, (200.0, 205.0)),
-        Reading("other", False, "other 2", 256, (1200.0, 1220.0)),
+        Reading("int4", True, "ours 1", 32, (400.0, 410.0), reads),
+        Reading("int4", True, "ours 1", 256, (600.0, 610.0), reads),
+        Reading("other", False, "other 2", 32, (200.0, 205.0), None),
+        Reading("other", False, "other 2", 256, (1200.0, 1220.0), None),
     )
-    text = _shown(prefill_report(Prefill((32, 256), rows, {"absent": "why"}, 0.0)))
+    roofs = dict.fromkeys((32, 256), _roofs(20e9, 20e9))
+    text = _shown(prefill_report(Prefill((32, 256), rows, roofs, _RIGHT, {"absent": "why"}, 0.0)))
     short, long = text.split("one prompt of 256 tokens")
-    assert _row(short, "other")[1:] == ["202", "1%", "2.00 x"]
-    assert _row(long, "other")[1:] == ["1210", "1%", "0.50 x"]
+    assert _row(short, "other")[1:] == ["202", "1%", "", "2.00 x"]
+    assert _row(long, "other")[1:] == ["1210", "1%", "", "0.50 x"]
+    assert _row(short, "int4")[1:] == ["405", "2%", "40%", ""]
     assert "absent: skipped, why" in text
 
 

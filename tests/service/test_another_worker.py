@@ -139,7 +139,10 @@ def add_embedding_route(
         job_id = taken.body.job_id
         narrator = Narrator("embedder", job_id=job_id, correlation_id=correlation_id(request))
         translator = EmbeddingTranslator(job_id, narrator)
-        async with live.submitted(backend, job.request_id, job, translator) as inference:
+        # What a reader does not take is never more than one vector.
+        async with live.submitted(
+            backend, job.request_id, job, translator, lambda: None
+        ) as inference:
             await stream_reply(request, inference_chunks(inference, taken.manner.dialect))
 
     app.add_route(embed, "/v1/inference", methods=["POST"], name="embed", ctx_operation=EMBED)

@@ -7,8 +7,16 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
-from rbee_bench.peers.onnx_reads import weight_bytes
-from rbee_bench.peers.peer import Logits, Reads, Spec, Timing, complete_steps, score_steps
+from rbee_bench.peers.onnx_reads import matrix_operations, weight_bytes
+from rbee_bench.peers.peer import (
+    Arithmetic,
+    Logits,
+    Reads,
+    Spec,
+    Timing,
+    complete_steps,
+    score_steps,
+)
 from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request, SamplingParams
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import complete_all
@@ -77,7 +85,9 @@ class CompiledPeer:
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         position = self._artifact.manifest.cache.bytes_per_token
-        return Reads(weight_bytes(self._artifact.file("graph")), position)
+        graph = self._artifact.file("graph")
+        arithmetic: Arithmetic = "fp32" if self._artifact.manifest.precision == "fp32" else "int8"
+        return Reads(weight_bytes(graph), position, matrix_operations(graph), arithmetic)
 
 
 class _BackendStepper:

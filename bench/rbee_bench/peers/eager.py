@@ -67,11 +67,14 @@ class EagerPeer:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         config = self._model.config
         weights = sum(weight.nbytes for weight in self._model.parameters())
+        numbers = sum(weight.numel() for weight in self._model.parameters() if weight.ndim > 1)
         if not config.tie_word_embeddings:
             weights -= self._model.get_input_embeddings().weight.nbytes
+            numbers -= self._model.get_input_embeddings().weight.numel()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return Reads(weights, 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4)
+        position = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4
+        return Reads(weights, position, 2 * numbers, "fp32")
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

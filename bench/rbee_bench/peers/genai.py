@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rbee_bench.peers.dense import whole_directory
-from rbee_bench.peers.onnx_reads import weight_bytes
+from rbee_bench.peers.onnx_reads import matrix_operations, weight_bytes
 from rbee_bench.peers.peer import (
     Logits,
     Reads,
@@ -91,9 +91,8 @@ class GenaiPeer:
         config = json.loads((self._directory / "genai_config.json").read_text())["model"]["decoder"]
         heads = config["num_hidden_layers"] * config["num_key_value_heads"]
         # On the CPU, the builder's int4 models keep their cache in fp32.
-        return Reads(
-            weight_bytes(self._directory / config["filename"]), 2 * heads * config["head_size"] * 4
-        )
+        graph, position = self._directory / config["filename"], 2 * heads * config["head_size"] * 4
+        return Reads(weight_bytes(graph), position, matrix_operations(graph), "int8")
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

@@ -90,13 +90,14 @@ class LlamaCppPeer:
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
         model, llama = self._model, self._llama
-        tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(self._file).tensors}
-        weights = sum(tensors.values())
+        tensors = {tensor.name: tensor for tensor in GGUFReader(self._file).tensors}
         if "output.weight" in tensors:
-            weights -= tensors["token_embd.weight"]
+            del tensors["token_embd.weight"]
+        weights = sum(int(tensor.n_bytes) for tensor in tensors.values())
+        operations = sum(2 * int(t.n_elements) for t in tensors.values() if len(t.shape) > 1)
         width = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
         heads = llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model)
-        return Reads(weights, 2 * heads * width * _CACHE_ITEM)
+        return Reads(weights, 2 * heads * width * _CACHE_ITEM, operations, "int8")
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

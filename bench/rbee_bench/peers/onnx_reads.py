@@ -1,4 +1,4 @@
-"""What an ONNX graph reads for one token."""
+"""What an ONNX graph reads and computes for one token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import onnx_ir as ir
 _PICKING = {"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding"}
 """Operators that read a row of a constant, not all of it."""
 
+_PRODUCTS = {"MatMul", "Gemm"}
+
 
 def weight_bytes(file: Path) -> int:
     """Return the bytes of all constants that a step reads from end to end, as they are stored."""
@@ -18,3 +20,16 @@ def weight_bytes(file: Path) -> int:
         if value.const_value is not None
         and any(use.node.op_type not in _PICKING for use in value.uses())
     )
+
+
+def matrix_operations(file: Path) -> int:
+    """Return the operations of a token's products with constant matrices, two a weight."""
+    count = 0
+    for node in ir.load(file).graph:
+        if node.op_type == "MatMulNBits":
+            count += node.attributes["K"].as_int() * node.attributes["N"].as_int()
+        elif node.op_type in _PRODUCTS:
+            constant = node.inputs[1]
+            if constant is not None and constant.const_value is not None:
+                count += constant.const_value.size
+    return 2 * count

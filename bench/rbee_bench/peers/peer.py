@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "eager"]
+Arithmetic = Literal["fp32", "int8"]
 Logits = NDArray[np.float32]
 
 
@@ -71,16 +72,21 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What one token of one sequence makes an engine read from memory, at least.
+    """What one token of one sequence makes an engine read and compute, at least.
 
     Attributes:
         weights: Bytes of the weights it multiplies by, as the engine's model stores them. Not the
             embedding, of which a token takes one row, unless it is the output projection too.
         position: Bytes of the KV cache for each position that the token attends to.
+        operations: What it multiplies and adds: two for each weight of those matrices. Attention,
+            which depends on the position, is not counted.
+        arithmetic: In what it multiplies: which of the machine's limits holds for it.
     """
 
     weights: int
     position: int
+    operations: int
+    arithmetic: Arithmetic
 
 
 class Peer(Protocol):

@@ -1,0 +1,124 @@
+"""The process of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from typing import Self
+
+import httpx
+
+from rbee_bench.servers.client import Answer, Question, ask
+from rbee_bench.servers.spec import ServerSpec
+
+_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 0.02
+_GRACE_SECONDS = 10.0
+_OPENING = Question("Once upon a time", 1)
+
+
+class ServerFault(Exception):
+    """A server is not installed, or did not answer; one line says why."""
+
+
+class ServerProcess:
+    """A server that has answered once; it ends with the ``with`` block.
+
+    Attributes:
+        spec: What was started.
+        url: Where it listens.
+        model: The model's name there.
+        seconds: From the start of its process to the first token of its first answer.
+
+    Args:
+        spec: What to start.
+
+    Raises:
+        ServerFault: It ended, or gave no answer in a minute.
+    """
+
+    def __init__(self, spec: ServerSpec) -> None:
+        self.spec = spec
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        # A worker configured by the caller's environment would not be the one described.
+        prefixes = ("RBEE_", "LLORCH_")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        began = time.perf_counter()
+        try:
+            self._process = subprocess.Popen(
+                spec.at(port), stdout=self._log, stderr=self._log, env=environment
+            )
+        except OSError as error:
+            self._log.close()
+            raise ServerFault(f"not installed: {error}") from None
+        try:
+            self.model, answer = asyncio.run(self._open(began + _PATIENCE_SECONDS))
+        except BaseException:
+            self.close()
+            raise
+        self.seconds = answer.times[0] - began
+
+    @property
+    def process_id(self) -> int:
+        """Its process, while it lives."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the process, and wait for that."""
+        self._process.terminate()
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _open(self, deadline: float) -> tuple[str, Answer]:
+        """Ask until there is an answer, which is also the clock's resolution."""
+        latest = "nothing listens"
+        async with httpx.AsyncClient(base_url=self.url, timeout=_PATIENCE_SECONDS) as client:
+            while time.perf_counter() < deadline:
+                if self._process.poll() is not None:
+                    raise ServerFault(self._death())
+                try:
+                    models = await client.get("/v1/models")
+                    model = models.json()["data"][0]["id"]
+                except httpx.HTTPError:
+                    pass  # its port is not open yet
+                except (ValueError, LookupError):
+                    latest = f"/v1/models answers {models.status_code}"
+                else:
+                    answer = await ask(client, model, _OPENING)
+                    if not answer.fault:
+                        return model, answer
+                    latest = answer.fault
+                await asyncio.sleep(_RETRY_SECONDS)
+        raise ServerFault(f"no answer in {_PATIENCE_SECONDS:.0f} s: {latest}")
+
+    def _death(self) -> str:
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "(silent)")
+        if "ModuleNotFoundError" in last or "No module named" in last:
+            return f"not installed: {last}"
+        return f"its process ended with code {self._process.returncode}: {last}"
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
