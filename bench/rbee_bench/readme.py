@@ -44,20 +44,14 @@ def rewrite(file: Path, directory: Path) -> bool:
         OSError: A file cannot be read or written.
     """
     before = file.read_text(encoding="utf-8")
-    after = rewritten(before, _read(directory))
+    after = _rewritten(before, _read(directory))
     if after == before:
         return False
     file.write_text(after, encoding="utf-8")
     return True
 
 
-def rewritten(text: str, results: Results) -> str:
-    """Return a README's text with its parts written anew.
-
-    Raises:
-        ReadmeFault: There is a part of no such name, or none at all.
-    """
-
+def _rewritten(text: str, results: Results) -> str:
     def part(found: re.Match[str]) -> str:
         name = found[1]
         if name not in _PARTS:

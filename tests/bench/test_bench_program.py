@@ -78,7 +78,8 @@ def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
             assert row["reads"]["weights"] > 0
             assert row["reads"]["position"] > 0
     operations = {row["reads"]["operations"] for row in result["parts"][0]["rows"] if row["reads"]}
-    assert len(operations) == 1  # whatever the engine, the matrices are the model's
+    # Whatever the engine, the matrices are the model's; offsets of blocks add a 32nd to ours.
+    assert max(operations) < 1.05 * min(operations)
     said = capsys.readouterr().out
     assert "tokens/s" in said
     assert "memory was read at" in said

@@ -1,0 +1,122 @@
+"""The README's tables are what the committed results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_bench.cli import main
+from rbee_bench.readme import rewrite
+
+_ROOT = Path(__file__).parents[2]
+_MACHINE = {"cpu": "A Processor", "cores": 2, "python": "3.11"}
+
+
+def _keep(directory: Path, kind: str, result: dict[str, Any], name: str = "") -> None:
+    document = {"command": ["rbee-bench", kind], "machine": _MACHINE, kind: result}
+    (directory / f"{name or kind}.json").write_text(json.dumps(document))
+
+
+def test_the_readme_says_what_the_results_say(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text((_ROOT / "README.md").read_text())
+    assert not rewrite(readme, _ROOT / "bench" / "results"), (
+        "rbee-bench readme README.md bench/results"
+    )
+
+
+def test_a_part_is_replaced_and_the_rest_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "Before.\n<!-- rbee-bench prefill -->\nold\n<!-- end -->\nBetween.\n"
+        "<!-- rbee-bench cold -->\nold\n<!-- end -->\nAfter.\n"
+    )
+    results = tmp_path / "results"
+    results.mkdir()
+    rows = [
+        {"label": "int4", "ours": True, "length": length, "rates": [100.0 * length]}
+        for length in (32, 256)
+    ] + [{"label": "other", "ours": False, "length": 32, "rates": [7.0, 8.0, 9.0]}]
+    _keep(results, "prefill", {"lengths": [32, 256], "rows": rows[:1]}, "2026-01")
+    _keep(results, "prefill", {"lengths": [32, 256], "rows": rows}, "2026-02")
+    assert main(["readme", str(readme), str(results)]) == 0
+    assert "written anew" in capsys.readouterr().out
+    text = readme.read_text()
+    assert text.startswith("Before.\n<!-- rbee-bench prefill -->\n| reading one prompt")
+    assert "| **`int4`** | **3200** | **25600** |" in text
+    assert "| other | 8 | |" in text
+    assert "2 cores of A Processor, Python 3.11." in text
+    # What nobody measured is left empty.
+    assert "Between.\n<!-- rbee-bench cold -->\n<!-- end -->\nAfter.\n" in text
+    assert main(["readme", str(readme), str(results)]) == 0
+    assert "as it was" in capsys.readouterr().out
+    assert readme.read_text() == text
+
+
+def test_every_part_can_be_written(tmp_path: Path) -> None:
+    waits = {"p50": 0.5, "p95": 1.0, "p99": 2.0}
+    row = {"label": "int4", "ours": True, "rates": [50.0], "seconds": [1.5], "conversion": None}
+    row |= {"serving_bytes": 10**8, "peak_bytes": 2 * 10**8, "sequences": 4, "throughput": 99.0}
+    row |= dict.fromkeys(("first", "between", "whole", "unknown", "shared", "continued"), waits)
+    _keep(tmp_path, "parity", {"tokens": 64, "agreed": [64, 63]})
+    start = {"seconds": [1.0], "weights_bytes": 10**8, "generated_bytes": 3 * 10**8}
+    _keep(tmp_path, "start", start)
+    _keep(tmp_path, "decode", {"parts": [{"rows": [row]}]})
+    close = {"label": "int4", "divergence": 0.1311, "agreement": 0.788}
+    _keep(tmp_path, "fidelity", {"tokens": 1024, "rows": [close]})
+    part = {"sequences": 4, "rows": [row]}
+    _keep(tmp_path, "batch", {"context": 128, "tokens": 32, "parts": [part]})
+    note = {"other": "answers one after the other"}
+    arrivals = {"requests": 40, "notes": note, "rows": [{**row, "rate": None}, {**row, "rate": 2}]}
+    _keep(tmp_path, "arrivals", arrivals)
+    _keep(tmp_path, "chats", {"chats": 4, "rows": [row]})
+    _keep(tmp_path, "cold", {"rows": [row]})
+    names = ("facts", "decode", "batch", "arrivals", "chats", "cold")
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- rbee-bench {name} -->\n<!-- end -->\n" for name in names))
+    assert rewrite(readme, tmp_path)
+    text = readme.read_text()
+    for cells in (
+        "1 of 2 prompts | `parity`",
+        "| 300 MB | `start` |",
+        "**50** | **0.131** | **78.8 %** |",
+        "| **`int4`** | **all** | **50** |",
+        "**all at once** | **0.50 / 1.00** | **500 / 1000** |",
+        "**2 a second** |",
+        "at random times, the same for every server; other answers one after the other.",
+        "| **`int4`** | **500** | **500** | **500** | **1.5** |",
+        "| **`int4`** | | **1.5 s** | **100 MB** | **200 MB** |",
+    ):
+        assert cells in text.replace("random\ntimes", "random times")
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "complaint"),
+    [
+        ("No parts.", "{}", "not a result"),
+        ("No parts.", None, "it has no parts"),
+        ("<!-- rbee-bench speed -->\n<!-- end -->", None, "no part speed"),
+    ],
+)
+def test_what_cannot_be_written_is_said_in_one_line(
+    text: str,
+    result: str | None,
+    complaint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    if result is not None:
+        (tmp_path / "some.json").write_text(result)
+    assert main(["readme", str(readme), str(tmp_path)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("rbee-bench readme: ")
+    assert complaint in said
+    assert "\n" not in said
+    assert readme.read_text() == text
