@@ -13,7 +13,7 @@ from rbee_bench.sample_model import find_sample_model
 
 BAD_ARGUMENTS = 2
 _LENGTHS = (32, 256, 1024)
-_RATES = (0.5, 1.0, 2.0)
+_RATES = (0.5, 1.0, 2.0, None)
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,9 +73,9 @@ def parser(purpose: str | None) -> Parser:
         nargs="+",
         default=list(_RATES),
         metavar="R",
-        help=f"requests a second, or burst for all at once (default: {_listed(_RATES)})",
+        help="requests a second, or burst for all at once (default: 0.5 1 2 burst)",
     )
-    _count(arrivals, "--requests", 20, 1, "requests of a round")
+    _count(arrivals, "--requests", 16, 1, "requests of a round")
     _count(arrivals, "--rounds", 2, 1, "rounds under each load")
 
     chats = _on_model(commands, "chats", "waits over HTTP when chats begin alike")
@@ -208,8 +208,8 @@ def _counts(command: Parser, flag: str, default: tuple[int, ...], purpose: str) 
     )
 
 
-def _listed(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def _listed(values: tuple[int, ...]) -> str:
+    return " ".join(map(str, values))
 
 
 def _rate(text: str) -> float | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
-from rbee_bench.agreement import Agreement, measure_agreement
-from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
-from rbee_bench.limits import Roof, Roofer, batch_ceiling
+from rbee_bench.agreement import Agreement
+from rbee_bench.contest import Rounds, hold_contest
+from rbee_bench.limits import Roof, batch_ceiling
 from rbee_bench.peers import Kind, PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
@@ -143,45 +141,44 @@ def measure_batch(
     Raises:
         PeerFault: An engine that ran at first failed later.
     """
-    parts, others = [], []
+    parts, bystanders = [], 0.0
     for sequences, engines in sorted(specs.items()):
         stride = max(1, len(ids) // sequences)
         prompts = [
             list(islice(cycle(ids), row * stride, row * stride + context))
             for row in range(sequences)
         ]
-        with ExitStack() as stack:
-            peers, skipped = open_peers(
-                stack,
-                engines,
-                lambda peer, prompts=prompts: peer.batch(prompts[: peer.spec.sequences], 2),  # type: ignore[misc]
-                progress,
+        contest = hold_contest(
+            engines,
+            {sequences: partial(_complete, prompts, tokens)},
+            partial(_complete, prompts, 2),
+            ids,
+            rounds=rounds,
+            threads=threads,
+            progress=partial(_numbered, progress, sequences),
+        )
+        sizes = {spec.label: spec.sequences for spec in engines}
+        rows = tuple(
+            Throughput(
+                label=label,
+                ours=engine.ours,
+                version=engine.version,
+                sequences=sizes[label],
+                tokens=min(timing.tokens for timing in contest.timings[sequences][label]),
+                rates=tuple(timing.rate for timing in contest.timings[sequences][label]),
+                reads=engine.reads,
             )
-
-            def numbered(label: str, done: int, total: int, sequences: int = sequences) -> None:
-                progress(f"{label}, {sequences} prompts", done, total)
-
-            turn = Turns(numbered, (len(peers) + 1) * (rounds + 1))
-            subjects = {
-                label: partial(peer.batch, prompts[: peer.spec.sequences], tokens)
-                for label, peer in peers.items()
-            }
-            bystanders = Bystanders(peer.process_id for peer in peers.values())
-            roofs, timings = under_roof(Roofer(threads), subjects, rounds, turn)
-            others.append(bystanders.share())
-            rows = tuple(_throughput(peers[label], taken) for label, taken in timings.items())
-            agreement = measure_agreement(peers, ids)
-        parts.append(Together(sequences, rows, roofs, agreement, skipped))
-    return Batch(context, tokens, tuple(parts), max(others))
+            for label, engine in contest.engines.items()
+        )
+        roofs = contest.roofs[sequences]
+        parts.append(Together(sequences, rows, roofs, contest.agreement, contest.skipped))
+        bystanders = max(bystanders, contest.bystanders)
+    return Batch(context, tokens, tuple(parts), bystanders)
 
 
-def _throughput(peer: PeerProcess, timings: Sequence[Timing]) -> Throughput:
-    return Throughput(
-        label=peer.spec.label,
-        ours=peer.spec.kind == "compiled",
-        version=peer.version,
-        sequences=peer.spec.sequences,
-        tokens=min(timing.tokens for timing in timings),
-        rates=tuple(timing.rate for timing in timings),
-        reads=peer.reads(),
-    )
+def _complete(prompts: Sequence[Sequence[int]], tokens: int, peer: PeerProcess) -> Timing:
+    return peer.batch(prompts[: peer.spec.sequences], tokens)
+
+
+def _numbered(progress: Progress, sequences: int, what: str, done: int, total: int) -> None:
+    progress(f"{what}, {sequences} prompts", done, total)

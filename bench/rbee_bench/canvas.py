@@ -23,9 +23,11 @@ _STYLES = MappingProxyType(
         "ONNX Runtime GenAI int4": ("#CC79A7", "v"),
         "OpenVINO GenAI": ("#E69F00", "P"),
         "eager torch fp32": ("#000000", "X"),
+        "llama.cpp, llama-server": ("#D55E00", "^"),
+        "llama.cpp, its Python server": ("#E69F00", "v"),
     }
 )
-_OTHER_STYLES = (("#D55E00", "^"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#999999", "*"))
+_OTHER_STYLES = (("#999999", "*"), ("#F0E442", "h"), ("#666666", "d"))
 
 
 class PlotFault(Exception):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rbee_bench.canvas import GRID, INK, bare, figure, styles
+from rbee_bench.subject import UNTUNED
 
 Document = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ def waits(document: Document) -> Any:
         ("whole", "to the end of the answer", "seconds", 1.0),
     )
     title = "Waits by load, requests at random over HTTP"
-    drawn = figure(title, document, 10.5, 4.4, "; full lines: half wait at most that, dashed: 95 %")
+    drawn = figure(title, document, 11.5, 4.0, "; full lines: half wait at most that, dashed: 95 %")
     grid = drawn.subplots(1, len(panels))
     labels = list(dict.fromkeys(row["label"] for row in rows))
     for axes, (name, heading, unit, scale) in zip(grid, panels, strict=True):
@@ -95,7 +96,7 @@ def waits(document: Document) -> Any:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.grid(axis="y", color=GRID)
     handles, names = grid[0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside upper center", ncols=len(labels), frameon=False)
+    drawn.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
     return bare(drawn)
 
 
@@ -160,7 +161,7 @@ def roofline(documents: Sequence[Document]) -> Any | None:
             markeredgewidth=0.6,
         )
     for name, (colour, _) in colours.items():
-        axes.plot([], [], "s", color=colour, label=name)
+        axes.plot([], [], color=colour, linewidth=6, label=name)
     for work, shape in shapes.items():
         axes.plot([], [], shape, color="none", markeredgecolor=INK, label=work)
     axes.set_xscale("log")
@@ -185,7 +186,7 @@ def speed_up(documents: Sequence[Document]) -> Any | None:
     works = list(dict.fromkeys(point.work for point in points))
     labels = list(dict.fromkeys(point.label for point in points))
     width = 0.8 / len(labels)
-    drawn = figure("Speed-up over eager torch", documents[0], 2.6 + 1.6 * len(works), 4.2, _ROUNDS)
+    drawn = figure("Speed-up over eager torch", documents[0], 4.4 + 1.5 * len(works), 4.2, _ROUNDS)
     axes = drawn.subplots()
     for number, (label, (colour, _)) in enumerate(styles(labels).items()):
         for point in points:
@@ -204,23 +205,23 @@ def speed_up(documents: Sequence[Document]) -> Any | None:
                 horizontalalignment="center",
                 fontsize=7,
             )
-        axes.plot([], [], "s", color=colour, label=label)
+        axes.plot([], [], color=colour, linewidth=6, label=label)
     axes.axhline(1.0, color=INK, linewidth=1)
     axes.set_xticks(range(len(works)), [work.replace(", ", ",\n") for work in works], fontsize=9)
     axes.set_ylabel("times as fast as eager torch")
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
-    drawn.legend(loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
+    drawn.legend(loc="outside right upper", frameon=False, fontsize=9)
     return bare(drawn)
 
 
 def _points(document: Document) -> Iterator[_Point]:
-    """Yield every engine at every work of a result; ``speed`` is 0 where it is not known."""
+    """Yield every tuned engine at every work of a result; ``speed`` is 0 where it is not known."""
     if "decode" in document:
         result = document["decode"]
         for part in result["parts"]:
             middle = part["context"] + result["tokens"] / 2
-            for row in part["rows"]:
+            for row in _tuned(part["rows"]):
                 work = f"decode, {part['context']} before"
                 yield _point(work, row, 1, middle)
     elif "prefill" in document:
@@ -237,6 +238,10 @@ def _points(document: Document) -> Iterator[_Point]:
                     every = (result["context"] + new) / new
                     middle = size * (result["context"] + new / 2)
                     yield _point(work, row, size * every, middle, every)
+
+
+def _tuned(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if not row["label"].endswith(UNTUNED)]
 
 
 def _point(

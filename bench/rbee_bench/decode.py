@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
-from rbee_bench.agreement import Agreement, measure_agreement
-from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
-from rbee_bench.limits import Roof, Roofer, decode_ceiling
+from rbee_bench.agreement import Agreement
+from rbee_bench.contest import Contestant, Rounds, hold_contest
+from rbee_bench.limits import Roof, decode_ceiling
 from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
@@ -115,37 +113,39 @@ def measure_decode(
     """
     prompts = {context: list(islice(cycle(ids), context)) for context in sorted(set(contexts))}
     shortest = prompts[min(prompts)]
-    with ExitStack() as stack:
-        peers, skipped = open_peers(
-            stack, specs, lambda peer: peer.decode(shortest, tokens), progress
+
+    def complete(prompt: Sequence[int], peer: PeerProcess) -> Timing:
+        return peer.decode(prompt, tokens)
+
+    contest = hold_contest(
+        specs,
+        {context: partial(complete, prompt) for context, prompt in prompts.items()},
+        partial(complete, shortest),
+        ids,
+        rounds=rounds,
+        threads=threads,
+        progress=progress,
+    )
+    parts = tuple(
+        Continuation(
+            context,
+            tuple(
+                _speed(label, engine, contest.timings[context][label])
+                for label, engine in contest.engines.items()
+            ),
+            contest.roofs[context],
         )
-        turn = Turns(progress, len(prompts) * (len(peers) + 1) * (rounds + 1))
-        roofer = Roofer(threads)
-        bystanders = Bystanders(peer.process_id for peer in peers.values())
-        taken = {}
-        for context, prompt in prompts.items():
-            subjects = {
-                label: partial(peer.decode, prompt, tokens) for label, peer in peers.items()
-            }
-            taken[context] = under_roof(roofer, subjects, rounds, turn)
-        others = bystanders.share()
-        parts = tuple(
-            Continuation(
-                context,
-                tuple(_speed(peer, timings[label]) for label, peer in peers.items()),
-                roofs,
-            )
-            for context, (roofs, timings) in taken.items()
-        )
-        return Decode(tokens, parts, measure_agreement(peers, ids), skipped, others)
+        for context in prompts
+    )
+    return Decode(tokens, parts, contest.agreement, contest.skipped, contest.bystanders)
 
 
-def _speed(peer: PeerProcess, timings: Sequence[Timing]) -> Speed:
+def _speed(label: str, engine: Contestant, timings: Sequence[Timing]) -> Speed:
     return Speed(
-        label=peer.spec.label,
-        ours=peer.spec.kind == "compiled",
-        version=peer.version,
+        label=label,
+        ours=engine.ours,
+        version=engine.version,
         tokens=min(timing.tokens for timing in timings),
         rates=tuple(timing.rate for timing in timings),
-        reads=peer.reads(),
+        reads=engine.reads,
     )

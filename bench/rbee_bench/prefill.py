@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 
-from rbee_bench.agreement import Agreement, measure_agreement
-from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Rounds, Turns, open_peers, under_roof
-from rbee_bench.limits import Roof, Roofer, prefill_ceiling
-from rbee_bench.peers import Reads, Spec, Timing
+from rbee_bench.agreement import Agreement
+from rbee_bench.contest import Rounds, hold_contest
+from rbee_bench.limits import Roof, prefill_ceiling
+from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
@@ -98,31 +96,36 @@ def measure_prefill(
     """
     lengths = sorted(set(lengths))
     prompts = {length: list(islice(cycle(ids), length)) for length in lengths}
-    with ExitStack() as stack:
-        peers, skipped = open_peers(
-            stack, specs, lambda peer: peer.prefill(prompts[lengths[0]]), progress
+
+    def read(prompt: Sequence[int], peer: PeerProcess) -> Timing:
+        return peer.prefill(prompt)
+
+    contest = hold_contest(
+        specs,
+        {length: partial(read, prompt) for length, prompt in prompts.items()},
+        partial(read, prompts[lengths[0]]),
+        ids,
+        rounds=rounds,
+        threads=threads,
+        progress=progress,
+    )
+    rows = tuple(
+        Reading(
+            label=label,
+            ours=engine.ours,
+            version=engine.version,
+            length=length,
+            rates=tuple(timing.rate for timing in contest.timings[length][label]),
+            reads=engine.reads,
         )
-        turn = Turns(progress, (len(peers) + 1) * len(lengths) * (rounds + 1))
-        roofer = Roofer(threads)
-        bystanders = Bystanders(peer.process_id for peer in peers.values())
-        taken: dict[int, dict[str, tuple[Timing, ...]]] = {}
-        roofs: dict[int, tuple[Roof, ...]] = {}
-        for length, prompt in prompts.items():
-            subjects = {label: partial(peer.prefill, prompt) for label, peer in peers.items()}
-            roofs[length], taken[length] = under_roof(roofer, subjects, rounds, turn)
-        others = bystanders.share()
-        reads = {label: peer.reads() for label, peer in peers.items()}
-        rows = tuple(
-            Reading(
-                label=label,
-                ours=peer.spec.kind == "compiled",
-                version=peer.version,
-                length=length,
-                rates=tuple(timing.rate for timing in taken[length][label]),
-                reads=reads[label],
-            )
-            for label, peer in peers.items()
-            for length in lengths
-        )
-        agreement = measure_agreement(peers, ids)
-        return Prefill(tuple(lengths), rows, roofs, agreement, skipped, others)
+        for label, engine in contest.engines.items()
+        for length in lengths
+    )
+    return Prefill(
+        tuple(lengths),
+        rows,
+        contest.roofs,
+        contest.agreement,
+        contest.skipped,
+        contest.bystanders,
+    )

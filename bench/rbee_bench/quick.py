@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 
-from rbee_bench.agreement import Agreement, measure_agreement
+from rbee_bench.agreement import Agreement
 from rbee_bench.arrivals import Arrivals, measure_arrivals
-from rbee_bench.bystanders import Bystanders
 from rbee_bench.cold import Cold, measure_cold
-from rbee_bench.contest import Turns, open_peers
-from rbee_bench.interleave import interleave
-from rbee_bench.peers import Spec, Timing
+from rbee_bench.contest import hold_contest
+from rbee_bench.peers import Spec
 from rbee_bench.servers import ServerSpec
 from rbee_bench.subject import Progress, Subject
 
 SEQUENCES, LENGTH, CONTEXT = 16, 256, 64
-TOKENS, BATCH_TOKENS = 64, 32
+TOKENS, BATCH_TOKENS = 48, 24
 CAPACITY = LENGTH + TOKENS
-_ROUNDS, _BATCH_ROUNDS, _STARTS = 5, 4, 2
+_ROUNDS, _STARTS = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +83,31 @@ def measure_quick(
     prompts = [
         list(islice(cycle(ids), row * stride, row * stride + CONTEXT)) for row in range(SEQUENCES)
     ]
-    with ExitStack() as stack:
-        peers, skipped = open_peers(stack, specs, lambda peer: peer.batch(prompts, 2), progress)
-        turn = Turns(progress, len(peers) * (2 * (_ROUNDS + 1) + _BATCH_ROUNDS + 1))
-        bystanders = Bystanders(peer.process_id for peer in peers.values())
-        decode = interleave(
-            {label: partial(peer.decode, prompt[:32], TOKENS) for label, peer in peers.items()},
-            _ROUNDS,
-            lambda label: turn(f"decode, {label}"),
+    contest = hold_contest(
+        specs,
+        {
+            "decode": lambda peer: peer.decode(prompt[:32], TOKENS),
+            "prefill": lambda peer: peer.prefill(prompt),
+            "batch": lambda peer: peer.batch(prompts, BATCH_TOKENS),
+        },
+        lambda peer: peer.batch(prompts, 2),
+        ids,
+        rounds=_ROUNDS,
+        threads=subject.threads,
+        progress=progress,
+    )
+    engines = tuple(
+        Engine(
+            label,
+            engine.ours,
+            engine.version,
+            *(
+                tuple(timing.rate for timing in contest.timings[work][label])
+                for work in ("decode", "prefill", "batch")
+            ),
         )
-        prefill = interleave(
-            {label: partial(peer.prefill, prompt) for label, peer in peers.items()},
-            _ROUNDS,
-            lambda label: turn(f"prefill, {label}"),
-        )
-        batch = interleave(
-            {label: partial(peer.batch, prompts, BATCH_TOKENS) for label, peer in peers.items()},
-            _BATCH_ROUNDS,
-            lambda label: turn(f"{SEQUENCES} together, {label}"),
-        )
-        others = bystanders.share()
-        engines = tuple(
-            Engine(
-                label,
-                peer.spec.kind == "compiled",
-                peer.version,
-                *(_rates(taken[label]) for taken in (decode, prefill, batch)),
-            )
-            for label, peer in peers.items()
-        )
-        agreement = measure_agreement(peers, ids)
+        for label, engine in contest.engines.items()
+    )
     burst = measure_arrivals(
         servers,
         text,
@@ -129,13 +120,9 @@ def measure_quick(
     cold = measure_cold(subject, servers, ids, _STARTS, progress, convert=False)
     return Quick(
         engines,
-        agreement,
+        contest.agreement,
         burst,
         cold,
-        skipped,
-        max(others, burst.bystanders, cold.bystanders),
+        contest.skipped,
+        max(contest.bystanders, burst.bystanders, cold.bystanders),
     )
-
-
-def _rates(timings: Sequence[Timing]) -> tuple[float, ...]:
-    return tuple(timing.rate for timing in timings)

@@ -17,6 +17,7 @@ from typing import Any
 
 from rbee_bench.arrivals import load
 from rbee_bench.stats import spread
+from rbee_bench.subject import UNTUNED
 
 _PART = re.compile(r"^<!-- rbee-bench (\S+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
@@ -112,7 +113,7 @@ def _decode(results: Results) -> str:
     close = {row["label"]: row for row in results["fidelity"]["fidelity"]["rows"]}
     rows = []
     for row in part["rows"]:
-        distance = close.get(row["label"].removesuffix(", untuned"))
+        distance = close.get(row["label"].removesuffix(UNTUNED))
         rows.append(
             _own(
                 row,

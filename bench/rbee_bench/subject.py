@@ -14,6 +14,9 @@ from rbee_runtime.artifact import Precision
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, steps of it done, and steps in total (0 if unknown)."""
 
+UNTUNED = ", untuned"
+"""Ends the label of an engine that has the threads it takes when nobody tells it."""
+
 _LABELS: dict[Kind, str] = {
     "llama.cpp": "llama.cpp",
     "genai": "ONNX Runtime GenAI int4",
@@ -84,7 +87,7 @@ class Subject:
 
     def untuned(self, kind: Kind, capacity: int) -> Spec:
         """As :meth:`peer`, but with the threads the engine takes when nobody tells it."""
-        label = f"{_LABELS[kind]}, untuned"
+        label = f"{_LABELS[kind]}{UNTUNED}"
         return Spec(kind, label, self.gguf, capacity, 0, self._workspace)
 
     def tokenizer(self, progress: Progress) -> Tokenizer:

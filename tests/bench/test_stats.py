@@ -95,6 +95,16 @@ def test_two_runs_whose_ratios_would_differ_are_doubtful() -> None:
             assert trusted < 30
 
 
+def test_two_halves_that_are_apart_are_doubtful() -> None:
+    other = [100.0, 101.0] * 20
+    assert not doubtful([130.0, 131.3] * 20, other)
+    # Of so many rounds the bounds are close; but each half has a ratio of its own.
+    ours = [130.0, 131.3] * 10 + [138.0, 139.4] * 10
+    low, high = ratio_interval(ours, other, 0.8)
+    assert high / low < 1.05
+    assert doubtful(ours, other)
+
+
 def test_too_few_rounds_are_doubtful() -> None:
     assert doubtful([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     assert not doubtful([1.0] * 4, [1.0] * 4)
