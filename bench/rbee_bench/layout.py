@@ -13,6 +13,10 @@ from rbee_bench.bystanders import BUSY
 from rbee_bench.stats import CLOSE, NOISY, doubtful, paired_ratio, ratio_interval
 
 
+_NAMED = 3
+"""Figures that are named for their spread; there can be dozens."""
+
+
 class Rated(Protocol):
     """An engine with a rate for each round, the rounds taken by turns with the others'."""
 
@@ -102,11 +106,10 @@ def noise(
         contests: Engines that were measured in the same rounds: of each of ours and each other one
             the ratio is to be known.
     """
-    doubts = [
-        f"{label} {value:.0%} spread, over {NOISY:.0%}"
-        for label, value in spreads.items()
-        if value > NOISY
-    ]
+    wide = sorted((value, label) for label, value in spreads.items() if value > NOISY)[::-1]
+    doubts = [f"{label} {value:.0%} spread, over {NOISY:.0%}" for value, label in wide[:_NAMED]]
+    if len(wide) > _NAMED:
+        doubts.append(f"{len(wide) - _NAMED} more of {len(spreads)} spread over {NOISY:.0%}")
     if bystanders > BUSY:
         doubts.append(f"other programs had {bystanders:.0%} of the processor, over {BUSY:.0%}")
     doubts += _ratio_doubts(contests)
