@@ -12,7 +12,6 @@ from rbee_bench.agreement import Agreement
 from rbee_bench.bystanders import BUSY
 from rbee_bench.stats import CLOSE, NOISY, doubtful, paired_ratio, ratio_interval
 
-
 _NAMED = 3
 """Figures that are named for their spread; there can be dozens."""
 
