@@ -12,6 +12,9 @@ LEAST = 1 / 3
 
 _PROMPTS, _LENGTH = 24, 24
 
+CAPACITY = _LENGTH + 1
+"""Positions that an engine has to have to be asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:

@@ -19,7 +19,7 @@ import psutil
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.contest import Turns
-from rbee_bench.peers import PeerFault, PeerProcess, Spec
+from rbee_bench.peers import Kind, PeerFault, PeerProcess, Spec
 from rbee_bench.servers import Question, ServerFault, ServerProcess, ServerSpec, ask
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress, Subject
@@ -28,6 +28,7 @@ from rbee_runtime.artifact import Precision
 _TOKENS = 64
 _CAPACITY = 512
 _PRECISIONS: tuple[Precision, ...] = ("gguf", "int4")
+_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def _served(servers: Sequence[ServerSpec]) -> list[_Subject]:
 
 def _peers(subject: Subject, ids: Sequence[int]) -> list[_Subject]:
     rows = []
-    for kind in ("llama.cpp", "genai", "openvino", "eager"):
+    for kind in _KINDS:
         spec = subject.peer(kind, _CAPACITY)
 
         def convert(again: float, spec: Spec = spec) -> float | None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rbee_bench import quick
+from rbee_bench.agreement import CAPACITY
 from rbee_bench.arrivals import Arrivals, measure_arrivals
 from rbee_bench.batch import Batch, batch_specs, measure_batch
 from rbee_bench.chats import Chats, measure_chats
@@ -156,7 +157,7 @@ def _ends(subject: Subject, progress: OnProgress) -> list[int]:
 
 def _decode(subject: Subject, arguments: argparse.Namespace, progress: OnProgress) -> Decode:
     contexts, tokens = arguments.context, arguments.tokens
-    specs = decode_specs(subject, max(contexts) + tokens, progress)
+    specs = decode_specs(subject, max(CAPACITY, max(contexts) + tokens), progress)
     ids = subject.tokenizer(progress).encode(_built_in_text())
     return measure_decode(
         specs,
@@ -170,7 +171,7 @@ def _decode(subject: Subject, arguments: argparse.Namespace, progress: OnProgres
 
 
 def _prefill(subject: Subject, arguments: argparse.Namespace, progress: OnProgress) -> Prefill:
-    specs = prefill_specs(subject, max(arguments.lengths) + 1, progress)
+    specs = prefill_specs(subject, max(CAPACITY, *arguments.lengths) + 1, progress)
     ids = subject.tokenizer(progress).encode(_built_in_text())
     return measure_prefill(
         specs,
@@ -184,8 +185,9 @@ def _prefill(subject: Subject, arguments: argparse.Namespace, progress: OnProgre
 
 def _batch(subject: Subject, arguments: argparse.Namespace, progress: OnProgress) -> Batch:
     context, tokens = arguments.context, arguments.tokens
+    capacity = max(CAPACITY, context + tokens)
     specs = {
-        sequences: batch_specs(subject, context + tokens, sequences, progress, alone=True)
+        sequences: batch_specs(subject, capacity, sequences, progress, alone=True)
         for sequences in arguments.sequences
     }
     ids = subject.tokenizer(progress).encode(_built_in_text())
