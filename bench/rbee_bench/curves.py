@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def roofline(documents: Sequence[Document]) -> Any | None:
 
     ``None`` where nothing is known of what the engines read.
     """
-    points = [point for document in documents for point in _points(document) if point.speed]
+    points = [point for point in _few(documents) if point.speed]
     roofs = [roof for document in documents for roof in _roofs(document)]
     if not points or not roofs:
         return None
@@ -139,12 +140,15 @@ def roofline(documents: Sequence[Document]) -> Any | None:
             horizontalalignment="right",
             fontsize=8,
         )
-    axes.annotate(
+    # The angle of the line as drawn, which depends on the axes.
+    slope = math.degrees(math.atan(reading / 1e9))
+    axes.text(
+        low * 1.2,
+        low * 2 * reading / 1e9,
         f"memory, {reading / 1e9:.0f} GB/s",
-        (low, low * reading / 1e9),
-        xytext=(2, 12),
-        textcoords="offset points",
-        rotation=38,
+        rotation=slope,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
         fontsize=8,
     )
     works = list(dict.fromkeys(point.work for point in points))
@@ -178,7 +182,7 @@ def speed_up(documents: Sequence[Document]) -> Any | None:
 
     The ratio is the median of the rounds' ratios.
     """
-    points = [point for document in documents for point in _points(document)]
+    points = _few(documents)
     base = {point.work: point.rates for point in points if point.label == _REFERENCE}
     points = [point for point in points if point.work in base and point.label != _REFERENCE]
     if not points:
@@ -186,7 +190,7 @@ def speed_up(documents: Sequence[Document]) -> Any | None:
     works = list(dict.fromkeys(point.work for point in points))
     labels = list(dict.fromkeys(point.label for point in points))
     width = 0.8 / len(labels)
-    drawn = figure("Speed-up over eager torch", documents[0], 4.4 + 1.5 * len(works), 4.2, _ROUNDS)
+    drawn = figure("Speed-up over eager torch", documents[0], 4.2 + 1.1 * len(works), 4.2, _ROUNDS)
     axes = drawn.subplots()
     for number, (label, (colour, _)) in enumerate(styles(labels).items()):
         for point in points:
@@ -213,6 +217,17 @@ def speed_up(documents: Sequence[Document]) -> Any | None:
     axes.set_axisbelow(True)
     drawn.legend(loc="outside right upper", frameon=False, fontsize=9)
     return bare(drawn)
+
+
+def _few(documents: Sequence[Document]) -> list[_Point]:
+    """Return the points of the first and the last work of each kind: more cannot be told apart."""
+    points = [point for document in documents for point in _points(document)]
+    works: dict[str, list[str]] = defaultdict(list)
+    for point in points:
+        kind, _, _ = point.work.partition(", ")
+        works[kind].append(point.work)
+    shown = {work for each in works.values() for work in (each[0], each[-1])}
+    return [point for point in points if point.work in shown]
 
 
 def _points(document: Document) -> Iterator[_Point]:
