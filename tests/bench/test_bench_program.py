@@ -65,16 +65,16 @@ def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program("decode --tokens 8 --rounds 2 --context 12 4") == 0
+    assert program("decode --tokens 8 --rounds 1 --context 12 4") == 0
     result = program.result("decode")
     labels = {"int4", "gguf", "int8", UNTUNED, OPENVINO} | ENGINES
     assert [part["context"] for part in result["parts"]] == [4, 12]
     for part in result["parts"]:
         assert {row["label"] for row in part["rows"]} | set(result["skipped"]) == labels
-        assert len(part["roofs"]) == 2
+        assert len(part["roofs"]) == 1
     assert result["agreement"]["shares"]["gguf"] > 0.8
     for row in result["parts"][0]["rows"]:
-        assert len(row["rates"]) == 2
+        assert len(row["rates"]) == 1
         assert min(row["rates"]) > 0.0
         if row["label"] != OPENVINO:
             assert row["reads"]["weights"] > 0
@@ -106,15 +106,12 @@ def test_prefill(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_batch(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program("batch --sequences 2 1 --tokens 4 --rounds 1 --context 8") == 0
-    result = program.result("batch")
+    assert program("batch --sequences 2 --tokens 4 --rounds 1 --context 8") == 0
+    (part,) = program.result("batch")["parts"]
     alone = {"int4, one at a time", "gguf, one at a time"}
-    for part, extra in zip(result["parts"], (set(), alone), strict=True):
-        assert _labels(part) == {"int4", "gguf", OPENVINO} | ENGINES | extra
-        assert {row["tokens"] / row["sequences"] for row in part["rows"]} == {4}
-    said = capsys.readouterr().out
-    assert "1 prompts of 8 tokens together" in said
-    assert "2 prompts of 8 tokens together" in said
+    assert _labels(part) == {"int4", "gguf", OPENVINO} | ENGINES | alone
+    assert {row["tokens"] / row["sequences"] for row in part["rows"]} == {4}
+    assert "2 prompts of 8 tokens together" in capsys.readouterr().out
 
 
 def test_arrivals_and_chats(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
