@@ -393,7 +393,10 @@ def _load_fails(kind: str) -> Callable[[Model], None]:
 def _no_room_for_an_export(model: Model) -> None:
     with tempfile.TemporaryDirectory() as cache:
         unexported = Model(model.checkpoint, model.checkpoint)
-        settings: dict[str, Any] = {"environment": {"RBEE_ARTIFACT_CACHE": cache}, "before": _fill_disk}
+        settings: dict[str, Any] = {
+            "environment": {"RBEE_ARTIFACT_CACHE": cache},
+            "before": _fill_disk,
+        }
         with _worker(unexported, **settings) as worker:
             _ends(worker, 3, "too large", within=50.0)
         if left := list(Path(cache).glob("**/artifact.json")):

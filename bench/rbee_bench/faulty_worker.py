@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rbee_runtime import Engine
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.errors import ArtifactError, InferenceFailed
+from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_service.cli import main as worker_main
@@ -58,6 +59,12 @@ class FaultyBackend:
         self.blocks = backend.blocks
         self.cache_bytes = self.cache_used = backend.cache_bytes
         self.transfer = backend.transfer
+        self.warm_up, self.held = backend.warm_up, backend.held
+
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        """Run a step and draw, or do not."""
+        logits = self.run(step)
+        return sample(logits, samplers) if samplers else []
 
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run a step, or do not."""
