@@ -93,6 +93,7 @@ def parser(purpose: str | None) -> Parser:
     start = _on_model(commands, "start", "a worker's time to readiness, and its memory")
     _count(start, "--rounds", 5, 1, "starts that count")
 
+    _service(commands)
     _large(commands)
     _files(_command(commands, "limits", "what this machine's memory and arithmetic give at best"))
     _gate(commands)
@@ -107,6 +108,28 @@ def parser(purpose: str | None) -> Parser:
         "--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
     )
     return whole
+
+
+def _service(commands: argparse._SubParsersAction[Parser]) -> None:
+    http = _on_model(commands, "http", "what it costs that tokens go out over HTTP")
+    http.add_argument(
+        "--precision",
+        choices=["int4", "gguf", "int8"],
+        default="int4",
+        help="of our artifact (default: %(default)s)",
+    )
+    _count(http, "--tokens", 128, 1, "tokens of a completion")
+    _count(http, "--rounds", 5, 1, "rounds that count")
+
+    load = _on_model(commands, "load", "many streams at once on one worker, for a while")
+    _count(load, "--streams", 200, 1, "streams at a time")
+    _count(load, "--slots", 16, 1, "slots of the worker; the other streams wait")
+    _count(load, "--seconds", 60, 2, "for how long")
+
+    hostile = _on_model(commands, "hostile", "requests that mean no good, on one worker")
+    _count(hostile, "--requests", 100_000, 1, "requests")
+
+    _on_model(commands, "faults", "what a worker does when all around it fails")
 
 
 def _large(commands: argparse._SubParsersAction[Parser]) -> None:

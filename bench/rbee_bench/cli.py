@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from rbee_bench import report, report_served
+from rbee_bench import report, report_served, report_service
 from rbee_bench.arguments import parser
 from rbee_bench.arrivals import Arrivals
 from rbee_bench.batch import Batch
@@ -18,10 +18,13 @@ from rbee_bench.canvas import PlotFault
 from rbee_bench.chats import Chats
 from rbee_bench.cold import Cold
 from rbee_bench.decode import Decode
+from rbee_bench.faults import Faults
 from rbee_bench.fidelity import Fidelity
 from rbee_bench.gate import Gate, Proof, Verdict
+from rbee_bench.hostile import Hostile
 from rbee_bench.large import Large, LargeFault
 from rbee_bench.limits import Limits
+from rbee_bench.load import Load
 from rbee_bench.machine import Machine
 from rbee_bench.markdown import to_markdown
 from rbee_bench.measuring import Result, measure
@@ -34,7 +37,9 @@ from rbee_bench.readme import ReadmeFault, rewrite
 from rbee_bench.sample_model import PACKAGE
 from rbee_bench.servers import ServerFault
 from rbee_bench.serving import Serving
+from rbee_bench.sse_client import StreamFault
 from rbee_bench.start import Start
+from rbee_bench.streaming import Streaming
 from rbee_bench.trees import GateFault
 from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
@@ -46,6 +51,7 @@ _WIDTH = 132
 
 _FAULTS = (
     *(PeerFault, StartFault, LargeFault, GateFault, PlotFault, ReadmeFault, ServerFault),
+    StreamFault,
     *(ExportError, RuntimeFault, ValueError, OSError),
 )
 
@@ -104,6 +110,10 @@ def _exit_code(result: Result) -> int:
             return {Verdict.PASSED: 0, Verdict.FAILED: FAILED}.get(result.verdict, UNDECIDED)
         case Proof():
             return 0 if result.holds else FAILED
+        case Faults() | Hostile():
+            return 0 if result.held else FAILED
+        case Load():
+            return FAILED if result.lost else 0
         case _:
             return 0
 
@@ -140,6 +150,14 @@ def _layout(result: Result) -> RenderableType:
             return report_served.cold_report(result)
         case Quick():
             return report_served.quick_report(result)
+        case Streaming():
+            return report_service.streaming_report(result)
+        case Load():
+            return report_service.load_report(result)
+        case Hostile():
+            return report_service.hostile_report(result)
+        case Faults():
+            return report_service.faults_report(result)
 
 
 def _write(file: Path, result: Result, machine: Machine, command: list[str]) -> None:

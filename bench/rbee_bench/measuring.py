@@ -15,10 +15,13 @@ from rbee_bench.batch import Batch, batch_specs, measure_batch
 from rbee_bench.chats import Chats, measure_chats
 from rbee_bench.cold import Cold, measure_cold
 from rbee_bench.decode import Decode, decode_specs, measure_decode
+from rbee_bench.faults import Faults, Model, measure_faults
 from rbee_bench.fidelity import Fidelity, measure_fidelity
 from rbee_bench.gate import Gate, Proof, measure_gate, prove_gate
+from rbee_bench.hostile import Hostile, measure_hostile
 from rbee_bench.large import CASES, Large, measure_large
 from rbee_bench.limits import Limits, measure_limits
+from rbee_bench.load import Load, measure_load
 from rbee_bench.machine import Machine
 from rbee_bench.parity import Parity, measure_parity
 from rbee_bench.prefill import Prefill, measure_prefill, prefill_specs
@@ -26,6 +29,7 @@ from rbee_bench.quick import Quick, measure_quick
 from rbee_bench.servers import ServerSpec, llama_server, python_server, worker
 from rbee_bench.serving import Serving, measure_serving
 from rbee_bench.start import Start, measure_start
+from rbee_bench.streaming import Streaming, measure_streaming
 from rbee_bench.subject import Progress as OnProgress
 from rbee_bench.subject import Subject
 
@@ -47,6 +51,10 @@ Result = (
     | Chats
     | Cold
     | Quick
+    | Streaming
+    | Load
+    | Hostile
+    | Faults
 )
 
 
@@ -123,6 +131,19 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
                     barred=_ends(subject, progress),
                     progress=progress,
                 )
+            case "http":
+                artifact = subject.artifact(arguments.precision, progress)
+                return measure_streaming(artifact, arguments.tokens, arguments.rounds, progress)
+            case "load":
+                artifact = subject.artifact("int4", progress)
+                streams, slots, seconds = arguments.streams, arguments.slots, arguments.seconds
+                return measure_load(artifact, streams, slots, seconds, progress)
+            case "hostile":
+                artifact = subject.artifact("int4", progress)
+                return measure_hostile(artifact, arguments.requests, progress)
+            case "faults":
+                artifact = subject.artifact("int4", progress)
+                return measure_faults(Model(artifact.path, subject.gguf), progress)
             case _:
                 return measure_start(subject.artifact("gguf", progress), arguments.rounds, progress)
 

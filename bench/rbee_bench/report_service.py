@@ -1,0 +1,78 @@
+"""What a worker withstood, as tables."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from rbee_bench import layout
+from rbee_bench.faults import Faults
+from rbee_bench.hostile import Hostile
+from rbee_bench.load import Load
+from rbee_bench.streaming import Streaming
+
+
+def faults_report(result: Faults) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.faults.measure_faults` found."""
+    table = layout.table(
+        "what goes wrong, and what the worker does", ("fault", "when", "the worker", "took")
+    )
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for row in result.rows:
+        style = None if row.held else "red"
+        table.add_row(row.fault, row.stage, row.did, f"{row.seconds:.1f} s", style=style)
+    broken = sum(not row.held for row in result.rows)
+    if not broken:
+        return Group(table, Text(f"all {len(result.rows)} as they must be, and nothing hung"))
+    return Group(table, Text(f"{broken} of {len(result.rows)} are not as they must be", "red"))
+
+
+def streaming_report(result: Streaming) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.streaming.measure_streaming` found."""
+    table = layout.table(
+        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
+        ("streams", "engine alone", "over HTTP", "cost", "spread"),
+    )
+    noise = {}
+    for row in result.rows:
+        engine, worker = row.rates
+        label = f"{row.streams} streams"
+        noise[label] = row.spread
+        figures = f"{engine:.0f}", f"{worker:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
+        table.add_row(str(row.streams), *figures)
+    return Group(table, *layout.noise(noise, result.bystanders))
+
+
+def load_report(result: Load) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.load.measure_load` found."""
+    table = layout.table(
+        f"{result.streams} streams on {result.slots} slots for {result.seconds:.0f} s, "
+        f"{result.precision}",
+        ("", "found"),
+    )
+    table.add_row("streams ended, ordered and complete", str(result.ended))
+    table.add_row("streams lost", str(result.lost), style="red" if result.lost else None)
+    table.add_row("tokens a second", f"{result.tokens / result.seconds:.0f}")
+    table.add_row("/health, slowest of 100", layout.milliseconds(result.health_p99))
+    table.add_row("/health, slowest", layout.milliseconds(result.health[-1]))
+    table.add_row("latest heartbeat was late by", f"{result.late:.2f} s")
+    early, last = map(layout.megabytes, result.resident)
+    table.add_row("memory after a quarter, and at the end", f"{early}, {last}")
+    faults = [Text(fault, style="red") for fault in result.faults]
+    return Group(table, *faults, *layout.noise({}, result.bystanders))
+
+
+def hostile_report(result: Hostile) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.hostile.measure_hostile` found."""
+    table = layout.table(f"{result.requests} hostile requests", ("answered", "times"))
+    for status, count in result.statuses.items():
+        table.add_row(str(status) if status else "closed", str(count))
+    warm, most = map(layout.megabytes, (result.warm, result.most))
+    lines = [
+        Text(f"{result.good} good requests in between were completed"),
+        Text(f"memory {warm} after a fifth, {most} at most after that ({result.growth:+.1%})"),
+    ]
+    for what, found in (("not documented", result.unexpected), ("in silence", result.silent)):
+        lines += [Text(f"{what}: {name}, {n} times", "red") for name, n in found.items()]
+    lines += [Text(f"a good request failed {line}", "red") for line in result.bad]
+    return Group(table, *lines)
