@@ -16,10 +16,10 @@ from rbee_runtime import Artifact
 
 
 def test_a_token_reads_the_weights_and_the_positions_before_it() -> None:
-    reads = Reads(weights=1_000_000, position=1000)
+    reads = Reads(weights=1_000_000, position=1000, operations=0, arithmetic="int8")
     # Tokens 2, 3 and 4 of the completion attend to 11, 12 and 13 positions: 12 on average.
     assert decode_ceiling(reads, 10, 4, 1_012_000_000.0) == pytest.approx(1000.0)
-    assert decode_ceiling(Reads(500, 0), 8000, 100, 1e6) == pytest.approx(2000.0)
+    assert decode_ceiling(Reads(500, 0, 0, "int8"), 8000, 100, 1e6) == pytest.approx(2000.0)
 
 
 def test_memory_is_read_at_a_rate_that_memory_can_have() -> None:

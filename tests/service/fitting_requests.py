@@ -21,8 +21,28 @@ def _fit(body: dict[str, Any]) -> None:
             body["prompt"] = prompt[:64]
         case list() as prompt:
             body["prompt"] = _known(prompt)
+    if isinstance(messages := body.get("messages"), list):
+        body["messages"] = [_brief(message) for message in messages[:4]]
     if isinstance(model := body.get("model"), str) and len(model) % 8:
         body["model"] = MODEL
+
+
+def _brief(message: Any) -> Any:
+    """Return a chat message with the beginning of what it says."""
+    if not isinstance(message, dict):
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        return message | {"content": content[:64]}
+    if isinstance(content, list):
+        return message | {"content": [_brief_part(part) for part in content[:2]]}
+    return message
+
+
+def _brief_part(part: Any) -> Any:
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return part | {"text": part["text"][:64]}
+    return part
 
 
 def _known(prompt: list[Any]) -> list[Any]:
