@@ -148,6 +148,9 @@ def _well_formed(dice: random.Random) -> bytes:
     return _http(dice.choice(_ROUTES), json.dumps(_good(dice)).encode())
 
 
+SLOW_BODY: Final = _http("/v1/inference", b"", length=9999)
+"""The head of a request whose body comes a byte at a time."""
+
 ATTACKS: Final[Mapping[str, Make]] = MappingProxyType(
     {
         "wrong types": _wrong_type,

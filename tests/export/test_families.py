@@ -34,6 +34,17 @@ assert SHORT + COMPLETION < ORIGINAL_CONTEXT < LONG
 IDS = np.random.default_rng(13).integers(3, 384, LONG).tolist()
 
 MakeFamilyGguf = Callable[..., TinyGguf]
+Note = Callable[[str, str, float], None]
+
+
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Note:
+    """``note(family, column, figure)``: fills a cell of the table that ``conftest.py`` prints."""
+
+    def fill(family: str, column: str, figure: float) -> None:
+        record_property("family", (family, column, f"{figure:.1e}"))
+
+    return fill
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +84,22 @@ def test_parity(
     make_family: MakeFamily,
     make_family_gguf: MakeFamilyGguf,
     make_artifact: MakeArtifact,
+    note: Note,
 ) -> None:
     checkpoint = make_family(name)
     model = load_reference(checkpoint)
     if source == "gguf":
         checkpoint = make_family_gguf(checkpoint, "F32", embedding_kind="F32").path
     backend = open_cpu(make_artifact(checkpoint, "fp32"))
+    furthest = 0.0
     for length in (SHORT, LONG):
         prompt = IDS[:length]
         completion, ours = complete(backend, prompt)
         theirs = reference_logits(model, prompt + completion)[length - 1 :]
         np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
         assert completion == theirs[:-1].argmax(-1).tolist()
+        furthest = max(furthest, float(np.abs(ours - theirs).max()))
+    note(name, f"{source} fp32", furthest)
 
 
 @pytest.mark.parametrize("chunk", [1, 37, LONG])
@@ -188,18 +203,20 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
     ],
 )
 def test_fidelity(
-    name: str, precision: str, make_family: MakeFamily, make_artifact: MakeArtifact
+    name: str, precision: str, make_family: MakeFamily, make_artifact: MakeArtifact, note: Note
 ) -> None:
     checkpoint = make_family(name)
     artifact = make_artifact(checkpoint, precision)
     ours = forced_logits(open_cpu(artifact), FORCED, PROMPT)
     model = load_reference(checkpoint)
     original = reference_logits(model, FORCED)[PROMPT - 1 :]
-    assert mean_divergence(ours, original) < COSTS[precision]
+    cost = mean_divergence(ours, original)
+    assert cost < COSTS[precision]
     held = with_weights(model, held_weights(checkpoint, artifact))
     assert mean_divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
     four = [g.held for g in Artifact.open(artifact).manifest.weights if g.held.startswith("4-bit")]
     assert set(four) == ({"4-bit, blocks of 32, calibrated"} if precision == "int4" else set())
+    note(name, precision, cost)
 
 
 BLOCKS: Mapping[str, Any] = {
@@ -253,6 +270,7 @@ def test_fidelity_to_the_blocks_of_a_file(
     make_family: MakeFamily,
     make_family_gguf: MakeFamilyGguf,
     make_artifact: MakeArtifact,
+    note: Note,
 ) -> None:
     known = {**BASE, **FAMILIES[name].config}
     changed = {key: value for key, value in WIDE.items() if wide and key in known}
@@ -261,4 +279,6 @@ def test_fidelity_to_the_blocks_of_a_file(
     model = with_weights(load_reference(file.source), file.weights)
     theirs = reference_logits(model, FORCED)[PROMPT - 1 :]
     ours = forced_logits(open_cpu(make_artifact(file.path, "gguf")), FORCED, PROMPT)
-    assert mean_divergence(ours, theirs) < ROUNDING
+    cost = mean_divergence(ours, theirs)
+    assert cost < ROUNDING
+    note(name, "gguf K-blocks" if wide else "gguf blocks", cost)
