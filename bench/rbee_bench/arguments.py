@@ -111,15 +111,15 @@ def parser(purpose: str | None) -> Parser:
 
 
 def _service(commands: argparse._SubParsersAction[Parser]) -> None:
-    http = _on_model(commands, "http", "what it costs that tokens go out over HTTP")
-    http.add_argument(
+    streaming = _on_model(commands, "streaming", "what it costs that tokens go out over HTTP")
+    streaming.add_argument(
         "--precision",
         choices=["int4", "gguf", "int8"],
         default="int4",
         help="of our artifact (default: %(default)s)",
     )
-    _count(http, "--tokens", 128, 1, "tokens of a completion")
-    _count(http, "--rounds", 5, 1, "rounds that count")
+    _count(streaming, "--tokens", 128, 1, "tokens of a completion")
+    _count(streaming, "--rounds", 5, 1, "rounds that count")
 
     load = _on_model(commands, "load", "many streams at once on one worker, for a while")
     _count(load, "--streams", 200, 1, "streams at a time")

@@ -131,7 +131,7 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
                     barred=_ends(subject, progress),
                     progress=progress,
                 )
-            case "http":
+            case "streaming":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_streaming(artifact, arguments.tokens, arguments.rounds, progress)
             case "load":

@@ -220,21 +220,24 @@ def _chats(results: Results) -> str:
 
 
 def _cold(results: Results) -> str:
-    rows = [
-        _own(
-            row,
-            "" if row["conversion"] is None else f"{row['conversion']:.0f} s",
+    found = results["cold"]["cold"]["rows"]
+    converted = any(row["conversion"] is not None for row in found)
+    rows = []
+    for row in found:
+        cells = [
             f"{statistics.median(row['seconds']):.1f} s",
             f"{row['serving_bytes'] / 1e6:.0f} MB",
             f"{row['peak_bytes'] / 1e6:.0f} MB",
-        )
-        for row in results["cold"]["cold"]["rows"]
-    ]
-    head = (
-        *("from nothing", "conversion, once", "start to first token"),
-        *("memory, PSS", "peak, resident"),
-    )
-    return _table(head, "rrrr", rows) + "\n`rbee-bench cold --convert`. " + _where(results["cold"])
+        ]
+        if converted:
+            seconds = row["conversion"]
+            cells.insert(0, "" if seconds is None else f"{seconds:.0f} s")
+        rows.append(_own(row, *cells))
+    head = ["from nothing", "start to first token", "memory, PSS", "peak, resident"]
+    if converted:
+        head.insert(1, "conversion, once")
+    command = f"rbee-bench cold{' --convert' if converted else ''}"
+    return _table(head, "r" * (len(head) - 1), rows) + f"\n`{command}`. " + _where(results["cold"])
 
 
 def _own(row: Mapping[str, Any], *cells: str) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def test_every_part_can_be_written(tmp_path: Path) -> None:
         "**2 a second** |",
         "at random times, the same for every server; other answers one after the other.",
         "| **`int4`** | **500** | **500** | **500** | **1.5** |",
-        "| **`int4`** | | **1.5 s** | **100 MB** | **200 MB** |",
+        "| **`int4`** | **1.5 s** | **100 MB** | **200 MB** |",
     ):
         assert cells in text.replace("random\ntimes", "random times")
 

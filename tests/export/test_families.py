@@ -84,6 +84,7 @@ def test_parity(
     make_family: MakeFamily,
     make_family_gguf: MakeFamilyGguf,
     make_artifact: MakeArtifact,
+    *,
     note: Note,
 ) -> None:
     checkpoint = make_family(name)
@@ -270,6 +271,7 @@ def test_fidelity_to_the_blocks_of_a_file(
     make_family: MakeFamily,
     make_family_gguf: MakeFamilyGguf,
     make_artifact: MakeArtifact,
+    *,
     note: Note,
 ) -> None:
     known = {**BASE, **FAMILIES[name].config}
