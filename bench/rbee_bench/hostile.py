@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from rbee_bench.attacks import ATTACKS, SLOW_BODY
@@ -108,9 +107,9 @@ class _Siege:
         await self._ask_well()
         return Hostile(
             requests=self._begun,
-            statuses=MappingProxyType(dict(sorted(self._statuses.items()))),
-            unexpected=MappingProxyType(dict(self._unexpected)),
-            silent=MappingProxyType(dict(self._silent)),
+            statuses=dict(sorted(self._statuses.items())),
+            unexpected=dict(self._unexpected),
+            silent=dict(self._silent),
             good=self._good,
             bad=tuple(self._bad),
             warm=warm or most,

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+from dataclasses import asdict
 from pathlib import Path
+
+from rich.console import Console, RenderableType
 
 from rbee_bench.hostile import ATTACKS, measure_hostile
 from rbee_bench.load import measure_load
+from rbee_bench.report_service import hostile_report, load_report
 from rbee_runtime import Artifact
+
+
+def shown(layout: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(layout)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_hostile_requests(tiny_artifact: Path) -> None:
@@ -15,6 +27,8 @@ def test_hostile_requests(tiny_artifact: Path) -> None:
     assert found.held, found
     assert found.good >= 2
     assert found.statuses[400] > 100
+    assert "hostile requests" in shown(hostile_report(found))
+    assert json.loads(json.dumps(asdict(found)))["good"] == found.good
 
 
 def test_many_streams(tiny_artifact: Path) -> None:
@@ -23,3 +37,4 @@ def test_many_streams(tiny_artifact: Path) -> None:
     assert found.ended >= 40
     assert found.tokens > 0
     assert found.health
+    assert "40 streams on 4 slots" in shown(load_report(found))
