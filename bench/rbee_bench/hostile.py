@@ -20,7 +20,7 @@ _DAWDLERS = 8
 _CONTEXT = 256
 _DAWDLE_SECONDS = 0.5
 _GOOD_EVERY = 500
-_WARM_UP = 0.2
+_WARM_UP = 0.35
 _ANSWER_SECONDS = 30.0
 _DOCUMENTED: Final = frozenset({503, 504})
 
@@ -37,7 +37,7 @@ class Hostile:
         silent: Attacks that were not answered, and not closed either, in 30 s.
         good: Good requests that were completed in between.
         bad: What was wrong with others, each a line.
-        warm: Resident bytes after a fifth of the requests.
+        warm: Resident bytes after a third of the requests, when the cache has filled.
         most: Resident bytes at most after that.
     """
 
