@@ -9,18 +9,18 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_bench.wrapped_backend import WrappedBackend
 from rbee_runtime import Engine
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.errors import ArtifactError, InferenceFailed
-from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_service.cli import main as worker_main
@@ -48,23 +48,13 @@ class Plan:
     jump_seconds: float = 0.0
 
 
-class FaultyBackend:
+class FaultyBackend(WrappedBackend):
     """A backend that follows a plan."""
 
     def __init__(self, backend: Backend, plan: Plan) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._plan = plan
         self._failed = False
-        self.name, self.slots, self.capacity = backend.name, backend.slots, backend.capacity
-        self.blocks = backend.blocks
-        self.cache_bytes = self.cache_used = backend.cache_bytes
-        self.transfer = backend.transfer
-        self.warm_up, self.held = backend.warm_up, backend.held
-
-    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
-        """Run a step and draw, or do not."""
-        logits = self.run(step)
-        return sample(logits, samplers) if samplers else []
 
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run a step, or do not."""
@@ -76,7 +66,7 @@ class FaultyBackend:
             if not self._failed:
                 self._failed = True
                 raise InferenceFailed("as planned")
-        return self._backend.run(step)
+        return super().run(step)
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.subject import Progress
+from rbee_bench.wrapped_backend import WrappedBackend
 from rbee_runtime import (
     Artifact,
     Engine,
@@ -27,7 +28,6 @@ from rbee_runtime import (
 )
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import complete_all
-from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
 
 SHARED, ENTERING, STREAMS = 1000, 2000, 4
@@ -206,25 +206,16 @@ class _TimedEngine:
         self._engine.close()
 
 
-class _TimedBackend:
+class _TimedBackend(WrappedBackend):
     """Notes when each step of all rows began and ended."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.name, self.slots, self.capacity = backend.name, backend.slots, backend.capacity
-        self.blocks = backend.blocks
-        self.cache_bytes = self.cache_used = backend.cache_bytes
-        self.transfer = backend.transfer
-        self.warm_up, self.held = backend.warm_up, backend.held
+        super().__init__(backend)
         self.spans: list[tuple[float, float]] = []
-
-    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
-        logits = self.run(step)
-        return sample(logits, samplers) if samplers else []
 
     def run(self, step: Step) -> NDArray[np.float32]:
         start = time.perf_counter()
-        logits = self._backend.run(step)
+        logits = super().run(step)
         if len(step.rows) == self.slots and len(step.rows[0].tokens) == 1:
             self.spans.append((start, time.perf_counter()))
         return logits

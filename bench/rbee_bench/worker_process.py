@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,10 @@ from typing import IO
 import httpx
 import psutil
 
+from rbee_bench.local_process import end, free_port, plain_environment
+
 _PATIENCE_SECONDS = 60.0
+_GRACE_SECONDS = 15.0
 
 PROGRAM = (sys.executable, "-m", "rbee_service")
 
@@ -108,32 +110,17 @@ def started_worker(
         stderr: File descriptor for its log, if that is not to be kept.
         before: Called in the new process before the program.
     """
-    port = _free_port()
-    # A worker configured by the caller's environment would not be the one described.
-    prefixes = ("RBEE_", "LLORCH_")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    port = free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*program, *flags, "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log if stderr is None else stderr,
-            env=inherited | dict(environment or {}),
+            env=plain_environment() | dict(environment or {}),
             preexec_fn=before,  # noqa: PLW1509 (it sets a limit and nothing else)
         )
         try:
             yield WorkerProcess(process, port, log)
         finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+            end(process, _GRACE_SECONDS)

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 from dockerfile import ROOT, chain, environment, exec_form, last_of, left_out, read_stages
 from stand_in import stand_in_artifact
 
+from rbee_bench.local_process import free_port
 from rbee_service.options import UsageFault, parse_options
 
 FILE = ROOT / "Dockerfile.gpu"
@@ -201,11 +201,6 @@ def is_healthy(port: int) -> bool:
     )
     assert checked.returncode in (0, 1), "Docker knows no other"
     return checked.returncode == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from rbee_bench.local_process import plain_environment
 
 STAND_IN = (sys.executable, str(Path(__file__).parent / "stand_in_worker.py"))
 REAL = (str(Path(sys.executable).parent / "rbee-worker"),)
@@ -42,18 +43,13 @@ def started(
     program: Sequence[str], *arguments: str, environment: dict[str, str] | None = None
 ) -> Iterator[WorkerProcess]:
     """Start a worker, and kill it if it still runs after the block."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RBEE_", "LLORCH_"))
-    }
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [*program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=inherited | (environment or {}),
+            env=plain_environment() | (environment or {}),
         )
         try:
             yield WorkerProcess(process, output)

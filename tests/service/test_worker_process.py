@@ -16,6 +16,7 @@ import pytest
 from processes import REAL, run, started
 
 from rbee_bench.hive_stand_in import Hive, Received
+from rbee_bench.local_process import free_port
 
 READY = "/v1/workers/ready"
 SECRET = "t0ken-of-the-test"
@@ -26,13 +27,6 @@ PROMPT = "a prompt nobody else may see"
 def hive() -> Iterator[Hive]:
     with Hive() as hive:
         yield hive
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def job(**more: Any) -> dict[str, Any]:

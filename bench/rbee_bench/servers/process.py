@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +10,7 @@ from typing import Self
 
 import httpx
 
+from rbee_bench.local_process import end, free_port, plain_environment
 from rbee_bench.servers.client import Answer, Question, ask
 from rbee_bench.servers.spec import ServerSpec
 
@@ -45,14 +44,11 @@ class ServerProcess:
         self.spec = spec
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        # A worker configured by the caller's environment would not be the one described.
-        prefixes = ("RBEE_", "LLORCH_")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         began = time.perf_counter()
         try:
             self._process = subprocess.Popen(
-                spec.at(port), stdout=self._log, stderr=self._log, env=environment
+                spec.at(port), stdout=self._log, stderr=self._log, env=plain_environment()
             )
         except OSError as error:
             self._log.close()
@@ -71,12 +67,7 @@ class ServerProcess:
 
     def close(self) -> None:
         """End the process, and wait for that."""
-        self._process.terminate()
-        try:
-            self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, _GRACE_SECONDS)
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -114,11 +105,3 @@ class ServerProcess:
         if "ModuleNotFoundError" in last or "No module named" in last:
             return f"not installed: {last}"
         return f"its process ended with code {self._process.returncode}: {last}"
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
