@@ -194,7 +194,7 @@ def _draw(
     logits -= largest[:, None]
     temperatures = [row.params.temperature for row in rows]
     if temperatures != [1.0] * len(rows):
-        logits *= np.stack([inverse_temperature(one) for one in temperatures])[:, None]
+        logits *= np.asarray([inverse_temperature(one) for one in temperatures])[:, None]
     weights = np.exp(logits, out=logits)  # relative to the most likely token, whose weight is 1
     totals = weights.sum(axis=-1).tolist()
     tokens = []

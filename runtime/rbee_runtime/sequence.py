@@ -91,10 +91,11 @@ class Sequence:
 
     def advance(self, count: int) -> bool:
         """Count ``count`` more positions as filled; return whether a token is to be sampled now."""
+        draws = self.draws_after(count)
         self.cached += count
-        if self.phase is Phase.PREFILL and self.cached == len(self.prompt):
+        if draws:
             self.phase = Phase.DECODE
-        return self.phase is Phase.DECODE
+        return draws
 
     def accept(self, token: int) -> str:
         """Take a sampled token and return the text that became certain by it, which may be empty.
