@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import psutil
 from numpy.typing import NDArray
 
+from rbee_runtime import kernels
 from rbee_runtime.device import Array, CudaDevice, Device, HostDevice
 from rbee_runtime.errors import (
     ArtifactError,
@@ -21,6 +23,8 @@ from rbee_runtime.errors import (
     OutOfMemory,
     RuntimeFault,
 )
+
+_LOG = logging.getLogger("rbee.backend")
 
 _OUT_OF_MEMORY = (
     "Failed to allocate memory",
@@ -54,16 +58,18 @@ GRAPH_OFF = -1
 
 
 def open_session(graph: Path, device: Device) -> ort.InferenceSession:
-    """Load a graph on the provider of a device.
+    """Load a graph on the provider of a device; on the CPU with the native kernels, if it can be.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
         OutOfMemory: The device has no room for its weights.
         DeviceError: The provider does not work.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = _threads()
-    options.log_severity_level = 3
+    if isinstance(device, HostDevice):
+        with_kernels = _open_with_kernels(graph)
+        if with_kernels is not None:
+            return with_kernels
+    options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
     if isinstance(device, CudaDevice) and device.memory_name == "cuda":
         # It warns of plug-ins that it has no need of.
@@ -85,6 +91,32 @@ def open_session(graph: Path, device: Device) -> ort.InferenceSession:
             "there; see that their versions fit"
         )
     return session
+
+
+def _open_with_kernels(graph: Path) -> ort.InferenceSession | None:
+    """Load a graph with the native kernels, or return None and say why not in one log line."""
+    try:
+        library = kernels.library()
+    except kernels.NoKernels as error:
+        _LOG.info("Running on ONNX Runtime's own kernels: %s", error)
+        return None
+    options = _options()
+    try:
+        options.register_custom_ops_library(str(library))
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's exceptions share no narrower base
+        # What is wrong with the graph itself, the plain session says again.
+        _LOG.warning("Running on ONNX Runtime's own kernels: %s", error)
+        return None
+    kernels.forget_pages(graph.parent)
+    return session
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = _threads()
+    options.log_severity_level = 3
+    return options
 
 
 class Binding:

@@ -1,0 +1,56 @@
+// Weights in the order in which the product reads them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace rbee {
+
+// Outputs computed together: the 32-bit lanes of a 512-bit register.
+constexpr size_t kLanes = 16;
+
+// What a matrix of weights is. An element of a block stands for (q - 2^(bits-1)) * scale + offset.
+struct WeightsShape {
+  size_t outputs;
+  size_t inputs;
+  size_t bits;   // 4 or 8
+  size_t block;  // inputs that share a scale: 16, 32, 64 or 128
+
+  size_t blocks() const { return (inputs + block - 1) / block; }
+  size_t panels() const { return (outputs + kLanes - 1) / kLanes; }
+};
+
+// A matrix cut into panels of 16 outputs, each one run of memory. A panel holds, block after
+// block of inputs:
+//
+//   scales   float[16], or 16-bit floats where those hold every scale exactly
+//   offsets  float[16], where the matrix has any
+//   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
+//            share 64 bytes, the first in the low nibbles
+class PackedWeights {
+ public:
+  // Packs from the layout of MatMulNBits: integers [outputs, blocks, block * bits / 8], scales and
+  // offsets float[outputs, blocks]; offsets may be null.
+  PackedWeights(const WeightsShape& shape, const uint8_t* integers, const float* scales,
+                const float* offsets);
+
+  const WeightsShape& shape() const { return shape_; }
+  bool half_scales() const { return half_scales_; }
+  bool has_offsets() const { return has_offsets_; }
+  size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
+  const uint8_t* panel(size_t index) const { return bytes_.get() + index * panel_bytes(); }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* bytes) const;
+  };
+
+  WeightsShape shape_;
+  bool half_scales_;
+  bool has_offsets_;
+  size_t block_bytes_;
+  std::unique_ptr<uint8_t[], Free> bytes_;
+};
+
+}  // namespace rbee

@@ -1,0 +1,19 @@
+// Products of rounded activations and block-quantised weights.
+#pragma once
+
+#include <cstddef>
+
+#include "packed_weights.h"
+#include "quantised_rows.h"
+
+namespace rbee {
+
+// Rounds the rows of one tile of x, float[rows, inputs], with one scale per row and block.
+void quantise(const float* x, size_t inputs, Tile tile, const QuantisedRows& to);
+
+// Computes the outputs of panels [first, last) for every row: y is float[rows, outputs]; bias is
+// float[outputs] or null.
+void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+              size_t first, size_t last, const float* bias, float* y);
+
+}  // namespace rbee

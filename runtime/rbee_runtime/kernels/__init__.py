@@ -1,0 +1,74 @@
+"""The native kernels: a library of operators that take the place of ONNX Runtime's own.
+
+It is compiled when the package is installed, from ``runtime/native``. Where it is missing, where
+the processor lacks its instructions, or where ``RBEE_KERNELS=onnxruntime`` asks for it, sessions
+run on the kernels that ONNX Runtime brings: the same graph, the same answers but for the order of
+sums, more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_LIBRARY = Path(__file__).with_name("librbee_kernels.so")
+_INSTRUCTIONS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "f16c", "fma"})
+_CHOICE = "RBEE_KERNELS"
+_PROCESSOR = Path("/proc/cpuinfo")
+
+
+def library() -> Path:
+    """Return the library to register with a session's options.
+
+    Raises:
+        NoKernels: It is not to be used here; the message says why.
+    """
+    if os.environ.get(_CHOICE) == "onnxruntime":
+        raise NoKernels(f"{_CHOICE}=onnxruntime")
+    if not _LIBRARY.exists():
+        raise NoKernels("they are not compiled")
+    missing = _INSTRUCTIONS - _instructions()
+    if missing:
+        raise NoKernels(f"the processor has no {', '.join(sorted(missing))}")
+    return _LIBRARY
+
+
+class NoKernels(Exception):
+    """The native kernels are not to be used; the message says why."""
+
+
+def forget_pages(directory: Path) -> None:
+    """Give back memory that only mirrors a directory's files.
+
+    The kernels hold weights in an order of their own. ONNX Runtime keeps the files mapped that they
+    were read from; a page that is read again comes from the file again.
+    """
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for start, size in _mirrored(f"{directory.resolve()}/"):
+        libc.madvise(start, size, mmap.MADV_DONTNEED)
+
+
+def _mirrored(inside: str) -> Iterator[tuple[int, int]]:
+    """Yield address and size of what mirrors a file below a path and was never written to."""
+    start = size = 0
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        first, _, rest = line.partition(" ")
+        if not first.endswith(":"):
+            low, high = (int(address, 16) for address in first.split("-"))
+            start, size = low, high - low if inside in rest else 0
+        elif first == "Anonymous:" and size and rest.split()[0] == "0":
+            yield start, size
+
+
+def _instructions() -> frozenset[str]:
+    """Return the processor's, by the names that Linux gives them."""
+    try:
+        lines = _PROCESSOR.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), ":")
+    return frozenset(flags.partition(":")[2].split())
