@@ -14,7 +14,7 @@ class NativeKernels(BuildHookInterface[Any]):
 
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
         """See :class:`hatchling.builders.hooks.plugin.interface.BuildHookInterface`."""
         native = runpy.run_path(str(Path(self.root) / "runtime" / "native" / "build.py"))
         try:

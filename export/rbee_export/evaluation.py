@@ -95,17 +95,16 @@ def _cut(
             array = known[str(value.name)]
             value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
             value.shape = ir.Shape(array.shape)
-    # An initializer that the graph lists as an input is to be treated so here, too.
-    listed = set(model.graph.inputs)
     part = ir.GraphView(
-        [value for value in taken if value.const_value is None or value in listed],
+        [value for value in taken if value.const_value is None],
         [value for value in made if value in later or value.name == "logits"],
         nodes=nodes,
         initializers=[value for value in taken if value.const_value is not None],
         opset_imports=model.graph.opset_imports,
         name="part",
     )
-    return ir.Model(part.clone(), ir_version=model.ir_version)
+    functions = list(model.functions.values())
+    return ir.Model(part.clone(), ir_version=model.ir_version, functions=functions)
 
 
 def _run(model: ir.Model, directory: Path, known: Arrays) -> Arrays:

@@ -46,12 +46,15 @@ using GetData = Entry<51, Status*(Value*, void**)>;
 using GetDimensionsCount = Entry<61, Status*(const Shape*, size_t*)>;
 using GetDimensions = Entry<62, Status*(const Shape*, int64_t*, size_t)>;
 using GetShape = Entry<65, Status*(const Value*, Shape**)>;
+using GetAttributeFloat = Entry<85, Status*(const KernelInfo*, const char*, float*)>;
 using GetAttributeInt = Entry<86, Status*(const KernelInfo*, const char*, int64_t*)>;
 using GetInput = Entry<90, Status*(const KernelContext*, size_t, const Value**)>;
 using GetOutput = Entry<91, Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>;
 using ReleaseStatus = Entry<93, void(Status*)>;
 using ReleaseShape = Entry<99, void(Shape*)>;
 using GetInputCount = Entry<230, Status*(const KernelInfo*, size_t*)>;
+using GetOutputCount = Entry<231, Status*(const KernelInfo*, size_t*)>;
+using GetInputName = Entry<232, Status*(const KernelInfo*, size_t, char*, size_t*)>;
 using GetConstantInput = Entry<249, Status*(const KernelInfo*, size_t, int*, const Value**)>;
 using ParallelFor =
     Entry<274, Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>;

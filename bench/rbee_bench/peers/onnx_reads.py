@@ -9,6 +9,7 @@ import onnx_ir as ir
 _PICKING = {"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding"}
 """Operators that read a row of a constant, not all of it."""
 
+_BLOCK_PRODUCTS = {"MatMulNBits", "BlockProduct"}
 _PRODUCTS = {"MatMul", "Gemm"}
 
 
@@ -26,7 +27,7 @@ def matrix_operations(file: Path) -> int:
     """Return the operations of a token's products with constant matrices, two a weight."""
     count = 0
     for node in ir.load(file).graph:
-        if node.op_type == "MatMulNBits":
+        if node.op_type in _BLOCK_PRODUCTS:
             count += node.attributes["K"].as_int() * node.attributes["N"].as_int()
         elif node.op_type in _PRODUCTS:
             constant = node.inputs[1]

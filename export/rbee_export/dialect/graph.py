@@ -38,6 +38,7 @@ class GraphWriter:
         self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
+        self._functions: dict[str, ir.Function] = {}
 
     def op(
         self,
@@ -48,6 +49,16 @@ class GraphWriter:
     ) -> ir.Value:
         """Emit a node and return its only output."""
         return self._tape.op(kind, inputs, attributes, domain=domain)
+
+    def call(
+        self,
+        function: ir.Function,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Value:
+        """Emit a call of a function, which the model then brings along; return its only output."""
+        self._functions.setdefault(function.name, function)
+        return self._tape.op(function.name, inputs, attributes, domain=function.domain)
 
     def op_multi_out(
         self,
@@ -65,11 +76,6 @@ class GraphWriter:
         value = _value(name, dtype, shape)
         self._inputs.append(value)
         return value
-
-    def also_input(self, value: ir.Value) -> None:
-        """List an initializer among the inputs, which keeps ONNX Runtime from repacking it."""
-        if value not in self._inputs:
-            self._inputs.append(value)
 
     def output(
         self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]
@@ -145,11 +151,14 @@ class GraphWriter:
             opset_imports={"": opset, **domains},
             name="decoder",
         )
+        for function in self._functions.values():
+            graph.opset_imports.setdefault(function.domain, 1)
         return ir.Model(
             graph,
             ir_version=ir_version,
             producer_name="rbee-export",
             producer_version=producer,
+            functions=list(self._functions.values()),
         )
 
     def _constant(self, name: str, tensor: ir.TensorProtocol, shape: Sequence[int]) -> ir.Value:

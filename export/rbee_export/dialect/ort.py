@@ -27,6 +27,7 @@ import onnx_ir as ir
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.config import Activation
+from rbee_export.dialect.functions import Gate, block_product, gated
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
@@ -172,8 +173,8 @@ class OrtDialect:
 
     def gated(self, gate_up: ir.Value, kind: Activation) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        gate, up = self._graph.op_multi_out("Split", [gate_up], {"axis": -1, "num_outputs": 2}, 2)
-        return self._op("Mul", [self.activation(gate, kind), up])
+        name: Gate = "GatedGelu" if kind == "gelu_tanh" else "GatedSilu"
+        return self._graph.call(gated(OPSET, name), [gate_up])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -216,33 +217,14 @@ class OrtDialect:
             return self._op("Gemm", [*inputs, added] if bias else inputs, {"transB": 1})
         n, k = matrix.shape
         inputs = [x, *self._blocks(name, matrix, matrix.packed.shape)]
-        y = self._op(
-            "MatMulNBits",
-            [*inputs, None, None, added] if bias else inputs,
-            {
-                "N": n,
-                "K": k,
-                "bits": matrix.bits,
-                "block_size": matrix.block,
-                **self._accuracy,
-            },
-            domain=_MS,
-        )
-        if matrix.offsets is None:
-            return y
-        # An initializer that is also an input is left as it is. Packed for large products, it would
-        # be read with many small jumps, which takes twice the time for one row. (On a GPU nothing
-        # is repacked, and an input would have to be fed.)
-        offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
-        if self._graph.dtype == ir.DataType.FLOAT:
-            self._graph.also_input(offsets)
-        sums = self._block_sums(x, matrix.block)
-        return self._op("Gemm", [sums, offsets, y], {"transB": 1})
-
-    def _block_sums(self, x: ir.Value, block: int) -> ir.Value:
-        """Sum each block of activations: ``float[T, K]`` to ``float[T, K / block]``."""
-        cut = self._op("Reshape", [x, self._cut(block)])
-        return self._op("ReduceSum", [cut, self._graph.ints("[-1]", [-1])], {"keepdims": 0})
+        shape = {"N": n, "K": k, "bits": matrix.bits, "block_size": matrix.block}
+        if matrix.offsets is not None:
+            offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
+            product = block_product(OPSET, self._accuracy)
+            return self._graph.call(product, [*inputs, offsets, added], shape)
+        if bias:
+            inputs += [None, None, added]
+        return self._op("MatMulNBits", inputs, {**shape, **self._accuracy}, domain=_MS)
 
     def _cut(self, block: int) -> ir.Value:
         return self._graph.ints(f"blocks.{block}", [0, -1, block])

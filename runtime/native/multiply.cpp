@@ -1,4 +1,4 @@
-#include "product.h"
+#include "multiply.h"
 
 #include <immintrin.h>
 
@@ -132,7 +132,7 @@ const ByRows& table(const PackedWeights& weights) {
 
 }  // namespace
 
-void quantise(const float* x, size_t inputs, Tile tile, const QuantisedRows& to) {
+void quantise(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to) {
   int8_t* values = to.values + tile.first * to.padded();
   size_t at = tile.first * to.blocks;
   for (size_t b = 0; b < to.blocks; ++b) {
@@ -159,7 +159,7 @@ void quantise(const float* x, size_t inputs, Tile tile, const QuantisedRows& to)
         _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), _mm512_cvtsepi32_epi8(rounded));
       }
       to.scales[at] = scale;
-      to.sums[at] = _mm512_reduce_add_ps(sum);
+      if (sums) to.sums[at] = _mm512_reduce_add_ps(sum);
       to.totals[at] = _mm512_reduce_add_epi32(total);
     }
   }

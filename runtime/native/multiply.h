@@ -8,8 +8,9 @@
 
 namespace rbee {
 
-// Rounds the rows of one tile of x, float[rows, inputs], with one scale per row and block.
-void quantise(const float* x, size_t inputs, Tile tile, const QuantisedRows& to);
+// Rounds the rows of one tile of x, float[rows, inputs], with one scale per row and block; with the
+// sums that offsets are multiplied by, if they are wanted.
+void quantise(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
 
 // Computes the outputs of panels [first, last) for every row: y is float[rows, outputs]; bias is
 // float[outputs] or null.

@@ -1,0 +1,92 @@
+"""Operators of our own, each defined by ONNX Runtime's.
+
+They are functions of the model, in the domain ``rbee``. ONNX Runtime puts a function's body in the
+place of its calls, unless a library of kernels brings one for it, as :mod:`rbee_runtime.kernels`
+does. A graph with them therefore runs wherever the bodies do, and faster with that library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+DOMAIN = "rbee"
+_MS = "com.microsoft"
+
+_PRODUCT = ("N", "K", "bits", "block_size")
+
+Gate = Literal["GatedSilu", "GatedGelu"]
+
+
+def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
+    """Return ``BlockProduct``, a product with weights whose blocks have offsets.
+
+    Its inputs are ``x``, ``float[..., K]``; ``integers``, ``scales`` and ``offsets`` of a
+    :class:`~rbee_export.blocks.BlockMatrix`; and, optional, ``bias``, ``float[N]``. Its attributes
+    are those of ``MatMulNBits``.
+
+    Args:
+        opset: Version of ONNX's own operators.
+        attributes: What every ``MatMulNBits`` is told besides.
+    """
+    tape = Tape()
+    x, integers, scales, offsets, bias = inputs = _values(
+        "x", "integers", "scales", "offsets", "bias"
+    )
+    given = {name: ir.RefAttr(name, name, ir.AttributeType.INT) for name in _PRODUCT}
+    y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], domain=_MS)
+    y.producer().attributes.update(given)
+    for name, value in attributes.items():
+        y.producer().attributes[name] = ir.AttrInt64(name, value)
+    # The sizes [0, -1, block_size]: leading dimensions as they are, then blocks.
+    block = tape.op("Constant", [], {})
+    block.producer().attributes["value_int"] = ir.RefAttr(
+        "value_int", "block_size", ir.AttributeType.INT
+    )
+    last = _ints(tape, [-1])
+    sizes = tape.op(
+        "Concat",
+        [_ints(tape, [0, -1]), tape.op("Unsqueeze", [block, _ints(tape, [0])])],
+        {"axis": 0},
+    )
+    sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
+    total = tape.op("Gemm", [sums, offsets, y], {"transB": 1})
+    return _function("BlockProduct", _body(opset, inputs, tape, total), _PRODUCT)
+
+
+def gated(opset: int, name: Gate) -> ir.Function:
+    """Return ``GatedSilu`` or ``GatedGelu``: ``activation(gate) * up``.
+
+    Its input is both side by side, ``float[..., 2 * width]``, the gate first. The activation is
+    ``x * sigmoid(x)``, or GELU in its approximation by ``tanh``.
+    """
+    tape = Tape()
+    inputs = _values("gate_up")
+    gate, up = tape.op_multi_out("Split", inputs, {"axis": -1, "num_outputs": 2}, num_outputs=2)
+    if name == "GatedSilu":
+        # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
+        active = tape.op("QuickGelu", [gate], {"alpha": 1.0}, domain=_MS)
+    else:
+        active = tape.op("Gelu", [gate], {"approximate": "tanh"})
+    return _function(name, _body(opset, inputs, tape, tape.op("Mul", [active, up])))
+
+
+def _function(name: str, body: ir.Graph, attributes: Sequence[str] = ()) -> ir.Function:
+    given = [ir.Attr(each, ir.AttributeType.INT, None) for each in attributes]
+    return ir.Function(DOMAIN, name, graph=body, attributes=given)
+
+
+def _body(opset: int, inputs: Sequence[ir.Value], tape: Tape, output: ir.Value) -> ir.Graph:
+    imports = {"": opset, _MS: 1}
+    return ir.Graph(inputs, [output], nodes=tape.nodes, opset_imports=imports)
+
+
+def _values(*names: str) -> list[ir.Value]:
+    return [ir.Value(name=name) for name in names]
+
+
+def _ints(tape: Tape, values: Sequence[int]) -> ir.Value:
+    return tape.op("Constant", [], {"value_ints": list(values)})

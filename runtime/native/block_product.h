@@ -1,0 +1,47 @@
+// Products with block-quantised weights: MatMulNBits, and BlockProduct for blocks with offsets.
+#pragma once
+
+#include "multiply.h"
+#include "operator.h"
+
+namespace rbee {
+
+class BlockProduct {
+ public:
+  // Which inputs are the offsets and the bias; 0 for none.
+  BlockProduct(ort::Api* api, const ort::KernelInfo* info, size_t offsets, size_t bias);
+
+  void compute(ort::KernelContext* context) const;
+
+ private:
+  OnnxRuntime ort_;
+  PackedWeights weights_;
+  const float* bias_;
+};
+
+// Of the domain com.microsoft: y = x @ w.T + bias.
+class MatMulNBits : public BlockProduct {
+ public:
+  static constexpr const char* kName = "MatMulNBits";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat,
+                                                 ort::kUint8, ort::kInt32, ort::kFloat};
+  static constexpr size_t kRequired = 3;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
+
+  MatMulNBits(ort::Api* api, const ort::KernelInfo* info);
+};
+
+// Of the domain rbee: the same, each block of the weights with an offset.
+class OffsetBlockProduct : public BlockProduct {
+ public:
+  static constexpr const char* kName = "BlockProduct";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat,
+                                                 ort::kFloat, ort::kFloat};
+  static constexpr size_t kRequired = 4;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
+
+  OffsetBlockProduct(ort::Api* api, const ort::KernelInfo* info)
+      : BlockProduct(api, info, 3, 4) {}
+};
+
+}  // namespace rbee

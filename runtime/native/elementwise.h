@@ -1,0 +1,60 @@
+// What stands between products: the gate of an MLP, and a sum with its norm.
+#pragma once
+
+#include "operator.h"
+
+namespace rbee {
+
+// activation(gate) * up, of float[..., 2 * width] with the gate first.
+class Gated {
+ public:
+  using Row = void (*)(const float* gate, const float* up, size_t width, float* y);
+
+  Gated(ort::Api* api, Row row) : ort_(api), row_(row) {}
+
+  void compute(ort::KernelContext* context) const;
+
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat};
+  static constexpr size_t kRequired = 1;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
+
+ private:
+  OnnxRuntime ort_;
+  Row row_;
+};
+
+// x * sigmoid(x) for an activation.
+class GatedSilu : public Gated {
+ public:
+  static constexpr const char* kName = "GatedSilu";
+  GatedSilu(ort::Api* api, const ort::KernelInfo* info);
+};
+
+// GELU for an activation, in its approximation by tanh.
+class GatedGelu : public Gated {
+ public:
+  static constexpr const char* kName = "GatedGelu";
+  GatedGelu(ort::Api* api, const ort::KernelInfo* info);
+};
+
+// total = x + skip, and its norm: total * gamma / sqrt(mean(total ** 2) + epsilon).
+class AddNorm {
+ public:
+  static constexpr const char* kName = "SkipSimplifiedLayerNormalization";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
+                                                 ort::kFloat};
+  static constexpr size_t kRequired = 3;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
+                                                  ort::kFloat};
+
+  AddNorm(ort::Api* api, const ort::KernelInfo* info);
+
+  void compute(ort::KernelContext* context) const;
+
+ private:
+  OnnxRuntime ort_;
+  float epsilon_;
+  bool has_total_;
+};
+
+}  // namespace rbee
