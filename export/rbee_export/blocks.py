@@ -29,6 +29,9 @@ BLOCK = 32
 
 Bits = Literal[4, 8]
 
+_LEAST_HALF, _MOST_HALF = np.float32(2.0**-14), np.float32(65504)
+"""The ends of a 16-bit float's normal numbers."""
+
 AT_ONCE = 1 << 18
 """Weights worked on together. Bounds the temporary arrays, and keeps them in the processor's
 cache.
@@ -165,8 +168,8 @@ def quantize(weights: NDArray[np.float32], bits: Bits) -> BlockMatrix:
     """Quantise ``float32[N, K]`` symmetrically in blocks of 32.
 
     Each block's scale first maps its largest element onto the end of the integer range, then is
-    refitted by least squares to the integers this gave: ``d = sum(w * q) / sum(q * q)``. The refit
-    never increases the squared error.
+    refitted by least squares to the integers this gave: ``d = sum(w * q) / sum(q * q)``, and
+    rounded by :func:`shortened`.
 
     Raises:
         ValueError: K is not a multiple of 32.
@@ -209,4 +212,15 @@ def _quantize_blocks(
     norm = np.einsum("nbk,nbk->nb", q, q)
     fitted = np.einsum("nbk,nbk->nb", blocks, q)
     np.divide(fitted, norm, out=fitted, where=norm != 0)
-    return (q - low).astype(np.uint8), fitted
+    return (q - low).astype(np.uint8), shortened(fitted)
+
+
+def shortened(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round scales to what 16 bits hold, which is what a kernel then reads of them.
+
+    A scale moves by at most one part in 2048. Those beyond a 16-bit float's normal numbers, where
+    it would be more, stay as they are.
+    """
+    size = np.abs(scales)
+    normal = (size >= _LEAST_HALF) & (size <= _MOST_HALF)
+    return np.where(normal, np.where(normal, scales, 0).astype(np.float16), scales)

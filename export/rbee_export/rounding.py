@@ -27,7 +27,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_export.blocks import BLOCK, BlockMatrix, pack, quantize, row_ranges
+from rbee_export.blocks import BLOCK, BlockMatrix, pack, quantize, row_ranges, shortened
 
 Floats = NDArray[np.float32]
 
@@ -172,7 +172,7 @@ def _round_group(wanted: Floats, factor: Floats) -> tuple[Floats, Floats, Floats
     for block, start in enumerate(range(0, len(wanted), BLOCK)):
         own = slice(start, start + BLOCK)
         targets = wanted[own] + _product(shares[:start, own].T, difference[:start])
-        scales[block] = scale = _search(targets, weight[own])
+        scales[block] = scale = shortened(_search(targets, weight[own]))
         inverse = _quotient(np.float32(1), scale)
         for i in range(BLOCK):
             column, target = start + i, targets[i]

@@ -36,22 +36,14 @@ def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
     x, integers, scales, offsets, bias = inputs = _values(
         "x", "integers", "scales", "offsets", "bias"
     )
-    given = {name: ir.RefAttr(name, name, ir.AttributeType.INT) for name in _PRODUCT}
-    y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], domain=_MS)
-    y.producer().attributes.update(given)
-    for name, value in attributes.items():
-        y.producer().attributes[name] = ir.AttrInt64(name, value)
-    # The sizes [0, -1, block_size]: leading dimensions as they are, then blocks.
-    block = tape.op("Constant", [], {})
-    block.producer().attributes["value_int"] = ir.RefAttr(
-        "value_int", "block_size", ir.AttributeType.INT
-    )
+    told: dict[str, ir.Attr | int] = {name: _same(name) for name in _PRODUCT}
+    told.update(attributes)
+    y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], told, domain=_MS)
+    # Sizes to cut x to: leading dimensions as they are, then blocks.
+    block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
+    width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
+    sizes = tape.op("Concat", [_ints(tape, [0, -1]), width], {"axis": 0})
     last = _ints(tape, [-1])
-    sizes = tape.op(
-        "Concat",
-        [_ints(tape, [0, -1]), tape.op("Unsqueeze", [block, _ints(tape, [0])])],
-        {"axis": 0},
-    )
     sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
     total = tape.op("Gemm", [sums, offsets, y], {"transB": 1})
     return _function("BlockProduct", _body(opset, inputs, tape, total), _PRODUCT)
@@ -82,6 +74,11 @@ def _function(name: str, body: ir.Graph, attributes: Sequence[str] = ()) -> ir.F
 def _body(opset: int, inputs: Sequence[ir.Value], tape: Tape, output: ir.Value) -> ir.Graph:
     imports = {"": opset, _MS: 1}
     return ir.Graph(inputs, [output], nodes=tape.nodes, opset_imports=imports)
+
+
+def _same(of_function: str, name: str | None = None) -> ir.Attr:
+    """Return an attribute of a node that is as the function's is."""
+    return ir.RefAttr(name or of_function, of_function, ir.AttributeType.INT)
 
 
 def _values(*names: str) -> list[ir.Value]:

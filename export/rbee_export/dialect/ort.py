@@ -222,9 +222,12 @@ class OrtDialect:
             offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
             product = block_product(OPSET, self._accuracy)
             return self._graph.call(product, [*inputs, offsets, added], shape)
-        if bias:
-            inputs += [None, None, added]
-        return self._op("MatMulNBits", inputs, {**shape, **self._accuracy}, domain=_MS)
+        return self._op(
+            "MatMulNBits",
+            [*inputs, None, None, added] if bias else inputs,
+            {**shape, **self._accuracy},
+            domain=_MS,
+        )
 
     def _cut(self, block: int) -> ir.Value:
         return self._graph.ints(f"blocks.{block}", [0, -1, block])

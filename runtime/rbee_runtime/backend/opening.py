@@ -60,7 +60,8 @@ def open_backend(
     chosen = choose_device(artifact, name, device)
     most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
     traced = manifest.dialect == "optimum"
-    session = open_session(artifact.file("graph"), chosen)
+    in_float32_on_the_cpu = chosen.name == "cpu" and manifest.cache.dtype == "float32"
+    session = open_session(artifact.file("graph"), chosen, native=in_float32_on_the_cpu)
     plan = plan_cache(
         manifest.cache,
         manifest.shapes.context_length,

@@ -57,18 +57,22 @@ GRAPH_OFF = -1
 """The number of no captured graph: such a run is neither captured nor replayed."""
 
 
-def open_session(graph: Path, device: Device) -> ort.InferenceSession:
-    """Load a graph on the provider of a device; on the CPU with the native kernels, if it can be.
+def open_session(graph: Path, device: Device, *, native: bool = False) -> ort.InferenceSession:
+    """Load a graph on the provider of a device.
+
+    Args:
+        graph: The file.
+        device: The device.
+        native: Use the native kernels, where they are to be had; for graphs that compute in
+            float32, on the CPU.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
         OutOfMemory: The device has no room for its weights.
         DeviceError: The provider does not work.
     """
-    if isinstance(device, HostDevice):
-        with_kernels = _open_with_kernels(graph)
-        if with_kernels is not None:
-            return with_kernels
+    if native and (with_kernels := _open_with_kernels(graph)) is not None:
+        return with_kernels
     options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
     if isinstance(device, CudaDevice) and device.memory_name == "cuda":

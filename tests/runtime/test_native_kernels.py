@@ -1,0 +1,321 @@
+"""The native kernels beside ONNX Runtime's own, over models of one operator."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx_ir.tape import Tape
+
+from rbee_export.dialect.functions import block_product, gated
+from rbee_export.dialect.ort import OPSET
+from rbee_runtime import kernels
+from rbee_runtime.backend.session import open_session
+from rbee_runtime.device import HostDevice
+
+MS = "com.microsoft"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def usable() -> str:
+    """Return why the kernels cannot be used here, or nothing."""
+    try:
+        kernels.library()
+    except kernels.NoKernels as error:
+        return str(error)
+    return ""
+
+
+needs_kernels = pytest.mark.skipif(bool(usable()), reason=f"no native kernels: {usable()}")
+
+
+def model(
+    kind: str,
+    inputs: Arrays,
+    constants: Mapping[str, NDArray[Any] | None],
+    attributes: Mapping[str, float],
+    *,
+    outputs: int = 1,
+    function: ir.Function | None = None,
+) -> ir.Model:
+    """Return a model of one operator, whose last output is the model's."""
+    tape = Tape()
+
+    def value(name: str, array: NDArray[Any]) -> ir.Value:
+        dtype = ir.DataType.from_numpy(array.dtype)
+        return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
+
+    given_inputs = [value(name, array) for name, array in inputs.items()]
+    for one in given_inputs:
+        one.shape = ir.Shape([f"{one.name}.{i}" for i in range(len(one.shape or ()))])
+    stored: list[ir.Value | None] = []
+    for name, array in constants.items():
+        stored.append(None if array is None else value(name, array))
+        if array is not None:
+            stored[-1].const_value = ir.tensor(array, name=name)  # type: ignore[union-attr]
+    domain = MS if function is None else function.domain
+    made = tape.op_multi_out(
+        kind, [*given_inputs, *stored], attributes, num_outputs=outputs, domain=domain
+    )
+    results = [made[0]] if outputs == 1 else [made[0], made[-1]]
+    for i, result in enumerate(results):
+        result.name = f"y{i}"
+        result.dtype = ir.DataType.FLOAT
+    graph = ir.Graph(
+        given_inputs,
+        results,
+        nodes=tape.nodes,
+        initializers=[one for one in stored if one is not None],
+        opset_imports={"": OPSET, MS: 1, "rbee": 1},
+        name="one operator",
+    )
+    return ir.Model(graph, ir_version=10, functions=[function] if function else [])
+
+
+def session(of: ir.Model, *, native: bool) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4
+    if native:
+        options.register_custom_ops_library(str(kernels.library()))
+    data = ir.to_proto(of).SerializeToString()
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def both(of: ir.Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
+    """Return the outputs of the native kernel, and of ONNX Runtime's."""
+    return [session(of, native=native).run(None, dict(inputs)) for native in (True, False)]
+
+
+def assert_near(found: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> None:
+    assert len(found) == len(wanted)
+    for f, w in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(
+            f, w, rtol=0, atol=2e-6 * max(1.0, float(np.abs(w).max(initial=0)))
+        )
+
+
+def product(
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    bits: int,
+    block: int,
+    *,
+    bias: bool = False,
+    offsets: bool = False,
+    short_scales: bool = False,
+) -> ir.Model:
+    blocks = -(-k // block)
+    scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
+    if short_scales:
+        scales = scales.astype(np.float16).astype(np.float32)
+    constants: dict[str, NDArray[Any] | None] = {
+        "integers": rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8),
+        "scales": scales,
+    }
+    if offsets:
+        constants["offsets"] = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
+    elif bias:
+        constants |= {"zero_points": None, "order": None}
+    if bias:
+        constants["bias"] = rng.standard_normal(n, np.float32)
+    attributes: dict[str, float] = {"N": n, "K": k, "bits": bits, "block_size": block}
+    x = {"x": np.zeros((1, k), np.float32)}
+    if offsets:
+        function = block_product(OPSET, {"accuracy_level": 4})
+        return model("BlockProduct", x, constants, attributes, function=function)
+    return model("MatMulNBits", x, constants, attributes | {"accuracy_level": 4})
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    blocks=st.integers(1, 7),
+    short_by=st.integers(0, 15),
+    rows=st.integers(0, 40),
+    bits=st.sampled_from([4, 8]),
+    block=st.sampled_from([16, 32, 64, 128]),
+    bias=st.booleans(),
+    short_scales=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products(
+    *,
+    n: int,
+    blocks: int,
+    short_by: int,
+    rows: int,
+    bits: int,
+    block: int,
+    bias: bool,
+    short_scales: bool,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    k = blocks * block - 2 * (short_by // 2)  # whole bytes of the last block
+    of = product(rng, n, k, bits, block, bias=bias, short_scales=short_scales)
+    x = {"x": rng.standard_normal((rows, k), np.float32)}
+    assert_near(*both(of, x))
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    blocks=st.integers(1, 7),
+    rows=st.integers(1, 20),
+    bits=st.sampled_from([4, 8]),
+    block=st.sampled_from([16, 32]),
+    bias=st.booleans(),
+    short_scales=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products_of_blocks_with_offsets(
+    *,
+    n: int,
+    blocks: int,
+    rows: int,
+    bits: int,
+    block: int,
+    bias: bool,
+    short_scales: bool,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    k = blocks * block
+    of = product(rng, n, k, bits, block, bias=bias, offsets=True, short_scales=short_scales)
+    x = {"x": rng.standard_normal((rows, k), np.float32)}
+    assert_near(*both(of, x))
+
+
+@needs_kernels
+def test_rows_too_many_for_the_cache_of_a_core() -> None:
+    rng = np.random.default_rng(7)
+    of = product(rng, 32, 2048, 4, 32, bias=True)
+    assert_near(*both(of, {"x": rng.standard_normal((400, 2048), np.float32)}))
+
+
+@needs_kernels
+@pytest.mark.parametrize("offsets", [False, True])
+def test_a_row_is_the_same_in_any_company(offsets: bool) -> None:
+    rng = np.random.default_rng(11)
+    native = session(product(rng, 96, 256, 4, 32, offsets=offsets), native=True)
+    x = rng.standard_normal((33, 256), np.float32)
+    alone = np.concatenate([native.run(None, {"x": x[i : i + 1]})[0] for i in range(len(x))])
+    for rows in (2, 5, 8, 9, 16, 33):
+        np.testing.assert_array_equal(native.run(None, {"x": x[:rows]})[0], alone[:rows])
+
+
+@needs_kernels
+def test_rows_of_zeros_and_of_values_out_of_all_proportion() -> None:
+    rng = np.random.default_rng(13)
+    of = product(rng, 32, 64, 4, 32)
+    x = np.stack([np.zeros(64), np.full(64, 1e30), np.full(64, 1e-30)]).astype(np.float32)
+    (found,), (wanted,) = both(of, {"x": x})
+    for f, w in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(f, w, rtol=0, atol=1e-5 * float(np.abs(w).max()))
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["GatedSilu", "GatedGelu"]),
+    width=st.integers(1, 70),
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=2),
+    scale=st.sampled_from([0.1, 1.0, 30.0, 200.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_gates(name: Any, width: int, shape: list[int], scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = {"x": rng.standard_normal((*shape, 2 * width), np.float32) * np.float32(scale)}
+    found, wanted = both(model(name, x, {}, {}, function=gated(OPSET, name)), x)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=3e-5, atol=1e-5 * scale)
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(1, 100),
+    rows=st.integers(1, 20),
+    outputs=st.sampled_from([1, 4]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_sum_and_its_norm(width: int, rows: int, outputs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = {name: rng.standard_normal((1, rows, width), np.float32) for name in ("x", "skip")}
+    gamma = {"gamma": rng.standard_normal(width, np.float32)}
+    kind = "SkipSimplifiedLayerNormalization"
+    assert_near(*both(model(kind, x, gamma, {"epsilon": 1e-5}, outputs=outputs), x))
+
+
+def saved(of: ir.Model, directory: Path) -> Path:
+    path = directory / "model.onnx"
+    ir.save(of, path)
+    return path
+
+
+@needs_kernels
+def test_a_graph_that_asks_for_more_runs_on_onnx_runtime_s_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(17)
+    integers = rng.integers(0, 256, (8, 2, 16), np.uint8)
+    constants = {
+        "integers": integers,
+        "scales": rng.random((8, 2), np.float32),
+        "zero_points": np.full((8, 1), 0x77, np.uint8),
+    }
+    attributes = {"N": 8, "K": 64, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    x = {"x": rng.standard_normal((3, 64), np.float32)}
+    of = model("MatMulNBits", x, constants, attributes)
+    found = open_session(saved(of, tmp_path), HostDevice(), native=True).run(None, x)
+    np.testing.assert_array_equal(found[0], session(of, native=False).run(None, x)[0])
+    assert "zero points are given" in caplog.text
+
+
+def test_without_the_library_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBEE_KERNELS", "onnxruntime")
+    of = product(np.random.default_rng(19), 16, 64, 4, 32)
+    with caplog.at_level(logging.INFO):
+        opened = open_session(saved(of, tmp_path), HostDevice(), native=True)
+    assert opened.run(None, {"x": np.ones((2, 64), np.float32)})[0].shape == (2, 16)
+    assert "ONNX Runtime's own kernels: RBEE_KERNELS=onnxruntime" in caplog.text
+
+
+def test_a_processor_without_the_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RBEE_KERNELS", raising=False)
+    processor, library = tmp_path / "cpuinfo", tmp_path / "library.so"
+    processor.write_text("processor : 0\nflags\t\t: fpu fma f16c avx2 avx512f\n", encoding="utf-8")
+    monkeypatch.setattr(kernels, "_PROCESSOR", processor)
+    monkeypatch.setattr(kernels, "_LIBRARY", library)
+    with pytest.raises(kernels.NoKernels, match="not compiled"):
+        kernels.library()
+    library.touch()
+    with pytest.raises(kernels.NoKernels, match="has no avx512_vnni, avx512bw, avx512vl"):
+        kernels.library()
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64") or not shutil.which("c++"),
+    reason="nothing to compile the kernels with, or for",
+)
+def test_an_installation_compiles_them() -> None:
+    assert Path(kernels.__file__).with_name("librbee_kernels.so").exists()
