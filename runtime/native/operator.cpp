@@ -22,6 +22,24 @@ float OnnxRuntime::float_attribute(const ort::KernelInfo* info, const char* name
   return value;
 }
 
+int64_t OnnxRuntime::attribute_or(const ort::KernelInfo* info, const char* name,
+                                  int64_t otherwise) const {
+  int64_t value = 0;
+  ort::Status* missing = ort::GetAttributeInt::in(api_)(info, name, &value);
+  if (missing == nullptr) return value;
+  ort::ReleaseStatus::in(api_)(missing);
+  return otherwise;
+}
+
+float OnnxRuntime::attribute_or(const ort::KernelInfo* info, const char* name,
+                                float otherwise) const {
+  float value = 0;
+  ort::Status* missing = ort::GetAttributeFloat::in(api_)(info, name, &value);
+  if (missing == nullptr) return value;
+  ort::ReleaseStatus::in(api_)(missing);
+  return otherwise;
+}
+
 bool OnnxRuntime::has_input(const ort::KernelInfo* info, size_t index) const {
   size_t count = 0;
   call<ort::GetInputCount>(info, &count);

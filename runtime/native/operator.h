@@ -35,6 +35,8 @@ class OnnxRuntime {
 
   int64_t attribute(const ort::KernelInfo* info, const char* name) const;
   float float_attribute(const ort::KernelInfo* info, const char* name) const;
+  int64_t attribute_or(const ort::KernelInfo* info, const char* name, int64_t otherwise) const;
+  float attribute_or(const ort::KernelInfo* info, const char* name, float otherwise) const;
 
   template <typename T>
   T* data(const ort::Value* value) const {

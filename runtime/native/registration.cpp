@@ -1,6 +1,7 @@
 // The library's door: what ONNX Runtime calls when the library is registered with a session.
 #include "block_product.h"
 #include "elementwise.h"
+#include "group_query_attention.h"
 #include "operator.h"
 
 namespace rbee {
@@ -23,7 +24,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   return rbee::guarded(api, "rbee", [&] {
     const rbee::OnnxRuntime ort(api);
     // In place of kernels that ONNX Runtime brings.
-    rbee::add_domain<rbee::MatMulNBits, rbee::AddNorm>(ort, options, "com.microsoft");
+    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention, rbee::AddNorm>(ort, options,
+                                                                                "com.microsoft");
     // In place of functions that the model brings (rbee_export.dialect.functions).
     rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedSilu, rbee::GatedGelu>(ort, options,
                                                                                 "rbee");

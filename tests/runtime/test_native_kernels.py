@@ -6,105 +6,22 @@ import logging
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx_ir.tape import Tape
+from support.native import assert_near, both, model, needs_kernels, session
 
 from rbee_export.dialect.functions import block_product, gated
 from rbee_export.dialect.ort import OPSET
 from rbee_runtime import kernels
 from rbee_runtime.backend.session import open_session
 from rbee_runtime.device import HostDevice
-
-MS = "com.microsoft"
-Arrays = Mapping[str, NDArray[Any]]
-
-
-def usable() -> str:
-    """Return why the kernels cannot be used here, or nothing."""
-    try:
-        kernels.library()
-    except kernels.NoKernels as error:
-        return str(error)
-    return ""
-
-
-needs_kernels = pytest.mark.skipif(bool(usable()), reason=f"no native kernels: {usable()}")
-
-
-def model(
-    kind: str,
-    inputs: Arrays,
-    constants: Mapping[str, NDArray[Any] | None],
-    attributes: Mapping[str, float],
-    *,
-    outputs: int = 1,
-    function: ir.Function | None = None,
-) -> ir.Model:
-    """Return a model of one operator, whose last output is the model's."""
-    tape = Tape()
-
-    def value(name: str, array: NDArray[Any]) -> ir.Value:
-        dtype = ir.DataType.from_numpy(array.dtype)
-        return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
-
-    given_inputs = [value(name, array) for name, array in inputs.items()]
-    for one in given_inputs:
-        one.shape = ir.Shape([f"{one.name}.{i}" for i in range(len(one.shape or ()))])
-    stored: list[ir.Value | None] = []
-    for name, array in constants.items():
-        stored.append(None if array is None else value(name, array))
-        if array is not None:
-            stored[-1].const_value = ir.tensor(array, name=name)  # type: ignore[union-attr]
-    domain = MS if function is None else function.domain
-    made = tape.op_multi_out(
-        kind, [*given_inputs, *stored], attributes, num_outputs=outputs, domain=domain
-    )
-    results = [made[0]] if outputs == 1 else [made[0], made[-1]]
-    for i, result in enumerate(results):
-        result.name = f"y{i}"
-        result.dtype = ir.DataType.FLOAT
-    graph = ir.Graph(
-        given_inputs,
-        results,
-        nodes=tape.nodes,
-        initializers=[one for one in stored if one is not None],
-        opset_imports={"": OPSET, MS: 1, "rbee": 1},
-        name="one operator",
-    )
-    return ir.Model(graph, ir_version=10, functions=[function] if function else [])
-
-
-def session(of: ir.Model, *, native: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 4
-    if native:
-        options.register_custom_ops_library(str(kernels.library()))
-    data = ir.to_proto(of).SerializeToString()
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
-def both(of: ir.Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
-    """Return the outputs of the native kernel, and of ONNX Runtime's."""
-    return [session(of, native=native).run(None, dict(inputs)) for native in (True, False)]
-
-
-def assert_near(found: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> None:
-    assert len(found) == len(wanted)
-    for f, w in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(
-            f, w, rtol=0, atol=2e-6 * max(1.0, float(np.abs(w).max(initial=0)))
-        )
 
 
 def product(

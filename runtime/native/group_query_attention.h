@@ -1,0 +1,42 @@
+// GroupQueryAttention of the domain com.microsoft, on caches that are written in place.
+#pragma once
+
+#include "attention.h"
+#include "operator.h"
+
+namespace rbee {
+
+class GroupQueryAttention {
+ public:
+  static constexpr const char* kName = "GroupQueryAttention";
+  static constexpr ort::ElementType kInputs[] = {
+      ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32, ort::kInt32,
+      ort::kFloat, ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
+      ort::kFloat, ort::kFloat};
+  static constexpr size_t kRequired = 1;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
+                                                  ort::kFloat};
+
+  GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info);
+
+  void compute(ort::KernelContext* context) const;
+
+ private:
+  struct Step;
+
+  Step open(ort::KernelContext* context) const;
+  void append(ort::KernelContext* context, const Step& step) const;
+  void attend_each(ort::KernelContext* context, const Step& step) const;
+  void attend_together(ort::KernelContext* context, const Step& step) const;
+
+  OnnxRuntime ort_;
+  size_t heads_;
+  size_t kv_heads_;
+  float scale_;  // 0 for one by the root of the size
+  bool rotates_;
+  bool packed_;  // queries, keys and values side by side in one input
+  bool has_positions_;
+  Scoring scoring_;
+};
+
+}  // namespace rbee

@@ -1,0 +1,228 @@
+"""The native attention beside ONNX Runtime's own, over models of one operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.native import assert_near, both, model, needs_kernels, session
+
+pytestmark = needs_kernels
+
+HEADS = st.sampled_from([(1, 1), (4, 2), (9, 3), (6, 1), (16, 2)])
+SIZES = st.sampled_from([8, 16, 32, 64, 80, 96])
+Inputs = dict[str, NDArray[Any] | None]
+
+
+def inputs(
+    rng: np.random.Generator,
+    heads: tuple[int, int],
+    size: int,
+    past: list[int],
+    *,
+    tokens: int,
+    capacity: int,
+    packed: bool = True,
+    rotary: int = 0,
+    positions: bool = False,
+) -> Inputs:
+    """Return what the operator is given, in its order; ``past`` of each row."""
+    batch, (q, kv) = len(past), heads
+
+    def floats(*shape: int) -> NDArray[np.float32]:
+        return rng.standard_normal(shape, np.float32)
+
+    total = np.asarray(past, np.int32) + tokens
+    given: Inputs = {
+        "query": floats(batch, tokens, (q + 2 * kv if packed else q) * size),
+        "key": None if packed else floats(batch, tokens, kv * size),
+        "value": None if packed else floats(batch, tokens, kv * size),
+        "past_key": floats(batch, kv, capacity, size),
+        "past_value": floats(batch, kv, capacity, size),
+        "seqlens_k": total - 1,
+        "total": np.asarray(total.max(), np.int32),
+    }
+    if rotary:
+        angles = floats(capacity + 70, rotary // 2)
+        given |= {"cos": np.cos(angles), "sin": np.sin(angles)}
+        if positions:
+            start = np.asarray(past)[:, None] + 60
+            given["positions"] = (start + np.arange(tokens)).astype(np.int64)
+    return given
+
+
+def operator(given: Inputs, heads: tuple[int, int], **attributes: Any) -> Any:
+    attributes |= {"num_heads": heads[0], "kv_num_heads": heads[1]}
+    return model("GroupQueryAttention", given, {}, attributes, outputs=3, keep_all=True)
+
+
+def present(given: Inputs) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in given.items() if array is not None}
+
+
+def compare(given: Inputs, heads: tuple[int, int], **attributes: Any) -> None:
+    """Compare outputs, and the cache as far as it is filled."""
+    feeds = present(given)
+    found, wanted = both(operator(given, heads, **attributes), feeds)
+    for row, last in enumerate(feeds["seqlens_k"]):
+        cut = np.s_[row, :, : last + 1]
+        assert_near(
+            [found[0][row], found[1][cut], found[2][cut]],
+            [wanted[0][row], wanted[1][cut], wanted[2][cut]],
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heads=HEADS,
+    size=SIZES,
+    past=st.lists(st.integers(0, 300), min_size=1, max_size=5),
+    packed=st.booleans(),
+    rotary=st.sampled_from([0.0, 0.5, 1.0]),
+    positions=st.booleans(),
+    window=st.sampled_from([-1, 1, 5, 64, 200]),
+    softcap=st.sampled_from([0.0, 3.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_token_of_each_row(
+    *,
+    heads: tuple[int, int],
+    size: int,
+    past: list[int],
+    packed: bool,
+    rotary: float,
+    positions: bool,
+    window: int,
+    softcap: float,
+    seed: int,
+) -> None:
+    assume(not rotary or size % 16 == 0)  # ONNX Runtime turns no others
+    rng = np.random.default_rng(seed)
+    turned = int(rotary * size) // 16 * 16 if rotary < 1 else size
+    given = inputs(
+        rng,
+        heads,
+        size,
+        past,
+        tokens=1,
+        capacity=304,
+        packed=packed,
+        rotary=turned,
+        positions=positions,
+    )
+    compare(
+        given,
+        heads,
+        do_rotary=int(turned > 0),
+        local_window_size=window,
+        softcap=softcap,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=HEADS,
+    size=SIZES,
+    past=st.integers(0, 200),
+    tokens=st.integers(2, 150),
+    packed=st.booleans(),
+    rotary=st.booleans(),
+    positions=st.booleans(),
+    window=st.sampled_from([-1, 1, 5, 64, 200]),
+    softcap=st.sampled_from([0.0, 3.0]),
+    scale=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_many_tokens_of_one_row(
+    *,
+    heads: tuple[int, int],
+    size: int,
+    past: int,
+    tokens: int,
+    packed: bool,
+    rotary: bool,
+    positions: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+    seed: int,
+) -> None:
+    assume(not rotary or size % 16 == 0)
+    rng = np.random.default_rng(seed)
+    turned = size if rotary else 0
+    given = inputs(
+        rng,
+        heads,
+        size,
+        [past],
+        tokens=tokens,
+        capacity=360,
+        packed=packed,
+        rotary=turned,
+        positions=positions,
+    )
+    compare(
+        given,
+        heads,
+        do_rotary=int(rotary),
+        local_window_size=window,
+        softcap=softcap,
+        scale=scale,
+    )
+
+
+def test_a_row_is_the_same_in_any_company() -> None:
+    rng = np.random.default_rng(3)
+    heads, past = (9, 3), [0, 5, 127, 128, 129, 300, 411]
+    given = inputs(rng, heads, 64, past, tokens=1, capacity=420, rotary=64)
+    feeds = present(given)
+    native = session(operator(given, heads, do_rotary=1), native=True)
+    together = native.run(None, feeds)[0]
+    for row in range(len(past)):
+        alone = {
+            name: array if name in ("cos", "sin") else array[row : row + 1]
+            for name, array in feeds.items()
+            if name != "total"
+        }
+        alone["total"] = np.asarray(alone["seqlens_k"][0] + 1, np.int32)
+        np.testing.assert_array_equal(native.run(None, alone)[0][0], together[row])
+
+
+def test_scores_far_apart() -> None:
+    rng = np.random.default_rng(5)
+    for tokens, past in ((1, [40]), (9, [40])):
+        given = inputs(rng, (4, 2), 32, past, tokens=tokens, capacity=64)
+        assert given["query"] is not None
+        given["query"] *= 100
+        compare(given, (4, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seqlens_k": np.asarray([-1], np.int32)}, "seqlens_k does not fit the cache"),
+        ({"seqlens_k": np.asarray([64], np.int32)}, "seqlens_k does not fit the cache"),
+        ({"positions": np.asarray([[4000]], np.int64)}, "no angle"),
+        ({"positions": np.asarray([[-1]], np.int64)}, "no angle"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    given = inputs(
+        np.random.default_rng(7), (4, 2), 32, [9], tokens=1, capacity=64, rotary=32, positions=True
+    )
+    native = session(operator(given, (4, 2), do_rotary=1), native=True)
+    with pytest.raises(Exception, match=message):
+        native.run(None, present(given) | change)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"rotary_interleaved": 1, "do_rotary": 1}, {"smooth_softmax": 1}]
+)
+def test_what_it_does_not_do_is_refused(attributes: dict[str, int]) -> None:
+    given = inputs(np.random.default_rng(9), (4, 2), 32, [9], tokens=1, capacity=64, rotary=32)
+    with pytest.raises(Exception, match=r"GroupQueryAttention: .* is given"):
+        session(operator(given, (4, 2), **attributes), native=True)
