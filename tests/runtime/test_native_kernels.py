@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.family_table import FAMILIES
+from support.makers import MakeArtifact, MakeFamily
 from support.native import assert_near, both, model, needs_kernels, session
+from support.running import open_cpu
 
 from rbee_export.dialect.functions import block_product, gated
 from rbee_export.dialect.ort import OPSET
@@ -236,3 +239,19 @@ def test_a_processor_without_the_instructions(
 )
 def test_an_installation_compiles_them() -> None:
     assert Path(kernels.__file__).with_name("librbee_kernels.so").exists()
+
+
+@needs_kernels
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_every_family_runs_on_them(
+    family: str,
+    precision: str,
+    make_family: MakeFamily,
+    make_artifact: MakeArtifact,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    artifact = make_artifact(make_family(family), precision)
+    with caplog.at_level(logging.INFO):
+        open_cpu(artifact)
+    assert "ONNX Runtime's own kernels" not in caplog.text
