@@ -13,8 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LIBRARY = HERE.parent / "rbee_runtime" / "kernels" / "librbee_kernels.so"
 
-_INSTRUCTIONS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mf16c", "-mfma")
-_FLAGS = ("-std=c++20", "-O3", "-w", "-fPIC", "-shared", "-fvisibility=hidden", *_INSTRUCTIONS)
+_FLAGS = ("-std=c++20", "-O3", "-w", "-fPIC", "-shared", "-fvisibility=hidden")
+_INSTRUCTIONS = ("-march=x86-64-v4", "-mavx512vnni")
 
 
 class CannotBuild(Exception):
@@ -52,12 +52,13 @@ def build() -> Path:
 def _compiler() -> list[str]:
     chosen = os.environ.get("CXX")
     if chosen:
-        return chosen.split()
+        return [*chosen.split(), *_INSTRUCTIONS]
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
-            return [name]
+            return [name, *_INSTRUCTIONS]
     if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++"]
+        # It has names of its own for processors.
+        return [sys.executable, "-m", "ziglang", "c++", "-mcpu=x86_64_v4+avx512vnni"]
     raise CannotBuild(
         "the native kernels need a C++ compiler: install g++, clang++ or the Python package "
         "ziglang, then install again"

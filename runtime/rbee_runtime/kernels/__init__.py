@@ -15,7 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _LIBRARY = Path(__file__).with_name("librbee_kernels.so")
-_INSTRUCTIONS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "f16c", "fma"})
+_INSTRUCTIONS = frozenset(
+    {
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512_vnni",
+        "bmi2",
+        "f16c",
+        "fma",
+    }
+)
 _CHOICE = "RBEE_KERNELS"
 _PROCESSOR = Path("/proc/cpuinfo")
 
