@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 SLOW_SECONDS = 0.1
+LATE_SECONDS = 0.5
 
-Answer = int | Literal["slow", "hang", "drop", "cut"]
-"""A status; or 200 after a while; or never; or a closed connection, without an answer or in the
-middle of one."""
+Answer = int | Literal["slow", "late", "hang", "drop", "cut"]
+"""A status; or 200 after a while, or after a while in which it took no note either; or never; or a
+closed connection, without an answer or in the middle of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,12 @@ class Hive:
 
     def _note(self, request: Received) -> Answer:
         with self._arrival:
-            self._received.append(request)
             answer = self._next_answer(request.path)
+        if answer == "late":
+            self._closing.wait(LATE_SECONDS)
+            answer = 200
+        with self._arrival:
+            self._received.append(request)
             self._arrival.notify_all()
         return answer
 

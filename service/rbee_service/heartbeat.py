@@ -38,12 +38,13 @@ class Heartbeat:
         self._interval = interval
         self._count = count
         self._news = asyncio.Event()
+        self._ending = False
 
     async def run(self) -> None:
-        """Beat until cancelled; a beat that falls due while one is under way is left out."""
+        """Beat until :meth:`end`; a beat that falls due while one is under way is left out."""
         loop = asyncio.get_running_loop()
         due = loop.time()
-        while True:
+        while not self._ending:
             self._news.clear()
             await self.beat()
             due = max(due + self._interval, loop.time())
@@ -54,6 +55,11 @@ class Heartbeat:
 
     def hurry(self) -> None:
         """Beat now, and from now on counted from here: there is news the hive waits for."""
+        self._news.set()
+
+    def end(self) -> None:
+        """Begin no more beats. One that is under way goes on: it cannot be taken back."""
+        self._ending = True
         self._news.set()
 
     async def beat(self) -> None:

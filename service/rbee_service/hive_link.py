@@ -82,10 +82,14 @@ class HiveLink:
         self._keep_beating(heartbeat)
 
     async def end(self) -> None:
-        """Send no heartbeats any more but a last one to whoever is told the worker's status."""
-        for task in self._beating:
-            task.cancel()
-        await asyncio.gather(*self._beating, return_exceptions=True)
+        """Send no heartbeats any more but a last one to whoever is told the worker's status.
+
+        One that is under way comes to its end first, within its timeout: broken off, it might
+        still reach a hive after the last one, and say that the worker lives.
+        """
+        for heartbeat in (*self._worker_beats, *self._health_beats):
+            heartbeat.end()
+        await asyncio.gather(*self._beating)
         await asyncio.gather(*(heartbeat.beat() for heartbeat in self._worker_beats))
 
     def _keep_beating(self, heartbeat: Heartbeat) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from stand_in import Gate, StandInEngine, Status, opened, ready, running
 
-from rbee_bench.hive_stand_in import SLOW_SECONDS, Answer, Hive
+from rbee_bench.hive_stand_in import LATE_SECONDS, SLOW_SECONDS, Answer, Hive
 from rbee_service import heartbeat as module
 from rbee_service.heartbeat import Heartbeat
 
@@ -109,6 +109,31 @@ async def test_a_newer_hive_follows_the_whole_life(tmp_path: Path, hive: Hive) -
             assert statuses[-1] == "stopped"
             order = ["starting", "ready", "busy", "stopped"]
             assert statuses == sorted(statuses, key=order.index)
+
+
+async def test_the_last_beat_is_the_last(tmp_path: Path, hive: Hive) -> None:
+    """A beat on its way when the worker stops is heard before the one that says so."""
+    hive.answer(NEW, ["late", 200])
+    async with running(tmp_path, opened(StandInEngine()), "--hive-url", hive.url) as worker:
+        await ready(worker)
+        worker.worker.stop()
+        await asyncio.wait_for(worker.life, 10)
+        await asyncio.sleep(LATE_SECONDS)
+    statuses = [beat.body["worker"]["status"] for beat in hive.received(NEW)]
+    assert len(statuses) >= 2
+    assert statuses[-1] == "stopped"
+
+
+async def test_a_hive_that_hangs_is_not_waited_for_long(
+    tmp_path: Path, hive: Hive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
+    hive.answer(NEW, ["hang"])
+    async with running(tmp_path, opened(StandInEngine()), "--hive-url", hive.url) as worker:
+        await asyncio.to_thread(hive.wait_for, NEW)
+        worker.worker.stop()
+        await asyncio.wait_for(worker.life, 10)
+    assert hive.received(NEW)[-1].body["worker"]["status"] == "stopped"
 
 
 async def test_ready_is_told_at_once(tmp_path: Path, hive: Hive) -> None:
