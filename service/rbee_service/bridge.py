@@ -62,16 +62,13 @@ class EventBridge(Generic[EventT]):
         """Append an event; never blocks, never raises."""
         self._ferry.board(self, event)
 
-    async def take(self, quiet: float) -> list[EventT]:
-        """Return all waiting events as soon as there are any; none after ``quiet`` seconds."""
+    async def take(self) -> list[EventT]:
+        """Return all waiting events as soon as there are any."""
         if not self._waiting:
-            loop = asyncio.get_running_loop()
-            self._reader = loop.create_future()
-            bell = loop.call_later(quiet, self._wake)
+            self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
-                bell.cancel()
                 self._reader = None
         taken, self._waiting = self._waiting, []
         return taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
 
@@ -14,9 +14,6 @@ from rbee_service.backend import InferenceBackend
 from rbee_service.bridge import EventBridge, Ferry
 from rbee_service.events import End, Failed, InferenceEvent, T
 from rbee_service.faults import refusal
-
-KEEP_ALIVE_SECONDS: Final = 10.0
-"""How long a client goes without a sign of life."""
 
 RequestT = TypeVar("RequestT")
 EventT = TypeVar("EventT")
@@ -113,14 +110,11 @@ class Inference(Generic[EventT, T]):
         self._cancel(self.request_id)
 
     async def batches(self) -> AsyncGenerator[list[InferenceEvent[T]], None]:
-        """Yield the events, those that are there at once together, to the last one.
-
-        A batch without events says that there have been none for a while.
-        """
+        """Yield the events, those that are there at once together, to the last one."""
         yield self._translator.open()
         while not self._ended:
             told: list[InferenceEvent[T]] = []
-            for event in await self._bridge.take(KEEP_ALIVE_SECONDS):
+            for event in await self._bridge.take():
                 told += self._translator.translate(event)
                 if told and isinstance(told[-1], End | Failed):
                     self._ended = True

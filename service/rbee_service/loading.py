@@ -49,21 +49,12 @@ class LoadingBoard:
         self._closed = True
         self._announce()
 
-    async def watch(self, quiet: float) -> AsyncIterator[LayerProgress | None]:
-        """Yield the progress now and whenever it changes, until loading ends.
-
-        Args:
-            quiet: Seconds without a change after which ``None`` is yielded.
-        """
+    async def watch(self) -> AsyncIterator[LayerProgress]:
+        """Yield the progress now and whenever it changes, until loading ends."""
         while not self._closed:
             changed = self._changed
             yield self._latest
-            while not changed.is_set():
-                try:
-                    async with asyncio.timeout(quiet):
-                        await changed.wait()
-                except TimeoutError:
-                    yield None
+            await changed.wait()
 
     def _announce(self) -> None:
         # Each watcher waits on the event it saw last, so none misses a change.

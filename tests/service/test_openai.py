@@ -481,28 +481,6 @@ async def test_a_worker_that_stops_does_not_pass_for_a_finished_answer(tmp_path:
     assert (done, rest) == (b"data: [DONE]", b"")
 
 
-async def test_signs_of_life_on_a_quiet_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rbee_service.inference.KEEP_ALIVE_SECONDS", 0.01)
-    streams = [
-        ("/v1/chat/completions", CHAT | {"stream": True}),
-        ("/v1/infer", {"prompt": "x", "stream": True}),
-        ("/v1/inference", {"job_id": "j", "prompt": "x", "max_tokens": 4}),
-    ]
-    engine = StandInEngine(endless)
-    async with served(tmp_path, engine) as (client, _):
-        for number, (path, body) in enumerate(streams):
-            read = b""
-            async with client.stream("POST", path, json=body) as answer:
-                async for chunk in answer.aiter_raw():
-                    read += chunk
-                    if read.count(b"\n\n: keep-alive\n\n") >= 1 and b"[DONE]" not in read:
-                        engine.cancel(engine.submitted[number].request_id)
-            assert b": keep-alive\n\n" in read
-            assert read.endswith(b"data: [DONE]\n\n")
-
-
 async def test_a_model_that_is_real(tmp_path: Path, tiny_artifact: Path) -> None:
     flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
     asking: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 8}

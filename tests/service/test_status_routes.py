@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 from stand_in import Gate, StandInEngine, Status, opened, ready, running
 
+from rbee_service.http.connection import Limits
 from rbee_service.loading import LayerProgress, LoadingBoard
+from rbee_service.sse import KEEP_ALIVE
 
 
 async def test_while_the_model_loads(tmp_path: Path) -> None:
@@ -99,16 +101,17 @@ async def test_progress_of_a_model_that_does_not_load(tmp_path: Path) -> None:
         assert b"".join([chunk async for chunk in chunks]) == b"data: [DONE]\n\n"
 
 
-async def test_a_watcher_hears_when_there_is_no_news() -> None:
-    board = LoadingBoard()
-    watching = board.watch(quiet=0.001)
-    assert await anext(watching) == LayerProgress()
-    assert await anext(watching) is None
-    assert await anext(watching) is None
-    board.post(LayerProgress(1, 2, 3))
-    assert await anext(watching) == LayerProgress(1, 2, 3)
-    board.close()
-    assert [progress async for progress in watching] == []
+async def test_a_watcher_hears_when_there_is_no_news(tmp_path: Path) -> None:
+    limits = Limits(silence_seconds=0.01)
+    async with (
+        running(tmp_path, Gate(StandInEngine()), limits=limits) as worker,
+        httpx.AsyncClient(base_url=worker.url, timeout=10) as client,
+        client.stream("GET", "/v1/loading/progress") as answer,
+    ):
+        chunks = answer.aiter_raw()
+        assert (await anext(chunks)).startswith(b'data: {"stage":"loading_to_vram"')
+        assert await anext(chunks) == KEEP_ALIVE
+        assert await anext(chunks) == KEEP_ALIVE
 
 
 async def test_every_watcher_sees_the_last_progress() -> None:
@@ -116,9 +119,9 @@ async def test_every_watcher_sees_the_last_progress() -> None:
 
     async def last() -> LayerProgress | None:
         seen = None
-        async for progress in board.watch(quiet=10):
+        async for progress in board.watch():
             seen = progress
-            if progress is not None and progress.layers_loaded == 50:
+            if progress.layers_loaded == 50:
                 return progress
         return seen
 

@@ -31,6 +31,7 @@ class Limits:
         stall_seconds: In which a client must take some of what waits for it.
         idle_seconds: That a connection may stay open between two requests. Longer than the 90 s
             that common clients keep one, who would otherwise send into a closing connection.
+        silence_seconds: That a stream may be silent before a comment shows that it lives.
     """
 
     connections: int = 512
@@ -39,6 +40,7 @@ class Limits:
     arrival_seconds: float = 10.0
     stall_seconds: float = 30.0
     idle_seconds: float = 120.0
+    silence_seconds: float = 10.0
 
     def config(self) -> dict[str, object]:
         """Return what the server itself sees to."""

@@ -35,7 +35,7 @@ from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_bod
 from rbee_service.openai_parsing import parse_openai
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
 from rbee_service.openapi import Answer, Content, Operation, Parameter, Stream
-from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
+from rbee_service.sse import DONE, SseDialect, encode_data
 
 OWNER = "rbee"
 
@@ -239,7 +239,7 @@ async def _chunks(
             yield encode_data(first | uncounted)
         async with aclosing(begun.inference.batches()) as batches:
             async for batch in batches:
-                chunk = b"" if batch else KEEP_ALIVE
+                chunk = b""
                 for event in batch:
                     match event:
                         case Output():
@@ -254,8 +254,7 @@ async def _chunks(
                             if failed is None and include_usage and finished is not None:
                                 chunk += encode_data(envelope.count(finished))
                             chunk += DONE
-                if chunk:
-                    yield chunk
+                yield chunk
     except Exception:
         # A client must read an end even where the fault is ours.
         structlog.get_logger().exception("An event could not be told")

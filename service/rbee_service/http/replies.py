@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 from sanic import HTTPResponse, Request
+from sanic.response import BaseHTTPResponse
 
 from rbee_service.events import End, EventError, Failed, T
 from rbee_service.inference import Inference
@@ -33,16 +35,50 @@ def json_reply(
 async def stream_reply(request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
     """Answer with a stream of server-sent events, each chunk written as soon as it is there.
 
-    A client that goes away cancels the caller, and with it the iteration of ``chunks``.
+    A chunk may be empty. A stream on which nothing was written for a while gets a comment, whatever
+    went on meanwhile that its client is not told of. A client that goes away cancels the caller,
+    and with it the iteration of ``chunks``.
     """
     response = await request.respond(
         content_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
-    async with aclosing(chunks) as writing:
-        async for chunk in writing:
-            await response.send(chunk)
+    wire = _Wire(response, request.app.ctx.limits.silence_seconds)
+    breaking_silence = asyncio.create_task(wire.break_silence())
+    try:
+        async with aclosing(chunks) as writing:
+            async for chunk in writing:
+                if chunk:
+                    await wire.send(chunk)
+    finally:
+        breaking_silence.cancel()
     await response.eof()
+
+
+class _Wire:
+    """What a stream is written to, and when that was done last."""
+
+    def __init__(self, response: BaseHTTPResponse, silence_seconds: float) -> None:
+        self._response = response
+        self._silence = silence_seconds
+        self._now = asyncio.get_running_loop().time
+        self._sent = self._now()
+        # A writer may have to wait for the client, and the other one must not come between.
+        self._turn = asyncio.Lock()
+
+    async def send(self, chunk: bytes) -> None:
+        async with self._turn:
+            await self._response.send(chunk)
+            self._sent = self._now()
+
+    async def break_silence(self) -> None:
+        """Send a comment whenever there has been silence for long enough; never ends."""
+        while True:
+            await asyncio.sleep(self._sent + self._silence - self._now())
+            async with self._turn:
+                if self._now() >= self._sent + self._silence:
+                    await self._response.send(KEEP_ALIVE)
+                    self._sent = self._now()
 
 
 def done(_: End | Failed) -> bytes:
@@ -68,7 +104,7 @@ async def inference_chunks(
                 chunk = b"".join(encode_event(event, dialect) for event in batch)
                 if batch and isinstance(batch[-1], End | Failed):
                     chunk += last(batch[-1])
-                yield chunk or KEEP_ALIVE
+                yield chunk
     except Exception:
         # A client must read an end even where the fault is ours.
         structlog.get_logger().exception("An event could not be told")

@@ -13,10 +13,9 @@ from rbee_service.errors import ApiError, ErrorBody, ErrorCode
 from rbee_service.health import WorkerState
 from rbee_service.http.app import App
 from rbee_service.http.replies import json_reply, stream_reply
-from rbee_service.inference import KEEP_ALIVE_SECONDS
 from rbee_service.loading import LoadingBoard
 from rbee_service.openapi import Answer, Content, Operation, Stream
-from rbee_service.sse import DONE, KEEP_ALIVE, encode_data
+from rbee_service.sse import DONE, encode_data
 
 
 class HealthBody(TypedDict):
@@ -123,8 +122,8 @@ def add_status_routes(app: App, state: WorkerState[Any, Any], board: LoadingBoar
 async def _progress_events(
     state: WorkerState[Any, Any], board: LoadingBoard
 ) -> AsyncGenerator[bytes, None]:
-    async for progress in board.watch(KEEP_ALIVE_SECONDS):
-        yield KEEP_ALIVE if progress is None else encode_data(progress.body())
+    async for progress in board.watch():
+        yield encode_data(progress.body())
     if state.loaded:
         yield encode_data({"stage": "ready"})
     yield DONE

@@ -24,7 +24,7 @@ from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.identity import WorkerInfo
 from rbee_service.inference import Inference
 from rbee_service.openapi import Answer, Content, Operation, Stream
-from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_data
+from rbee_service.sse import DONE, SseDialect, encode_data
 
 
 class InferBody(TypedDict):
@@ -120,7 +120,7 @@ def add_worker_contract_routes(
 async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[bytes, None]:
     async with aclosing(inference.batches()) as batches:
         async for batch in batches:
-            chunk = b"" if batch else KEEP_ALIVE
+            chunk = b""
             for event in batch:
                 match event:
                     case Output():
@@ -130,5 +130,4 @@ async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[by
                         if failed is not None:
                             chunk += encode_data({"error": failed.message})
                         chunk += DONE
-            if chunk:
-                yield chunk
+            yield chunk
