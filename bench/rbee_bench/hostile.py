@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rbee_bench.attacks import ATTACKS, SLOW_BODY
+from rbee_bench.filling import fill
 from rbee_bench.sse_client import StreamFault, ask, events
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import WorkerProcess, started_worker
@@ -17,10 +18,10 @@ from rbee_runtime import Artifact
 
 _AT_ONCE = 32
 _DAWDLERS = 8
+_SLOTS = 4
 _CONTEXT = 256
 _DAWDLE_SECONDS = 0.5
 _GOOD_EVERY = 500
-_WARM_UP = 0.35
 _ANSWER_SECONDS = 30.0
 _DOCUMENTED: Final = frozenset({503, 504})
 
@@ -37,7 +38,8 @@ class Hostile:
         silent: Attacks that were not answered, and not closed either, in 30 s.
         good: Good requests that were completed in between.
         bad: What was wrong with others, each a line.
-        warm: Resident bytes after a third of the requests, when the cache has filled.
+        warm: Resident bytes before the first of them, when all memory that good requests can
+            make the worker use has been used.
         most: Resident bytes at most after that.
     """
 
@@ -52,7 +54,7 @@ class Hostile:
 
     @property
     def growth(self) -> float:
-        """Share by which resident memory grew after the warm-up."""
+        """Share by which resident memory grew among enemies."""
         return self.most / self.warm - 1.0
 
     @property
@@ -68,10 +70,13 @@ def measure_hostile(artifact: Artifact, requests: int, progress: Progress) -> Ho
         StartFault: The worker did not become ready.
     """
     progress("starting", 0, requests)
-    # A cache that the first requests fill: it would pass for a leak if it filled by and by.
-    flags = ("--model", str(artifact.path), "--slots", "4", "--context-length", str(_CONTEXT))
+    slots, context = str(_SLOTS), str(_CONTEXT)
+    flags = ("--model", str(artifact.path), "--slots", slots, "--context-length", context)
     with started_worker(*flags) as worker:
         worker.until_ready()
+        progress("filling", 0, requests)
+        # Memory that comes as it is first used would pass for a leak if that happened by and by.
+        asyncio.run(fill(worker.port, artifact.manifest, _SLOTS, _CONTEXT))
         return asyncio.run(_Siege(worker, requests, progress).run())
 
 
@@ -89,17 +94,13 @@ class _Siege:
         self._begun = 0
 
     async def run(self) -> Hostile:
-        warm = most = 0
+        warm = most = self._worker.resident_bytes
         attackers = [asyncio.create_task(self._attacker()) for _ in range(_AT_ONCE)]
         dawdlers = [asyncio.create_task(self._dawdler()) for _ in range(_DAWDLERS)]
-        warm_at = int(self._requests * _WARM_UP)
         while any(not attacker.done() for attacker in attackers):
             await asyncio.sleep(0.2)
             self._progress("attacks", self._begun, self._requests)
-            resident = self._worker.resident_bytes
-            if self._begun < warm_at:
-                warm = resident
-            most = max(most, resident) if self._begun >= warm_at else 0
+            most = max(most, self._worker.resident_bytes)
         await asyncio.gather(*attackers)
         for dawdler in dawdlers:
             dawdler.cancel()
@@ -112,7 +113,7 @@ class _Siege:
             silent=dict(self._silent),
             good=self._good,
             bad=tuple(self._bad),
-            warm=warm or most,
+            warm=warm,
             most=most,
         )
 

@@ -70,7 +70,7 @@ def hostile_report(result: Hostile) -> RenderableType:
     warm, most = map(layout.megabytes, (result.warm, result.most))
     lines = [
         Text(f"{result.good} good requests in between were completed"),
-        Text(f"memory {warm} after a third, {most} at most after that ({result.growth:+.1%})"),
+        Text(f"memory {warm} before them, {most} at most after that ({result.growth:+.1%})"),
     ]
     for what, found in (("not documented", result.unexpected), ("in silence", result.silent)):
         lines += [Text(f"{what}: {name}, {n} times", "red") for name, n in found.items()]
