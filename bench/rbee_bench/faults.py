@@ -360,9 +360,9 @@ def _engine_fails(stage: str) -> Callable[[Model], None]:
     return run
 
 
-def _engine_dies(stage: str) -> Callable[[Model], None]:
+def _engine_dies(stage: str, kind: str, reason: str) -> Callable[[Model], None]:
     def run(model: Model) -> None:
-        plan = Plan(stage=stage, kind="crash", step_seconds=0.1)
+        plan = Plan(stage=stage, kind=kind, step_seconds=0.1, step_limit=1.0)
         with Hive() as hive, _worker(model, "--hive-url", hive.url, plan=plan) as worker:
             worker.until_ready()
             streams = [_Stream(worker, _job()) for _ in range(3)]
@@ -372,7 +372,7 @@ def _engine_dies(stage: str) -> Callable[[Model], None]:
                 status = client.get("/health").status_code
             if status != 503:
                 raise Broken(f"/health answered {status}")
-            _ends(worker, 6, "the engine stopped")
+            _ends(worker, 6, reason)
             if hive.received(_BEAT)[-1].body["worker"]["status"] != "stopped":
                 raise Broken("did not tell the hive")
 
@@ -519,7 +519,16 @@ CASES: tuple[Case, ...] = (
             "engine raises",
             stage,
             "error, [DONE] to all; /health 503; stopped; 6 with one line",
-            _engine_dies(stage),
+            _engine_dies(stage, "crash", "the engine stopped: MemoryError"),
+        )
+        for stage in ("prefill", "decode")
+    ),
+    *(
+        Case(
+            "engine hangs",
+            stage,
+            "gives the step up; error, [DONE] to all; /health 503; stopped; 6 with one line",
+            _engine_dies(stage, "hang", "has not come back within"),
         )
         for stage in ("prefill", "decode")
     ),

@@ -23,6 +23,7 @@ from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.errors import ArtifactError, InferenceFailed
 from rbee_runtime.step import Step
 from rbee_runtime.tokenizer import Tokenizer
+from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
 from rbee_service.cli import main as worker_main
 from rbee_service.engine_loader import CompletionBackend
 from rbee_service.loading import LayerProgress
@@ -35,9 +36,11 @@ class Plan:
 
     Attributes:
         stage: ``load``, ``prefill``, ``decode``, or empty for none.
-        kind: ``fault``: the backend says so, once; ``crash``: it raises what nobody expects.
+        kind: ``fault``: the backend says so, once; ``crash``: it raises what nobody expects;
+            ``hang``: it does not come back.
         load_seconds: Added to the loading.
         step_seconds: Added to each step of the engine.
+        step_limit: Seconds after which a step is given up; 0.0 for the worker's own.
         jump_seconds: By which the wall clock jumps a second after the model is loaded.
     """
 
@@ -45,6 +48,7 @@ class Plan:
     kind: str = "fault"
     load_seconds: float = 0.0
     step_seconds: float = 0.0
+    step_limit: float = 0.0
     jump_seconds: float = 0.0
 
 
@@ -63,6 +67,8 @@ class FaultyBackend(WrappedBackend):
         if stage == self._plan.stage:
             if self._plan.kind == "crash":
                 raise MemoryError("as planned")
+            if self._plan.kind == "hang":
+                time.sleep(3600)
             if not self._failed:
                 self._failed = True
                 raise InferenceFailed("as planned")
@@ -93,6 +99,7 @@ def main(arguments: list[str]) -> int:
             FaultyBackend(backend, plan),
             options.max_queue,
             options.max_prefill_chunk,
+            step_limit=plan.step_limit or DEFAULT_STEP_LIMIT,
         )
 
     return worker_main(arguments[1:], load)

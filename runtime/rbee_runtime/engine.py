@@ -25,6 +25,7 @@ from rbee_runtime.sequence import Sequence as TokenSequence
 from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.step import PREFILL_CHUNK
 from rbee_runtime.tokenizer import Tokenizer
+from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
 
 DEFAULT_PREFILL_CHUNK = 256
 """Prompt tokens that may come between two tokens of running requests; mostly far fewer do."""
@@ -55,6 +56,8 @@ class Engine:
         backend: Backend,
         max_queue: int = DEFAULT_QUEUE,
         max_prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        *,
+        step_limit: float = DEFAULT_STEP_LIMIT,
     ) -> None:
         self.manifest: Manifest = artifact.manifest
         self.tokenizer = tokenizer
@@ -70,7 +73,7 @@ class Engine:
             PrefixIndex(backend.blocks),
             None if long_rope is None else long_rope.original_context,
         )
-        self._loop = DecodeLoop(backend, scheduler)
+        self._loop = DecodeLoop(backend, scheduler, step_limit)
 
     @classmethod
     def load(

@@ -24,15 +24,26 @@ from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
 from rbee_runtime.status import EngineStatus
 from rbee_runtime.step import Step
+from rbee_runtime.watchdog import Watchdog
+
+
+class _TooLate(Exception):
+    """A step came back after it had been given up, and the engine with it."""
 
 
 class DecodeLoop:
     """Runs what the scheduler orders on the backend, on a thread of its own.
 
     Every public method may be called from any thread.
+
+    Args:
+        backend: Runs the steps.
+        scheduler: Orders them.
+        step_limit: Seconds after which a step that has not come back is given up, and the loop
+            with it; see :data:`~rbee_runtime.watchdog.DEFAULT_STEP_LIMIT`.
     """
 
-    def __init__(self, backend: Backend, scheduler: Scheduler) -> None:
+    def __init__(self, backend: Backend, scheduler: Scheduler, step_limit: float) -> None:
         self._backend = backend
         # Everything below is guarded by the condition's lock, except that only the loop's thread
         # touches a sequence that holds a slot.
@@ -44,6 +55,8 @@ class DecodeLoop:
         self._closing = False
         self._job: tuple[Callable[[], object], Future[None]] | None = None
         self._fault: str | None = None
+        self._ended = threading.Event()
+        self._watchdog = Watchdog(step_limit, self._give_up)
         self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
         self._thread.start()
 
@@ -105,8 +118,18 @@ class DecodeLoop:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is self._thread or self._watchdog.raised:
+            return
+        self._ended.wait()
+        # A thread that hangs is left to itself.
+        if not self._watchdog.raised:
             self._thread.join()
+
+    def _give_up(self, reason: str) -> None:
+        """End everything in the place of the loop's thread, which hangs; the watchdog calls it."""
+        self._fail_all(EngineClosed(reason))
+        logging.getLogger(__name__).error("The engine hangs: %s", reason)
+        self._ended.set()
 
     # --- below: the loop's thread ---
 
@@ -114,9 +137,14 @@ class DecodeLoop:
         try:
             while self._turn():
                 pass
+        except _TooLate:
+            logging.getLogger(__name__).warning("The step came back after it had been given up")
         except BaseException as error:  # whatever it is, no caller may be left waiting
             self._fail_all(error)
             logging.getLogger(__name__).exception("The engine stopped")
+        finally:
+            self._watchdog.stop()
+            self._ended.set()
 
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; return ``False`` when the loop is to end."""
@@ -143,7 +171,13 @@ class DecodeLoop:
         for live in lives:
             live.start()
         began = time.monotonic()
-        tokens, faults = self._run_step(work)
+        self._watchdog.begin(work.step)
+        try:
+            tokens, faults = self._run_step(work)
+        finally:
+            # From then on what it was for belongs to nobody.
+            if not self._watchdog.end():
+                raise _TooLate
         self._keep_pace(work, time.monotonic() - began, waiting)
         drawn = []
         for number, token in tokens.items():
@@ -245,7 +279,7 @@ class DecodeLoop:
 
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
-            kind = "" if isinstance(error, DeviceLost) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, RuntimeFault) else f"{type(error).__name__}: "
             self._fault = f"the engine stopped: {kind}{error}"
             lives = list(self._live.values())
             self._live.clear()

@@ -28,6 +28,7 @@ from rbee_runtime.errors import (
 from rbee_runtime.events import Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.request import GREEDY, Request
 from rbee_runtime.step import PREFILL_CHUNK, Step
+from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT, Watchdog
 
 PROMPT = [10, 11, 12]
 LETTER = byte_level().encode("x")[0]
@@ -51,10 +52,12 @@ def make_engine(tiny_artifact: Any) -> Iterator[MakeEngine]:
         choose: Choose = always(LETTER),  # noqa: B008
         *,
         max_queue: int = 8,
+        step_limit: float = DEFAULT_STEP_LIMIT,
         **options: Any,
     ) -> tuple[Engine, StandInBackend]:
         backend = StandInBackend(choose, **options)
-        engine = Engine(Artifact.open(tiny_artifact), byte_level(), backend, max_queue)
+        artifact = Artifact.open(tiny_artifact)
+        engine = Engine(artifact, byte_level(), backend, max_queue, step_limit=step_limit)
         made.append(engine)
         return engine, backend
 
@@ -388,6 +391,79 @@ def test_when_its_thread_dies_nobody_is_left_waiting(make_engine: MakeEngine) ->
         submit(engine, Request("late", PROMPT, 9, GREEDY))
     assert not engine.cancel("0")
     engine.close()
+
+
+# Hanging
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_when_a_step_does_not_come_back_nobody_is_left_waiting(
+    phase: str, make_engine: MakeEngine
+) -> None:
+    gate = Gate(lambda step: in_decode(step) == (phase == "decode"))
+    threads: set[threading.Thread] = set()
+
+    def before(step: Step) -> None:
+        threads.add(threading.current_thread())
+        gate(step)
+
+    engine, _ = make_engine(before=before, step_limit=0.2)
+    collectors = [submit(engine, Request(f"{n}", PROMPT, 9, GREEDY)) for n in range(3)]
+    for collector in collectors:
+        assert isinstance(collector.failed().error, EngineClosed)
+    status = engine.status()
+    assert status.fault is not None
+    assert "has not come back within" in status.fault
+    assert not status.healthy
+    with pytest.raises(EngineClosed, match="has not come back"):
+        submit(engine, Request("late", PROMPT, 9, GREEDY))
+    # Its thread still hangs.
+    engine.close()
+    gate.open()
+    (thread,) = threads
+    thread.join(30)
+    assert not thread.is_alive()
+    # What came back after all was for nobody.
+    assert [collector.left() for collector in collectors] == [0, 0, 0]
+
+
+def test_an_engine_that_hangs_can_be_closed_from_a_sink(make_engine: MakeEngine) -> None:
+    gate = Gate()
+    engine, _ = make_engine(before=gate, step_limit=0.05)
+    collector = Collector()
+
+    def sink(event: Any) -> None:
+        if isinstance(event, Failed):
+            engine.close()
+        collector(event)
+
+    engine.submit(Request("a", PROMPT, 9, GREEDY), sink)
+    assert isinstance(collector.failed().error, EngineClosed)
+    gate.open()
+
+
+def test_many_steps_are_not_one_that_hangs() -> None:
+    """Together they take several times what one may, and of nothing one waits for ever."""
+    reasons: list[str] = []
+    watchdog = Watchdog(0.2, reasons.append)
+    for _ in range(50):
+        watchdog.begin(Step.of(0, 0, [1]))
+        threading.Event().wait(0.01)
+        assert watchdog.end()
+    threading.Event().wait(0.4)
+    watchdog.stop()
+    assert reasons == []
+
+
+def test_a_step_of_many_tokens_may_take_longer() -> None:
+    reasons: list[str] = []
+    watchdog = Watchdog(0.05, reasons.append)
+    watchdog.begin(Step.of(0, 0, [1] * 128))
+    while not watchdog.raised:
+        threading.Event().wait(0.01)
+    watchdog.stop()
+    assert reasons == ["a step over 128 tokens has not come back within 0.15 s"]
+    assert not watchdog.end()
 
 
 # Closing

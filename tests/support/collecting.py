@@ -50,6 +50,10 @@ class Collector:
         assert isinstance(end, Failed), end
         return end
 
+    def left(self) -> int:
+        """Return how many events came and were not taken."""
+        return self._queue.qsize()
+
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Piece))
