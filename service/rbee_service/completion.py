@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from rbee_runtime.errors import RuntimeFault
 from rbee_runtime.events import Event, Finished, Piece
 from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.events import Started as EngineStarted
@@ -42,6 +43,7 @@ class CompletionTranslator:
 
     Attributes:
         finished: The engine's account of the whole, once it has told it.
+        fault: Why the engine could not finish it, where that is so.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class CompletionTranslator:
         self._first_tokens = 0
         self._metrics_at = 0.0
         self.finished: Finished | None = None
+        self.fault: RuntimeFault | None = None
 
     def open(self) -> list[InferenceEvent[TokenOutput]]:
         """Return the events that tell the client its job was accepted."""
@@ -88,6 +91,7 @@ class CompletionTranslator:
             case Finished():
                 return self._finished(event)
             case EngineFailed():
+                self.fault = event.error
                 return self._failed(failure(event.error))
 
     def _started(self, event: EngineStarted) -> list[InferenceEvent[TokenOutput]]:

@@ -147,12 +147,10 @@ class Failed:
     Attributes:
         code: What kind.
         message: One sentence for a person.
-        device_lost: Whether the GPU failed, which an answer that was to come whole tells apart.
     """
 
     code: EventError
     message: str
-    device_lost: bool = False
 
 
 InferenceEvent: TypeAlias = Started | Output[T] | Metrics | Narration | End | Failed

@@ -15,7 +15,7 @@ from rbee_runtime.errors import (
     RuntimeFault,
 )
 from rbee_service.errors import ApiError, ErrorCode, FieldFault, InvalidFields
-from rbee_service.events import End, EventError, Failed, StopReason
+from rbee_service.events import EventError, Failed
 
 
 def refusal(fault: RuntimeFault) -> ApiError | InvalidFields:
@@ -47,24 +47,28 @@ def deadline_passed() -> ApiError:
     )
 
 
-def incomplete(ended: End | Failed) -> ApiError | None:
-    """Return the answer to a request whose answer was to come whole; ``None`` if it is whole."""
-    match ended:
-        case End(stop_reason=StopReason.CANCELLED):
-            return ApiError(
-                ErrorCode.INSUFFICIENT_RESOURCES, "the request was cancelled", retry_after=5
-            )
-        case End():
-            return None
-        case Failed(device_lost=True):
-            return ApiError(ErrorCode.CUDA_ERROR, ended.message)
-        case Failed(EventError.VRAM_OOM):
-            return ApiError(ErrorCode.INSUFFICIENT_VRAM, ended.message)
-        case Failed(EventError.TIMEOUT):
-            return ApiError(ErrorCode.INFERENCE_TIMEOUT, ended.message)
-        case Failed(EventError.INVALID_REQUEST):
-            return ApiError(ErrorCode.INVALID_REQUEST, ended.message)
-    return ApiError(ErrorCode.INTERNAL, ended.message)
+def cancelled() -> ApiError:
+    """Return the answer to a request whose answer was to come whole, and was cancelled."""
+    return ApiError(ErrorCode.INSUFFICIENT_RESOURCES, "the request was cancelled", retry_after=5)
+
+
+def broken_off(fault: RuntimeFault) -> ApiError:
+    """Return the answer to a request whose answer was to come whole, and could not be finished.
+
+    Its codes tell more apart than those of the events do.
+    """
+    match fault:
+        case DeviceLost():
+            code = ErrorCode.CUDA_ERROR
+        case OutOfMemory():
+            code = ErrorCode.INSUFFICIENT_VRAM
+        case DeadlineExceeded():
+            code = ErrorCode.INFERENCE_TIMEOUT
+        case InvalidRequest():
+            code = ErrorCode.INVALID_REQUEST
+        case _:
+            code = ErrorCode.INTERNAL
+    return ApiError(code, str(fault))
 
 
 def failure(fault: RuntimeFault) -> Failed:
@@ -78,4 +82,4 @@ def failure(fault: RuntimeFault) -> Failed:
             code = EventError.INVALID_REQUEST
         case _:
             code = EventError.INFERENCE_FAILED
-    return Failed(code, str(fault), isinstance(fault, DeviceLost))
+    return Failed(code, str(fault))

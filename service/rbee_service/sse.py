@@ -57,7 +57,6 @@ def encode_event(event: InferenceEvent[T], dialect: SseDialect) -> bytes:
                 body = {("tokens_out" if k == "items_out" else k): v for k, v in body.items()}
         case Failed():
             body = _members("error", event)
-            del body["device_lost"]  # the stream's codes do not tell
     return encode_data(body)
 
 

@@ -12,11 +12,12 @@ import structlog
 from sanic import Request
 
 from rbee_runtime.errors import RuntimeFault
-from rbee_runtime.events import Event
+from rbee_runtime.events import Event, StopReason
 from rbee_runtime.request import Request as RuntimeRequest
 from rbee_service.completion import ACTOR, CompletionTranslator
-from rbee_service.events import End, Failed, Output, TokenOutput
-from rbee_service.faults import refusal
+from rbee_service.errors import ApiError
+from rbee_service.events import End, Output, TokenOutput
+from rbee_service.faults import broken_off, cancelled, refusal
 from rbee_service.health import WorkerState
 from rbee_service.http.app import correlation_id
 from rbee_service.inference import Inference, LiveInferences
@@ -34,6 +35,16 @@ class Completion:
 
     inference: Inference[Event, TokenOutput]
     translator: CompletionTranslator
+
+    @property
+    def lacking(self) -> ApiError | None:
+        """What is told instead of a whole answer, once its end has been read; ``None`` if it is."""
+        finished, fault = self.translator.finished, self.translator.fault
+        if fault is not None:
+            return broken_off(fault)
+        if finished is not None and finished.reason is StopReason.CANCELLED:
+            return cancelled()
+        return None
 
 
 class Completions:
@@ -97,16 +108,22 @@ class Completions:
             yield Completion(inference, translator)
 
 
-async def whole_text(inference: Inference[Event, TokenOutput]) -> tuple[str, End | Failed]:
-    """Return all the text of a completion, and how it ended."""
+async def whole_text(completion: Completion) -> tuple[str, End]:
+    """Return all the text of a completion, and how it ended.
+
+    Raises:
+        ApiError: It is not whole.
+    """
     pieces: list[str] = []
-    ended: End | Failed | None = None
-    async for batch in inference.batches():
+    ended: End | None = None
+    async for batch in completion.inference.batches():
         for event in batch:
             match event:
                 case Output():
                     pieces.append(event.output.t)
-                case End() | Failed():
+                case End():
                     ended = event
+    if completion.lacking is not None:
+        raise completion.lacking
     assert ended is not None, "an inference has an end"
     return "".join(pieces), ended

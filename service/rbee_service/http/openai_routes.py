@@ -16,7 +16,7 @@ from sanic import HTTPResponse, Request
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import End, Failed, Output
-from rbee_service.faults import incomplete, refusal
+from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.completions import Completion, Completions, whole_text
 from rbee_service.http.descriptions import DEADLINE, refusals
@@ -186,12 +186,8 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
             if body.stream:
                 await stream_reply(request, _chunks(begun, envelope, body.include_usage))
                 return None
-            said, ended = await whole_text(begun.inference)
-        failed = incomplete(ended)
-        if failed is not None:
-            raise failed
+            said, ended = await whole_text(begun)
         finished = begun.translator.finished
-        assert isinstance(ended, End)
         assert finished is not None
         return json_reply(envelope.whole(said, ended, finished))
 
@@ -245,13 +241,13 @@ async def _chunks(
                         case Output():
                             chunk += encode_data(envelope.piece(event.output.t) | uncounted)
                         case End() | Failed():
-                            failed = incomplete(event)
-                            if failed is not None:
-                                chunk += encode_data(failure_body(failed))
+                            lacking = begun.lacking
+                            if lacking is not None:
+                                chunk += encode_data(failure_body(lacking))
                             elif isinstance(event, End):
                                 chunk += encode_data(envelope.last(event) | uncounted)
                             finished = begun.translator.finished
-                            if failed is None and include_usage and finished is not None:
+                            if lacking is None and include_usage and finished is not None:
                                 chunk += encode_data(envelope.count(finished))
                             chunk += DONE
                 yield chunk

@@ -12,17 +12,14 @@ from typing import Final
 from sanic import HTTPResponse, Request
 from typing_extensions import TypedDict
 
-from rbee_runtime.events import Event
 from rbee_service.completion_request import PRIVATE_FIELDS, InferRequest
-from rbee_service.events import End, Failed, Output, TokenOutput
-from rbee_service.faults import incomplete
+from rbee_service.events import End, Failed, Output
 from rbee_service.http.app import App
-from rbee_service.http.completions import Completions, whole_text
+from rbee_service.http.completions import Completion, Completions, whole_text
 from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.intake import take_in
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.identity import WorkerInfo
-from rbee_service.inference import Inference
 from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, SseDialect, encode_data
 
@@ -99,13 +96,9 @@ def add_worker_contract_routes(
         ask = partial(taken.body.to_runtime, request_id, taken.manner.deadline)
         async with completions.begun(request, request_id, request_id, ask) as begun:
             if taken.body.stream:
-                await stream_reply(request, _chunks(begun.inference))
+                await stream_reply(request, _chunks(begun))
                 return None
-            text, ended = await whole_text(begun.inference)
-        failed = incomplete(ended)
-        if failed is not None:
-            raise failed
-        assert isinstance(ended, End)
+            text, ended = await whole_text(begun)
         body: InferBody = {
             "text": text,
             "tokens_generated": ended.items_out,
@@ -117,8 +110,8 @@ def add_worker_contract_routes(
     app.add_route(infer, "/v1/infer", methods=["POST"], name="infer", ctx_operation=_INFER)
 
 
-async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(inference.batches()) as batches:
+async def _chunks(begun: Completion) -> AsyncGenerator[bytes, None]:
+    async with aclosing(begun.inference.batches()) as batches:
         async for batch in batches:
             chunk = b""
             for event in batch:
@@ -126,8 +119,7 @@ async def _chunks(inference: Inference[Event, TokenOutput]) -> AsyncGenerator[by
                     case Output():
                         chunk += encode_data({"token": event.output.t})
                     case End() | Failed():
-                        failed = incomplete(event)
-                        if failed is not None:
-                            chunk += encode_data({"error": failed.message})
+                        if begun.lacking is not None:
+                            chunk += encode_data({"error": begun.lacking.message})
                         chunk += DONE
             yield chunk
