@@ -110,6 +110,49 @@ async def test_a_request_must_arrive_in_time(tmp_path: Path, part: str) -> None:
     assert len(engine.submitted) == 1
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n" + 14 * (b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+TOO_LARGE = {
+    "of a length": b"Content-Length: 900000\r\n\r\n" + b"x" * 900_000,
+    "in chunks": CHUNKED + b"0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", TOO_LARGE)
+async def test_a_client_reads_that_its_body_is_too_large(tmp_path: Path, body: str) -> None:
+    """It sends all of it first, and then finds the answer and a plain end, not a reset."""
+
+    def send_and_read(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(b"POST /v1/inference HTTP/1.1\r\nHost: x\r\n" + TOO_LARGE[body])
+            read = b""
+            while piece := client.recv(65536):
+                read += piece
+            return read
+
+    async with worker(tmp_path, StandInEngine(), Limits(body_bytes=1 << 16)) as serving:
+        head, _, told = (await asyncio.to_thread(send_and_read, serving.port)).partition(
+            b"\r\n\r\n"
+        )
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert json.loads(told)["code"] == "INVALID_REQUEST"
+
+
+async def test_a_client_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+    async with (
+        worker(tmp_path, StandInEngine(), Limits(body_bytes=1 << 10)) as serving,
+        connected(serving) as (_, writer),
+    ):
+        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+
+        async def flood() -> None:
+            while True:
+                writer.write(b"x" * 1024)
+                await writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(flood(), 10)
+
+
 async def test_silence_in_the_middle_of_a_request(tmp_path: Path) -> None:
     async with (
         worker(tmp_path, StandInEngine(), Limits(arrival_seconds=0.2)) as serving,

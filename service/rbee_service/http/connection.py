@@ -16,6 +16,8 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 from rbee_service.errors import ApiError, ErrorCode
 
 _RESPONSE_SECONDS: Final = 3600
+_LINGER_SECONDS: Final = 2.0
+_LINGER_BODIES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,16 @@ class Connection(HttpProtocol):
     come or of an answer that is not read.
     """
 
-    __slots__ = ("_arriving_since", "_limits", "_stall")
+    __slots__ = ("_arriving_since", "_exchange", "_limits", "_linger", "_stall", "_unwanted")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._limits: Limits = self.app.ctx.limits
         self._arriving_since = time.monotonic()
         self._stall: asyncio.TimerHandle | None = None
+        self._exchange: Any = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._unwanted = 0
 
     @property
     def idle_since(self) -> float | None:
@@ -94,6 +99,8 @@ class Connection(HttpProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Stop whatever is done for the client."""
         self._forget_stall()
+        if self._linger is not None:
+            self._linger.cancel()
         # One that was refused has been nowhere.
         if self.conn_info is not None:
             super().connection_lost(error)  # type: ignore[no-untyped-call]
@@ -102,9 +109,29 @@ class Connection(HttpProtocol):
         """Take some of a request."""
         if self.conn_info is None:
             return
+        if self._linger is not None:
+            self._unwanted += len(data)
+            if self._unwanted > _LINGER_BODIES * self._limits.body_bytes:
+                self.close()
+            return
         if not self._arriving:
             self._arriving_since = time.monotonic()
         super().data_received(data)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the connection, of a client who is still sending only after a while.
+
+        A connection that is closed with bytes unread is reset, and the reset may overtake the
+        answer (RFC 9112, section 9.6). So the answer's end is sent, and what comes is read and
+        dropped until the client has seen it, for a bounded time and number of bytes.
+        """
+        transport, self._exchange, exchange = self.transport, None, self._exchange
+        if transport is None or transport.is_closing() or not _body(exchange):
+            super().close(timeout)
+            return
+        transport.write_eof()
+        transport.resume_reading()
+        self._linger = self.loop.call_later(_LINGER_SECONDS, self.close)
 
     def check_timeouts(self) -> None:
         """Look at the clock, and again after a while."""
@@ -134,6 +161,11 @@ class Connection(HttpProtocol):
         """Note that it does again."""
         self._forget_stall()
         super().resume_writing()  # type: ignore[no-untyped-call]
+
+    def _setup_connection(self, *arguments: Any, **named: Any) -> None:
+        super()._setup_connection(*arguments, **named)  # type: ignore[no-untyped-call]
+        # The server forgets it before it closes the connection.
+        self._exchange = self._http
 
     @property
     def _http_or_none(self) -> Any:
