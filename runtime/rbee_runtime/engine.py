@@ -6,6 +6,7 @@ import asyncio
 import queue
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,7 @@ from typing import Self
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import Completion, complete_all
-from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
+from rbee_runtime.errors import ArtifactError, ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started
 from rbee_runtime.live import Sink
 from rbee_runtime.loop import DecodeLoop
@@ -104,7 +105,7 @@ class Engine:
             max_queue: Requests that may wait beyond those being served.
             max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
                 As few do as take twice the time that such a token takes.
-            progress: Called as loading goes on, on this thread.
+            progress: Called as loading goes on, on any thread.
 
         Raises:
             ArtifactError: The artifact is missing, damaged, or cannot be loaded.
@@ -122,22 +123,31 @@ class Engine:
             if progress is not None:
                 progress(LoadProgress("loading_to_vram", done * layers // total, layers, done))
 
-        artifact.verify(report)
-        tokenizer = Tokenizer.open(
-            artifact.file("tokenizer"),
-            manifest.chat_template,
-            manifest.bos_token_id,
-            manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
-        )
-        opened = open_backend(
-            artifact,
-            backend,
-            device,
-            slots=slots,
-            context=context_length,
-            chunk=max(max_prefill_chunk, PREFILL_CHUNK),
-            budget=memory_budget,
-        )
+        artifact.verify(weights=False)
+        # Weights are numbers to whoever reads them, damaged or not: they are checked meanwhile.
+        with ThreadPoolExecutor(1, "rbee-reader") as aside:
+            reading = aside.submit(artifact.verify, report, weights=True)
+            try:
+                tokenizer = Tokenizer.open(
+                    artifact.file("tokenizer"),
+                    manifest.chat_template,
+                    manifest.bos_token_id,
+                    manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
+                )
+                opened = open_backend(
+                    artifact,
+                    backend,
+                    device,
+                    slots=slots,
+                    context=context_length,
+                    chunk=max(max_prefill_chunk, PREFILL_CHUNK),
+                    budget=memory_budget,
+                )
+            except ArtifactError:
+                # Damage is the reason, where there is any.
+                reading.result()
+                raise
+            reading.result()
         engine = cls(artifact, tokenizer, opened, max_queue, max_prefill_chunk)
         try:
             engine._loop.run(opened.warm_up)

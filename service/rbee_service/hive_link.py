@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Generator
 from typing import Self
 from urllib.parse import urlsplit
@@ -41,9 +42,12 @@ class HiveLink:
         self._info = info
         self._healthy = healthy
         self._metrics = metrics
-        # Worker and hive share a network: no proxy of the environment belongs between them.
-        self._client = httpx.AsyncClient(auth=_Bearer(keeper), trust_env=False)
         bases = (options.hive_url, options.queen_url)
+        secure = any(url and url.startswith("https:") for url in (*bases, options.callback_url))
+        # Whom to trust takes a while to read, at the start of all times, and only https needs it.
+        trust = True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Worker and hive share a network: no proxy of the environment belongs between them.
+        self._client = httpx.AsyncClient(auth=_Bearer(keeper), trust_env=False, verify=trust)
         self._worker_beats = [self._worker_heartbeat(base) for base in bases if base is not None]
         self._health_beats: list[Heartbeat] = []
         self._beating: set[asyncio.Task[None]] = set()
