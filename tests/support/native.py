@@ -92,9 +92,11 @@ def both(of: ir.Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
     return [session(of, native=native).run(None, dict(inputs)) for native in (True, False)]
 
 
-def assert_near(found: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> None:
+def assert_near(
+    found: list[NDArray[Any]], wanted: list[NDArray[Any]], tolerance: float = 2e-6
+) -> None:
     assert len(found) == len(wanted)
     for f, w in zip(found, wanted, strict=True):
         np.testing.assert_allclose(
-            f, w, rtol=0, atol=2e-6 * max(1.0, float(np.abs(w).max(initial=0)))
+            f, w, rtol=0, atol=tolerance * max(1.0, float(np.abs(w).max(initial=0)))
         )
