@@ -5,16 +5,15 @@ from __future__ import annotations
 import queue
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from unittest.mock import patch
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.subject import Progress
-from rbee_bench.wrapped_backend import WrappedBackend
 from rbee_runtime import (
     Artifact,
     Engine,
@@ -26,9 +25,9 @@ from rbee_runtime import (
     SamplingParams,
     Tokenizer,
 )
-from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.backend import open_backend
+from rbee_runtime.backend.session import Binding
 from rbee_runtime.completion import complete_all
-from rbee_runtime.step import Step
 
 SHARED, ENTERING, STREAMS = 1000, 2000, 4
 _OWN = 16
@@ -174,16 +173,17 @@ def _gaps(rounds: Sequence[Sequence[float]]) -> Gaps:
 
 
 class _TimedEngine:
-    """An engine over a backend that notes when it runs."""
+    """An engine that notes when the model runs: when ONNX Runtime's session does, no more."""
 
     def __init__(self, artifact: Artifact, batch: int) -> None:
         manifest = artifact.manifest
-        self._backend = _TimedBackend(open_backend(artifact, slots=batch, context=512))
         tokenizer = Tokenizer.open(
             artifact.file("tokenizer"), None, manifest.bos_token_id, manifest.eos_token_ids[0]
         )
-        self._engine = Engine(artifact, tokenizer, self._backend)
+        self._engine = Engine(artifact, tokenizer, open_backend(artifact, slots=batch, context=512))
         self._batch = batch
+        self._spans: list[tuple[float, float]] = []
+        self._patch = patch.object(Binding, "run", self._timed(Binding.run))
 
     def overhead(self, ids: Sequence[int]) -> float:
         """Return the share of a batch's decode that is not the model's."""
@@ -193,29 +193,26 @@ class _TimedEngine:
             Request(f"{row}", _rotated(ids, 32, row), _TOKENS, sampling)
             for row in range(self._batch)
         ]
-        self._backend.spans.clear()
+        self._spans.clear()
         complete_all(self._engine, requests, lambda: None)
-        spans = self._backend.spans
-        model = sum(end - start for start, end in spans[:-1])
-        return 1.0 - model / (spans[-1][0] - spans[0][0])
+        model = sum(end - start for start, end in self._spans[:-1])
+        return 1.0 - model / (self._spans[-1][0] - self._spans[0][0])
+
+    def _timed(self, run: Callable[[Binding, int], None]) -> Callable[[Binding, int], None]:
+        """Return what also notes the steps in which all rows decode."""
+
+        def timed(binding: Binding, tokens: int) -> None:
+            start = time.perf_counter()
+            run(binding, tokens)
+            if tokens == self._batch:
+                self._spans.append((start, time.perf_counter()))
+
+        return timed
 
     def __enter__(self) -> _TimedEngine:
+        self._patch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._patch.stop()
         self._engine.close()
-
-
-class _TimedBackend(WrappedBackend):
-    """Notes when each step of all rows began and ended."""
-
-    def __init__(self, backend: Backend) -> None:
-        super().__init__(backend)
-        self.spans: list[tuple[float, float]] = []
-
-    def run(self, step: Step) -> NDArray[np.float32]:
-        start = time.perf_counter()
-        logits = super().run(step)
-        if len(step.rows) == self.slots and len(step.rows[0].tokens) == 1:
-            self.spans.append((start, time.perf_counter()))
-        return logits

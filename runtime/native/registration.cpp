@@ -1,8 +1,10 @@
-// The library's door: what ONNX Runtime calls when the library is registered with a session.
+// The library's doors: what ONNX Runtime calls when the library is registered with a session, and
+// what the engine calls by itself.
 #include "block_product.h"
 #include "elementwise.h"
 #include "group_query_attention.h"
 #include "operator.h"
+#include "sampler.h"
 
 namespace rbee {
 namespace {
@@ -18,7 +20,9 @@ void add_domain(const OnnxRuntime& ort, ort::SessionOptions* options, const char
 }  // namespace
 }  // namespace rbee
 
-extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(
+#define RBEE_EXPORT extern "C" __attribute__((visibility("default")))
+
+RBEE_EXPORT ort::Status* RegisterCustomOps(
     ort::SessionOptions* options, const ort::ApiBase* base) {
   ort::Api* api = base->get_api(ort::kVersion);
   return rbee::guarded(api, "rbee", [&] {
@@ -30,4 +34,12 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedSilu, rbee::GatedGelu>(ort, options,
                                                                                 "rbee");
   });
+}
+
+// Draws a token for each row of logits, float[rows, vocab]: what the engine calls between steps.
+RBEE_EXPORT void rbee_draw(float* logits, size_t rows, size_t vocab,
+                           const rbee::DrawParameters* how, int64_t* tokens) {
+  for (size_t row = 0; row < rows; ++row) {
+    tokens[row] = rbee::draw(logits + row * vocab, vocab, how[row]);
+  }
 }

@@ -39,6 +39,7 @@ class Tokenizer:
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._byte_ids = _byte_tokens(tokenizer)
+        self._texts: dict[int, str] = {}
 
     @classmethod
     def open(
@@ -88,6 +89,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, special tokens left out, broken characters as U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def decode_alone(self, token_id: int) -> str:
+        """Return the text of one id by itself, which is remembered."""
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self.decode([token_id])
         return text
 
     def is_special(self, token_id: int) -> bool:
@@ -185,7 +193,11 @@ class IncrementalDecoder:
         piece = text[len(self._context_text) :]
         if piece:
             self._context = self._pending
-            self._context_text = self._tokenizer.decode(self._context)
+            self._context_text = (
+                self._tokenizer.decode_alone(self._context[0])
+                if len(self._context) == 1
+                else self._tokenizer.decode(self._context)
+            )
         else:
             # What has no text, as a space that was stripped, is no context by itself.
             self._context = self._context + self._pending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from support.native import usable
 
+from rbee_runtime import drawing, sampling
+from rbee_runtime.kernels.drawing import native_draw
 from rbee_runtime.request import GREEDY, U64_MAX, SamplingParams
 from rbee_runtime.sampling import RowSampler, sample
 
 STRATA = 200
 ALMOST_ONE = float(np.nextafter(1.0, 0.0))
+
+DRAWERS = ["numpy"] if usable() else ["numpy", "native"]
+
+
+@pytest.fixture(params=DRAWERS, autouse=True, scope="module")
+def drawer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test draws in NumPy, and with the native kernels where they can be used."""
+    chosen = native_draw() if request.param == "native" else drawing.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "best_draw", lambda: chosen)
+        yield
 
 
 class Scripted(RowSampler):
@@ -307,3 +321,17 @@ def test_a_mask_leaves_what_it_allows() -> None:
     assert drawn == {1, 3}
     row.allowed = np.zeros(4, bool)
     assert sample(logits.copy(), [row]) == [None]
+
+
+@pytest.mark.skipif(bool(usable()), reason=f"no native kernels: {usable()}")
+@given(data=st.data(), size=st.integers(1, 3000), params=PARAMS)
+@settings(max_examples=100, deadline=None)
+def test_both_drawers_draw_alike(data: st.DataObject, size: int, params: SamplingParams) -> None:
+    """From the same logits and number, but where rounding decides between two neighbours."""
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    sharpness = data.draw(st.sampled_from([0.0, 0.3, 2.0, 8.0]))
+    logits = (sharpness * random.standard_normal((40, size))).astype(np.float32)
+    rows = [RowSampler(replace(params, seed=i), []) for i in range(len(logits))]
+    how = np.array([row.how() for row in rows], np.float64)
+    slow, fast = drawing.draw(logits.copy(), how), native_draw()(logits.copy(), how)
+    assert sum(one != other for one, other in zip(slow, fast, strict=True)) <= 2

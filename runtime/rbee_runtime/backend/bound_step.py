@@ -50,37 +50,43 @@ class BoundStep:
         whole, windowed = totals or (None, None)
         self._whole = _Filled(host["seqlens_k"], whole)
         self._windowed = _Filled(host["window_seqlens_k"], windowed)
+        self._has_window = self._has_positions = False
 
     def bind(self, kinds: Sequence[str]) -> None:
         """Bind the tokens, and how full the cache is in layers of these kinds."""
         filled = {"": self._whole, "window_": self._windowed}
+        self._has_window = "window_" in kinds
         self.binding.input("input_ids", self._staging.device["input_ids"][:, : self._width])
         for kind in kinds:
             filled[kind].bind(self.binding, kind, self._staging.device)
 
     def bind_positions(self) -> None:
         """Bind the rows of the rotary tables."""
+        self._has_positions = True
         positions = self._staging.device["position_ids"]
         self.binding.input("position_ids", positions[:, : self._width])
 
-    def set(self, number: int, row: Row, start: int, first_turn: int) -> None:
-        """Write a row's inputs.
+    def set(self, rows: Sequence[Row], starts: Sequence[int], first_turns: Sequence[int]) -> None:
+        """Write the inputs of all rows, which is as quick for many as for one.
 
         Args:
-            number: Which row.
-            row: What it is to run.
-            start: Position at which layers with a window begin.
-            first_turn: Row of the rotary tables that position 0 takes.
+            rows: What each is to run.
+            starts: Position at which each one's layers with a window begin.
+            first_turns: Row of the rotary tables that its position 0 takes.
         """
-        self._ids[number] = row.tokens
-        np.add(self._offsets, first_turn + row.past, out=self._positions[number])
-        self._whole.seqlens[number] = row.end - 1
-        self._windowed.seqlens[number] = row.end - start - 1
+        pasts = np.array([row.past for row in rows])
+        self._ids[:] = [row.tokens for row in rows]
+        self._whole.seqlens[:] = last = pasts + (self._width - 1)
+        if self._has_window:
+            self._windowed.seqlens[:] = last - starts
+        if self._has_positions:
+            np.add(self._offsets, (pasts + first_turns)[:, None], out=self._positions)
 
     def run(self, tokens: int) -> None:
         """Run the session; see :meth:`Binding.run`."""
         self._whole.finish()
-        self._windowed.finish()
+        if self._has_window:
+            self._windowed.finish()
         self._device.upload(self._staging)
         self.binding.run(tokens)
 

@@ -169,24 +169,23 @@ class OnnxBackend:
             bound = self._decode.get(rows) or self._decode[_bucket(rows, self._buckets)]
         else:
             bound = self._bind(step.slot, rows, width)
-        for number, row in enumerate(step.rows):
-            slot = step.slot + number
+        all_rows = [*step.rows, *(self._idle(slot) for slot in range(rows, bound.rows))]
+        for slot, row in enumerate(all_rows, step.slot):
             self._arena.make_room(slot, row.past, width)
-            bound.set(number, row, self._arena.start(slot), self._first_turn(row))
-            self._held[slot] = row.end
-        for slot in range(rows, bound.rows):
-            self._set_idle(bound, slot)
-        bound.run(step.tokens)
+        for slot, row in enumerate(step.rows, step.slot):
+            self._held[slot] = row.past + width
+        slots = range(step.slot, step.slot + bound.rows)
+        starts = [self._arena.start(slot) for slot in slots]
+        bound.set(all_rows, starts, [self._first_turn(row) for row in all_rows])
+        bound.run(rows * width)
         return bound.rows
 
-    def _set_idle(self, bound: BoundStep, slot: int) -> None:
-        """Have a row without a sequence write where its slot's owner will write next.
+    def _idle(self, slot: int) -> Row:
+        """Return a row without a sequence, which writes where its slot's owner will write next.
 
         A sequence never fills its slot: its last token is drawn, and not run.
         """
-        past = min(self._held[slot], self.capacity - 1)
-        self._arena.make_room(slot, past, 1)
-        bound.set(slot, Row(past, (0,)), self._arena.start(slot), 0)
+        return Row(min(self._held[slot], self.capacity - 1), (0,))
 
     def _first_turn(self, row: Row) -> int:
         """Return the row of the rotary tables that position 0 takes."""
