@@ -137,6 +137,8 @@ void Row::weigh(float largest, float inverse_temperature) {
     __m512 most[kChains] = {};
     __m512 sums[kChains] = {};
     for_sixteens(stretch * kStretch, end(stretch), [&](size_t chain, size_t i, __mmask16 mask) {
+      // The next row's logits, which another core may have written, come meanwhile.
+      _mm_prefetch(values_ + vocab_ + i, _MM_HINT_T1);
       const __m512 logit = _mm512_mask_loadu_ps(_mm512_set1_ps(-kInfinity), mask, values_ + i);
       const __m512 weight = exponential(_mm512_mul_ps(_mm512_sub_ps(logit, shift), factor));
       _mm512_mask_storeu_ps(values_ + i, mask, weight);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ _FEW = 1024
 
 
 class How(NamedTuple):
-    """How a row is drawn, each a double for the native kernels.
+    """How a row is drawn.
 
     Attributes:
         inverse_temperature: What logits are multiplied by; 0 takes the largest of them.
@@ -34,17 +34,17 @@ class How(NamedTuple):
     """
 
     inverse_temperature: float
-    top_k: float
+    top_k: int
     top_p: float
     min_p: float
     uniform: float
 
 
-Draw = Callable[[NDArray[np.float32], NDArray[np.float64]], list[int]]
+Draw = Callable[[NDArray[np.float32], Sequence[How]], list[int]]
 """What draws tokens; see :func:`draw`."""
 
 
-def draw(logits: NDArray[np.float32], how: NDArray[np.float64]) -> list[int]:
+def draw(logits: NDArray[np.float32], how: Sequence[How]) -> list[int]:
     """Draw one token for each row.
 
     What goes over the whole vocabulary is done for all rows at once, and what remains, mostly a
@@ -52,7 +52,7 @@ def draw(logits: NDArray[np.float32], how: NDArray[np.float64]) -> list[int]:
 
     Args:
         logits: ``float32[rows, vocab]``; overwritten.
-        how: ``float64[rows, 5]``, a :class:`How` for each row.
+        how: One for each row.
 
     Returns:
         A token id per row; -1 where a row has no largest logit to go by.
@@ -61,23 +61,24 @@ def draw(logits: NDArray[np.float32], how: NDArray[np.float64]) -> list[int]:
     largest = logits.max(axis=-1)
     sound = np.isfinite(largest)
     tokens: list[int] = np.where(sound, best, -1).tolist()
-    warm = np.flatnonzero(sound & (how[:, 0] > 0.0))
+    inverse = np.array([row.inverse_temperature for row in how], np.float32)
+    warm = np.flatnonzero(sound & (inverse > 0.0))
     if not warm.size:
         return tokens
     weights = logits if warm.size == len(logits) else logits[warm]
     weights -= largest[warm, None]
-    weights *= how[warm, :1].astype(np.float32)
+    weights *= inverse[warm, None]
     np.exp(weights, out=weights)  # relative to the most likely token, whose weight is 1
     totals = weights.sum(axis=-1).tolist()
     for row, own, total in zip(warm.tolist(), weights, totals, strict=True):
-        tokens[row] = _draw_row(own, total, How(*how[row].tolist()))
+        tokens[row] = _draw_row(own, total, how[row])
     return tokens
 
 
 def _draw_row(weights: NDArray[np.float32], total: float, how: How) -> int:
     candidates = None
     if how.top_k > 0 or how.top_p < 1.0:
-        candidates = _most_likely(weights, total, int(how.top_k), how.top_p)
+        candidates = _most_likely(weights, total, how.top_k, how.top_p)
         weights = weights[candidates]
     if how.min_p > 0.0:
         weights[weights < np.float32(how.min_p)] = 0.0

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_runtime.drawing import Draw, draw
+from rbee_runtime.drawing import Draw, How, draw
 from rbee_runtime.kernels import NoKernels
 from rbee_runtime.kernels.drawing import native_draw
 from rbee_runtime.request import SamplingParams
@@ -85,12 +85,10 @@ class RowSampler:
         """Whether the largest logit decides, as it is."""
         return not self.adjusts and self.params.temperature == 0.0
 
-    def how(self) -> tuple[float, ...]:
-        """Return how to draw the next token, a :class:`~rbee_runtime.drawing.How` in its order.
-
-        Takes a number of the request's random stream, unless it is greedy.
-        """
-        return (*self._filters, self.uniform() if self._filters[0] else 0.0)
+    def how(self) -> How:
+        """Return how to draw the next token; takes a number of the request's random stream."""
+        inverse, top_k, top_p, min_p = self._filters
+        return How(inverse, top_k, top_p, min_p, self.uniform() if inverse else 0.0)
 
     def past_rows(self, vocab: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return how often each token was drawn, and which tokens count as seen, ``[vocab]``."""
@@ -158,9 +156,8 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int 
     for row, scores in zip(rows, logits, strict=True):
         if row.adjusts:
             row.adjust(scores)
-    how = np.array([row.how() for row in rows], np.float64)
     tokens: list[int | None] = []
-    for row, token in zip(rows, best_draw()(logits, how), strict=True):
+    for row, token in zip(rows, best_draw()(logits, [row.how() for row in rows]), strict=True):
         if token >= 0:
             row.record(token)
         tokens.append(token if token >= 0 else None)

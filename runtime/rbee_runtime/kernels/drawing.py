@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import struct
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_runtime.drawing import Draw
+from rbee_runtime.drawing import Draw, How
 from rbee_runtime.kernels import NoKernels, library
+
+_NUMBERS = len(How._fields)
 
 
 def native_draw() -> Draw:
@@ -22,18 +27,17 @@ def native_draw() -> Draw:
     except (OSError, AttributeError) as error:
         raise NoKernels(f"they cannot be loaded: {error}") from error
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    function.argtypes = [pointer, size, size, pointer, pointer]
+    function.argtypes = [pointer, size, size, ctypes.c_char_p, pointer]
     function.restype = None
 
-    def draw(logits: NDArray[np.float32], how: NDArray[np.float64]) -> list[int]:
+    def draw(logits: NDArray[np.float32], how: Sequence[How]) -> list[int]:
         rows, vocab = logits.shape
         # The library reads and writes where it is told.
         if not logits.flags.c_contiguous or logits.dtype != np.float32:
             logits = np.ascontiguousarray(logits, np.float32)
-        assert how.flags.c_contiguous
-        assert how.shape == (rows, 5)
-        tokens = np.empty(rows, np.int64)
-        function(logits.ctypes.data, rows, vocab, how.ctypes.data, tokens.ctypes.data)
-        return tokens.tolist()
+        numbers = struct.pack(f"{_NUMBERS * rows}d", *chain.from_iterable(how))
+        tokens = (ctypes.c_int64 * rows)()
+        function(logits.ctypes.data, rows, vocab, numbers, tokens)
+        return list(tokens)
 
     return draw
