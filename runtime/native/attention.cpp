@@ -1,119 +1,116 @@
 #include "attention.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
-#include <vector>
 
 #include "exponential.h"
+#include "transpose.h"
 
-namespace rbee {
+namespace rbee::RBEE_VARIANT {
 namespace {
 
-constexpr size_t kLanes = 16;
-// Keys put in order together, and rows of a register tile: six by four registers of sums.
-constexpr size_t kKeys = 64;
+// Rows of a register tile of a prompt's queries, and sixteens of columns.
 constexpr size_t kTileRows = 6;
-constexpr size_t kTileLines = kKeys / kLanes;
+constexpr size_t kTileLines = kRegisters / 8;
+// Queries of one token worked on together.
+constexpr size_t kTogether = kRegisters == 32 ? 8 : 4;
 // Below every score, and finite: what is masked is e**(-infinity) even where nothing was seen yet.
 constexpr float kLowest = -1e30f;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-__mmask16 lanes(size_t i, size_t count) {
-  return i + kLanes <= count ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
-}
-
 // cap * tanh(x / cap); tanh(u) = 1 - 2 / (e**(2 u) + 1).
-__m512 capped(__m512 x, float cap) {
-  const __m512 twice = _mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap));
-  const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 part =
-      _mm512_div_ps(_mm512_set1_ps(2.0f), _mm512_add_ps(exponential(twice), one));
-  return _mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, part));
+Floats capped(Floats x, float cap) {
+  const Floats twice = times(x, repeat(2.0f / cap));
+  const Floats one = repeat(1.0f);
+  const Floats part = divide(repeat(2.0f), add(exponential(twice), one));
+  return times(repeat(cap), subtract(one, part));
 }
 
 // Turns scores into e**(score - largest), and returns their sum.
 float weigh(float* scores, size_t count, float largest) {
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < count; i += kLanes) {
-    const __mmask16 mask = lanes(i, count);
-    const __m512 score = _mm512_maskz_loadu_ps(mask, scores + i);
-    const __m512 weight =
-        _mm512_maskz_mov_ps(mask, exponential(_mm512_sub_ps(score, _mm512_set1_ps(largest))));
-    _mm512_mask_storeu_ps(scores + i, mask, weight);
-    sum = _mm512_add_ps(sum, weight);
-  }
-  return _mm512_reduce_add_ps(sum);
+  Floats total = zeros();
+  over(count, [&](size_t i, auto lanes) {
+    const Floats score = load(scores + i, lanes);
+    const Floats weight =
+        select(lanes, exponential(subtract(score, repeat(largest))), zeros());
+    store(scores + i, weight, lanes);
+    total = add(total, weight);
+  });
+  return sum(total);
 }
 
 float cap_and_find_largest(float* scores, size_t count, float cap) {
-  __m512 largest = _mm512_set1_ps(kLowest);
-  for (size_t i = 0; i < count; i += kLanes) {
-    const __mmask16 mask = lanes(i, count);
-    __m512 score = _mm512_maskz_loadu_ps(mask, scores + i);
+  Floats most = repeat(kLowest);
+  over(count, [&](size_t i, auto lanes) {
+    Floats score = load(scores + i, lanes);
     if (cap != 0) {
       score = capped(score, cap);
-      _mm512_mask_storeu_ps(scores + i, mask, score);
+      store(scores + i, score, lanes);
     }
-    largest = _mm512_mask_max_ps(largest, mask, largest, score);
-  }
-  return _mm512_reduce_max_ps(largest);
+    most = select(lanes, greater(most, score), most);
+  });
+  return largest(most);
 }
 
 // Scores of `Queries` queries, a key read once for all of them.
 template <size_t Queries>
 void score_rows(const float* queries, const HeadCache& cache, Range range, float* scores) {
   const size_t size = cache.size;
-  for (size_t j = range.first; j < range.last; ++j) {
-    const float* key = cache.keys + j * size;
-    __m512 sums[Queries];
-    for (size_t q = 0; q < Queries; ++q) sums[q] = _mm512_setzero_ps();
-    for (size_t i = 0; i < size; i += kLanes) {
-      const __mmask16 mask = lanes(i, size);
-      const __m512 part = _mm512_maskz_loadu_ps(mask, key + i);
+  const size_t count = range.count();
+  for (size_t j = 0; j < count; ++j) {
+    const float* key = cache.keys + (range.first + j) * size;
+    Floats sums[Queries];
+    for (size_t q = 0; q < Queries; ++q) sums[q] = zeros();
+    over(size, [&](size_t i, auto lanes) {
+      const Floats part = load(key + i, lanes);
       for (size_t q = 0; q < Queries; ++q) {
-        const __m512 query = _mm512_maskz_loadu_ps(mask, queries + q * size + i);
-        sums[q] = _mm512_fmadd_ps(part, query, sums[q]);
+        sums[q] = multiply_add(part, load(queries + q * size + i, lanes), sums[q]);
       }
-    }
-    for (size_t q = 0; q < Queries; ++q) {
-      scores[q * range.count() + j - range.first] = _mm512_reduce_add_ps(sums[q]);
-    }
+    });
+    for (size_t q = 0; q < Queries; ++q) scores[q * count + j] = sum(sums[q]);
   }
 }
 
-// Weighed sums of values for `Queries` queries, four registers of a value's elements at a time.
+// Calls `body(start, lanes)` for runs of `Lines` sixteens, whose lanes are an array, and then for
+// each sixteen that is left, and for the rest.
+template <size_t Lines, typename Body>
+void over_lines(size_t size, const Body& body) {
+  size_t start = 0;
+  for (; start + Lines * kLanes <= size; start += Lines * kLanes) {
+    body(start, std::array<All, Lines>());
+  }
+  over(size - start, [&](size_t i, auto lanes) { body(start + i, std::array{lanes}); });
+}
+
+// Weighed sums of values for `Queries` queries, some registers of a value's elements at a time.
 template <size_t Queries>
 void sum_values(const float* weights, const HeadCache& cache, Range range, Partial* partials) {
-  constexpr size_t kLines = Queries <= 4 ? 4 : 2;
-  for (size_t start = 0; start < cache.size; start += kLines * kLanes) {
-    __m512 sums[Queries][kLines];
-    __mmask16 masks[kLines];
-    for (size_t l = 0; l < kLines; ++l) {
-      const size_t i = start + l * kLanes;
-      masks[l] = i < cache.size ? lanes(i, cache.size) : 0;
-      for (size_t q = 0; q < Queries; ++q) sums[q][l] = _mm512_setzero_ps();
+  constexpr size_t kMost = kRegisters == 32 ? (Queries <= 4 ? 4 : 2) : (Queries <= 2 ? 2 : 1);
+  const size_t count = range.count();
+  over_lines<kMost>(cache.size, [&]<typename Lanes, size_t kLines>(
+                                    size_t start, std::array<Lanes, kLines> lanes) {
+    Floats sums[Queries][kLines];
+    for (auto& row : sums) {
+      for (Floats& sum : row) sum = zeros();
     }
-    for (size_t j = 0; j < range.count(); ++j) {
+    for (size_t j = 0; j < count; ++j) {
       const float* value = cache.values + (range.first + j) * cache.size + start;
       for (size_t l = 0; l < kLines; ++l) {
-        const __m512 part = _mm512_maskz_loadu_ps(masks[l], value + l * kLanes);
+        const Floats part = load(value + l * kLanes, lanes[l]);
         for (size_t q = 0; q < Queries; ++q) {
-          const __m512 weight = _mm512_set1_ps(weights[q * range.count() + j]);
-          sums[q][l] = _mm512_fmadd_ps(part, weight, sums[q][l]);
+          sums[q][l] = multiply_add(part, repeat(weights[q * count + j]), sums[q][l]);
         }
       }
     }
     for (size_t q = 0; q < Queries; ++q) {
       for (size_t l = 0; l < kLines; ++l) {
-        _mm512_mask_storeu_ps(partials[q].values + start + l * kLanes, masks[l], sums[q][l]);
+        store(partials[q].values + start + l * kLanes, sums[q][l], lanes[l]);
       }
     }
-  }
+  });
 }
 
 template <size_t Queries>
@@ -121,35 +118,37 @@ void attend_to(const float* queries, const HeadCache& cache, Range range, const 
                float* scores, Partial* partials) {
   score_rows<Queries>(queries, cache, range, scores);
   for (size_t q = 0; q < Queries; ++q) {
-    float* own = scores + q * range.count();
-    partials[q].largest = cap_and_find_largest(own, range.count(), scoring.cap);
-    partials[q].total = weigh(own, range.count(), partials[q].largest);
+    const size_t count = range.count();
+    float* own = scores + q * count;
+    partials[q].largest = cap_and_find_largest(own, count, scoring.cap);
+    partials[q].total = weigh(own, count, partials[q].largest);
   }
   sum_values<Queries>(scores, cache, range, partials);
 }
 
-constexpr size_t kTogether = 8;
-
 // Scores of up to six queries with 64 transposed keys: rows of 64.
 template <size_t Rows>
 void score_tile(const Query* queries, const float* keys_by_element, size_t size, float* scores) {
-  __m512 sums[Rows][kTileLines];
-  for (auto& row : sums) {
-    for (__m512& sum : row) sum = _mm512_setzero_ps();
-  }
-  for (size_t i = 0; i < size; ++i, keys_by_element += kKeys) {
-    __m512 keys[kTileLines];
-    for (size_t l = 0; l < kTileLines; ++l) keys[l] = _mm512_loadu_ps(keys_by_element + l * kLanes);
-    for (size_t r = 0; r < Rows; ++r) {
-      const __m512 query = _mm512_set1_ps(queries[r].values[i]);
-      for (size_t l = 0; l < kTileLines; ++l) {
-        sums[r][l] = _mm512_fmadd_ps(query, keys[l], sums[r][l]);
+  for (size_t start = 0; start < kKeys; start += kTileLines * kLanes) {
+    Floats sums[Rows][kTileLines];
+    for (auto& row : sums) {
+      for (Floats& sum : row) sum = zeros();
+    }
+    const float* from = keys_by_element + start;
+    for (size_t i = 0; i < size; ++i, from += kKeys) {
+      Floats keys[kTileLines];
+      for (size_t l = 0; l < kTileLines; ++l) keys[l] = load(from + l * kLanes);
+      for (size_t r = 0; r < Rows; ++r) {
+        const Floats query = repeat(queries[r].values[i]);
+        for (size_t l = 0; l < kTileLines; ++l) {
+          sums[r][l] = multiply_add(query, keys[l], sums[r][l]);
+        }
       }
     }
-  }
-  for (size_t r = 0; r < Rows; ++r) {
-    for (size_t l = 0; l < kTileLines; ++l) {
-      _mm512_storeu_ps(scores + r * kKeys + l * kLanes, sums[r][l]);
+    for (size_t r = 0; r < Rows; ++r) {
+      for (size_t l = 0; l < kTileLines; ++l) {
+        store(scores + r * kKeys + start + l * kLanes, sums[r][l]);
+      }
     }
   }
 }
@@ -158,68 +157,32 @@ void score_tile(const Query* queries, const float* keys_by_element, size_t size,
 template <size_t Rows>
 void add_tile(const Query* queries, const float* weights, const float* factors,
               const float* values, size_t count, size_t size) {
-  for (size_t start = 0; start < size; start += kTileLines * kLanes) {
-    __mmask16 masks[kTileLines];
-    __m512 sums[Rows][kTileLines];
-    for (size_t l = 0; l < kTileLines; ++l) {
-      const size_t i = start + l * kLanes;
-      masks[l] = i < size ? lanes(i, size) : 0;
+  over_lines<kTileLines>(size, [&]<typename Lanes, size_t kLines>(
+                                   size_t start, std::array<Lanes, kLines> lanes) {
+    Floats sums[Rows][kLines];
+    for (size_t l = 0; l < kLines; ++l) {
       for (size_t r = 0; r < Rows; ++r) {
-        const __m512 before = _mm512_maskz_loadu_ps(masks[l], queries[r].y + i);
-        sums[r][l] = _mm512_mul_ps(before, _mm512_set1_ps(factors[r]));
+        const Floats before = load(queries[r].y + start + l * kLanes, lanes[l]);
+        sums[r][l] = times(before, repeat(factors[r]));
       }
     }
     for (size_t j = 0; j < count; ++j) {
       const float* value = values + j * size + start;
-      __m512 parts[kTileLines];
-      for (size_t l = 0; l < kTileLines; ++l) {
-        parts[l] = _mm512_maskz_loadu_ps(masks[l], value + l * kLanes);
-      }
+      Floats parts[kLines];
+      for (size_t l = 0; l < kLines; ++l) parts[l] = load(value + l * kLanes, lanes[l]);
       for (size_t r = 0; r < Rows; ++r) {
-        const __m512 weight = _mm512_set1_ps(weights[r * kKeys + j]);
-        for (size_t l = 0; l < kTileLines; ++l) {
-          sums[r][l] = _mm512_fmadd_ps(weight, parts[l], sums[r][l]);
+        const Floats weight = repeat(weights[r * kKeys + j]);
+        for (size_t l = 0; l < kLines; ++l) {
+          sums[r][l] = multiply_add(weight, parts[l], sums[r][l]);
         }
       }
     }
     for (size_t r = 0; r < Rows; ++r) {
-      for (size_t l = 0; l < kTileLines; ++l) {
-        _mm512_mask_storeu_ps(queries[r].y + start + l * kLanes, masks[l], sums[r][l]);
+      for (size_t l = 0; l < kLines; ++l) {
+        store(queries[r].y + start + l * kLanes, sums[r][l], lanes[l]);
       }
     }
-  }
-}
-
-// Exchanges rows and columns of sixteen rows of up to sixteen numbers; `to` has rows of 64.
-void transpose(const float* from, size_t rows, size_t stride, size_t columns, float* to) {
-  __m512 a[kLanes], b[kLanes];
-  const auto mask = static_cast<__mmask16>((1u << columns) - 1);
-  for (size_t r = 0; r < kLanes; ++r) {
-    a[r] = r < rows ? _mm512_maskz_loadu_ps(mask, from + r * stride) : _mm512_setzero_ps();
-  }
-  for (size_t r = 0; r < kLanes; r += 2) {
-    b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
-    b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
-  }
-  const auto pairs = [](__m512 x, __m512 y, bool high) {
-    const __m512d p = _mm512_castps_pd(x), q = _mm512_castps_pd(y);
-    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(p, q) : _mm512_unpacklo_pd(p, q));
-  };
-  // In each quarter of a[4 k + c] now stands column 4 * quarter + c of rows 4 k to 4 k + 3.
-  for (size_t r = 0; r < kLanes; r += 4) {
-    for (size_t c = 0; c < 4; ++c) a[r + c] = pairs(b[r + c / 2], b[r + 2 + c / 2], c % 2 != 0);
-  }
-  for (size_t c = 0; c < 4; ++c) {
-    const __m512 low = _mm512_shuffle_f32x4(a[c], a[4 + c], 0x44);
-    const __m512 high = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xee);
-    const __m512 other_low = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x44);
-    const __m512 other_high = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xee);
-    b[c] = _mm512_shuffle_f32x4(low, other_low, 0x88);
-    b[4 + c] = _mm512_shuffle_f32x4(low, other_low, 0xdd);
-    b[8 + c] = _mm512_shuffle_f32x4(high, other_high, 0x88);
-    b[12 + c] = _mm512_shuffle_f32x4(high, other_high, 0xdd);
-  }
-  for (size_t c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * kKeys, b[c]);
+  });
 }
 
 // Up to 64 keys by element: to[size, 64], absent keys as zeros.
@@ -228,7 +191,7 @@ void transpose_keys(const float* keys, size_t count, size_t size, float* to) {
     const size_t rows = j < count ? std::min(kLanes, count - j) : 0;
     for (size_t i = 0; i < size; i += kLanes) {
       const size_t columns = std::min(kLanes, size - i);
-      transpose(keys + j * size + i, rows, size, columns, to + i * kKeys + j);
+      transpose(keys + j * size + i, rows, size, columns, to + i * kKeys + j, kKeys);
     }
   }
 }
@@ -256,6 +219,12 @@ constexpr auto kAttend = attend_by_count(std::make_index_sequence<kTogether>());
 constexpr auto kScoreTile = score_by_rows(std::make_index_sequence<kTileRows>());
 constexpr auto kAddTile = add_by_rows(std::make_index_sequence<kTileRows>());
 
+void divide_by(float divisor, float* y, size_t size) {
+  over(size, [&](size_t i, auto lanes) {
+    store(y + i, divide(load(y + i, lanes), repeat(divisor)), lanes);
+  });
+}
+
 // Hides what a query does not see of 64 keys that start at a position.
 void hide(float* scores, size_t start, Range seen) {
   for (size_t j = 0; j < kKeys; ++j) {
@@ -275,28 +244,44 @@ void attend(const float* queries, size_t count, const HeadCache& cache, Range ra
 }
 
 void combine(const Partial* parts, size_t stride, size_t count, size_t size, float* y) {
-  float largest = kLowest;
-  for (size_t p = 0; p < count; ++p) largest = std::max(largest, parts[p * stride].largest);
+  float most = kLowest;
+  for (size_t p = 0; p < count; ++p) most = std::max(most, parts[p * stride].largest);
   float total = 0;
   std::fill(y, y + size, 0.0f);
   for (size_t p = 0; p < count; ++p) {
     const Partial& part = parts[p * stride];
-    const float factor = std::exp(part.largest - largest);
-    total += factor * part.total;
-    for (size_t i = 0; i < size; ++i) y[i] += factor * part.values[i];
+    const float factor = std::exp(part.largest - most);
+    total = std::fma(factor, part.total, total);
+    over(size, [&](size_t i, auto lanes) {
+      const Floats sum = multiply_add(repeat(factor), load(part.values + i, lanes),
+                                      load(y + i, lanes));
+      store(y + i, sum, lanes);
+    });
   }
-  for (size_t i = 0; i < size; ++i) y[i] /= total;
+  divide_by(total, y, size);
+}
+
+void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to) {
+  const size_t half = angles.half;
+  const Floats factor = repeat(scale);
+  over(half, [&](size_t i, auto lanes) {
+    const Floats a = load(x + i, lanes), b = load(x + half + i, lanes);
+    const Floats cos = load(angles.cos + i, lanes), sin = load(angles.sin + i, lanes);
+    store(to + i, times(factor, multiply_subtract(a, cos, times(b, sin))), lanes);
+    store(to + half + i, times(factor, multiply_add(b, cos, times(a, sin))), lanes);
+  });
+  over(size - 2 * half, [&](size_t i, auto lanes) {
+    store(to + 2 * half + i, times(factor, load(x + 2 * half + i, lanes)), lanes);
+  });
 }
 
 void attend_many(const Query* queries, size_t count, const HeadCache& cache,
-                 const Scoring& scoring) {
+                 const Scoring& scoring, float* keys_by_element) {
   const size_t size = cache.size;
-  thread_local std::vector<float> keys_by_element;
-  keys_by_element.resize(size * kKeys);
   alignas(64) float scores[kTileRows * kKeys];
-  float largest[kGroup], totals[kGroup], factors[kTileRows];
+  float most[kGroup], totals[kGroup], factors[kTileRows];
   for (size_t q = 0; q < count; ++q) {
-    largest[q] = kLowest;
+    most[q] = kLowest;
     totals[q] = 0;
     std::fill(queries[q].y, queries[q].y + size, 0.0f);
   }
@@ -304,13 +289,13 @@ void attend_many(const Query* queries, size_t count, const HeadCache& cache,
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t keys = std::min(kKeys, last - start);
-    transpose_keys(cache.keys + start * size, keys, size, keys_by_element.data());
+    transpose_keys(cache.keys + start * size, keys, size, keys_by_element);
     for (size_t tile = 0; tile < count; tile += kTileRows) {
       const size_t rows = std::min(kTileRows, count - tile);
       const Query* own = queries + tile;
       if (own[rows - 1].position < start) continue;
       if (seen_from(own[0].position, scoring).first >= start + kKeys) continue;
-      kScoreTile[rows - 1](own, keys_by_element.data(), size, scores);
+      kScoreTile[rows - 1](own, keys_by_element, size, scores);
       for (size_t r = 0; r < rows; ++r) {
         float* row = scores + r * kKeys;
         const Range seen = seen_from(own[r].position, scoring);
@@ -319,17 +304,15 @@ void attend_many(const Query* queries, size_t count, const HeadCache& cache,
           hide(row, start, seen);
           found = cap_and_find_largest(row, kKeys, 0);
         }
-        const float now = std::max(largest[tile + r], found);
-        factors[r] = std::exp(largest[tile + r] - now);
-        totals[tile + r] = totals[tile + r] * factors[r] + weigh(row, kKeys, now);
-        largest[tile + r] = now;
+        const float now = std::max(most[tile + r], found);
+        factors[r] = std::exp(most[tile + r] - now);
+        totals[tile + r] = std::fma(totals[tile + r], factors[r], weigh(row, kKeys, now));
+        most[tile + r] = now;
       }
       kAddTile[rows - 1](own, scores, factors, cache.values + start * size, keys, size);
     }
   }
-  for (size_t q = 0; q < count; ++q) {
-    for (size_t i = 0; i < size; ++i) queries[q].y[i] /= totals[q];
-  }
+  for (size_t q = 0; q < count; ++q) divide_by(totals[q], queries[q].y, size);
 }
 
-}  // namespace rbee
+}  // namespace rbee::RBEE_VARIANT

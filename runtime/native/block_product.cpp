@@ -33,8 +33,12 @@ PackedWeights pack(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t o
 
 }  // namespace
 
-BlockProduct::BlockProduct(ort::Api* api, const ort::KernelInfo* info, size_t offsets, size_t bias)
-    : ort_(api), weights_(pack(ort_, info, offsets)), bias_(ort_.constant<float>(info, bias)) {}
+BlockProduct::BlockProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels,
+                           size_t offsets, size_t bias)
+    : ort_(api),
+      kernels_(kernels),
+      weights_(pack(ort_, info, offsets)),
+      bias_(ort_.constant<float>(info, bias)) {}
 
 void BlockProduct::compute(ort::KernelContext* context) const {
   const ort::Value* input = ort_.input(context, kX);
@@ -50,26 +54,26 @@ void BlockProduct::compute(ort::KernelContext* context) const {
   if (count == 0) return;
 
   const auto* x = ort_.data<const float>(input);
-  const Tiles tiles(count);
+  const Tiles tiles(count, kernels_.tile);
   void* memory = scratch(QuantisedRows::bytes(count, shape.blocks(), shape.block));
   const auto rows = QuantisedRows::in(memory, count, shape.blocks(), shape.block);
   const size_t rounding = tasks(tiles.count(), count * shape.inputs * kBytesPerActivation);
   ort_.in_parallel(context, rounding, [&](size_t task) {
     const size_t last = tiles.count() * (task + 1) / rounding;
     for (size_t i = tiles.count() * task / rounding; i < last; ++i) {
-      quantise(x, shape.inputs, tiles[i], weights_.has_offsets(), rows);
+      kernels_.quantise(x, shape.inputs, tiles[i], weights_.has_offsets(), rows);
     }
   });
   const size_t panels = shape.panels();
   const size_t products = tasks(panels, panels * weights_.panel_bytes() * ((count + 3) / 4));
   ort_.in_parallel(context, products, [&](size_t task) {
-    multiply(weights_, rows, tiles, panels * task / products, panels * (task + 1) / products,
-             bias_, y);
+    kernels_.multiply(weights_, rows, tiles, panels * task / products,
+                      panels * (task + 1) / products, bias_, y);
   });
 }
 
-MatMulNBits::MatMulNBits(ort::Api* api, const ort::KernelInfo* info)
-    : BlockProduct(api, info, 0, 5) {
+MatMulNBits::MatMulNBits(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+    : BlockProduct(api, info, kernels, 0, 5) {
   // Our graphs have none, and what a kernel does not do it must refuse.
   const OnnxRuntime ort(api);
   if (ort.has_input(info, 3)) throw Failure{"zero points are given"};

@@ -1,7 +1,7 @@
 // Products with block-quantised weights: MatMulNBits, and BlockProduct for blocks with offsets.
 #pragma once
 
-#include "multiply.h"
+#include "kernels.h"
 #include "operator.h"
 
 namespace rbee {
@@ -9,12 +9,14 @@ namespace rbee {
 class BlockProduct {
  public:
   // Which inputs are the offsets and the bias; 0 for none.
-  BlockProduct(ort::Api* api, const ort::KernelInfo* info, size_t offsets, size_t bias);
+  BlockProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels, size_t offsets,
+               size_t bias);
 
   void compute(ort::KernelContext* context) const;
 
  private:
   OnnxRuntime ort_;
+  const Kernels& kernels_;
   PackedWeights weights_;
   const float* bias_;
 };
@@ -28,7 +30,7 @@ class MatMulNBits : public BlockProduct {
   static constexpr size_t kRequired = 3;
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
 
-  MatMulNBits(ort::Api* api, const ort::KernelInfo* info);
+  MatMulNBits(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 };
 
 // Of the domain rbee: the same, each block of the weights with an offset.
@@ -40,8 +42,8 @@ class OffsetBlockProduct : public BlockProduct {
   static constexpr size_t kRequired = 4;
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
 
-  OffsetBlockProduct(ort::Api* api, const ort::KernelInfo* info)
-      : BlockProduct(api, info, 3, 4) {}
+  OffsetBlockProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+      : BlockProduct(api, info, kernels, 3, 4) {}
 };
 
 }  // namespace rbee

@@ -1,50 +1,13 @@
 #include "elementwise.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
-#include <cmath>
-
-#include "exponential.h"
 
 namespace rbee {
 namespace {
 
-constexpr size_t kLanes = 16;
 // Numbers that are worth the while of another thread.
 constexpr size_t kWorthAThread = 8 << 10;
 constexpr size_t kMostTasks = 8;
-
-// Which of the sixteen numbers from `i` on are below `count`.
-__mmask16 lanes(size_t i, size_t count) {
-  return i + kLanes <= count ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
-}
-
-__m512 times_sigmoid(__m512 x, __m512 of) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 down = exponential(_mm512_sub_ps(_mm512_setzero_ps(), of));
-  return _mm512_div_ps(x, _mm512_add_ps(one, down));
-}
-
-__m512 silu(__m512 x) { return times_sigmoid(x, x); }
-
-// x / 2 * (1 + tanh(u)) is x * sigmoid(2 * u); u = sqrt(2 / pi) * (x + 0.044715 * x**3).
-__m512 gelu(__m512 x) {
-  const __m512 square = _mm512_mul_ps(x, x);
-  const __m512 slope = _mm512_fmadd_ps(square, _mm512_set1_ps(2 * 0.7978845608f * 0.044715f),
-                                       _mm512_set1_ps(2 * 0.7978845608f));
-  return times_sigmoid(x, _mm512_mul_ps(x, slope));
-}
-
-template <__m512 (*Activation)(__m512)>
-void gated_row(const float* gate, const float* up, size_t width, float* y) {
-  for (size_t i = 0; i < width; i += kLanes) {
-    const __mmask16 mask = lanes(i, width);
-    const __m512 active = Activation(_mm512_maskz_loadu_ps(mask, gate + i));
-    const __m512 product = _mm512_mul_ps(active, _mm512_maskz_loadu_ps(mask, up + i));
-    _mm512_mask_storeu_ps(y + i, mask, product);
-  }
-}
 
 // Calls `row(index)` for each row, on as many threads as so many numbers are worth.
 template <typename Row>
@@ -62,31 +25,13 @@ size_t product(const std::vector<int64_t>& dimensions, size_t count) {
   return result;
 }
 
-void add_norm_row(const float* x, const float* skip, const float* gamma, float epsilon,
-                  size_t width, float* total, float* y) {
-  __m512 squares = _mm512_setzero_ps();
-  for (size_t i = 0; i < width; i += kLanes) {
-    const __mmask16 mask = lanes(i, width);
-    const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x + i),
-                                     _mm512_maskz_loadu_ps(mask, skip + i));
-    squares = _mm512_fmadd_ps(sum, sum, squares);
-    _mm512_mask_storeu_ps(total + i, mask, sum);
-  }
-  const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
-  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(mean + epsilon));
-  for (size_t i = 0; i < width; i += kLanes) {
-    const __mmask16 mask = lanes(i, width);
-    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, total + i), factor);
-    _mm512_mask_storeu_ps(y + i, mask,
-                          _mm512_mul_ps(scaled, _mm512_maskz_loadu_ps(mask, gamma + i)));
-  }
-}
-
 }  // namespace
 
-GatedSilu::GatedSilu(ort::Api* api, const ort::KernelInfo*) : Gated(api, gated_row<silu>) {}
+GatedSilu::GatedSilu(ort::Api* api, const ort::KernelInfo*, const Kernels& kernels)
+    : Gated(api, kernels.gated_silu) {}
 
-GatedGelu::GatedGelu(ort::Api* api, const ort::KernelInfo*) : Gated(api, gated_row<gelu>) {}
+GatedGelu::GatedGelu(ort::Api* api, const ort::KernelInfo*, const Kernels& kernels)
+    : Gated(api, kernels.gated_gelu) {}
 
 void Gated::compute(ort::KernelContext* context) const {
   const ort::Value* input = ort_.input(context, 0);
@@ -105,8 +50,9 @@ void Gated::compute(ort::KernelContext* context) const {
   });
 }
 
-AddNorm::AddNorm(ort::Api* api, const ort::KernelInfo* info)
+AddNorm::AddNorm(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
     : ort_(api),
+      kernels_(kernels),
       epsilon_(ort_.float_attribute(info, "epsilon")),
       has_total_(ort_.has_output(info, 3)) {
   if (ort_.has_input(info, 3)) throw Failure{"a bias is given"};
@@ -127,7 +73,7 @@ void AddNorm::compute(ort::KernelContext* context) const {
   if (rows == 0) return;
   for_rows(ort_, context, rows, width, [&](size_t i) {
     const size_t at = i * width;
-    add_norm_row(x + at, skip + at, gamma, epsilon_, width, total + at, y + at);
+    kernels_.add_norm(x + at, skip + at, gamma, epsilon_, width, total + at, y + at);
   });
 }
 

@@ -1,6 +1,7 @@
 // What stands between products: the gate of an MLP, and a sum with its norm.
 #pragma once
 
+#include "kernels.h"
 #include "operator.h"
 
 namespace rbee {
@@ -27,14 +28,14 @@ class Gated {
 class GatedSilu : public Gated {
  public:
   static constexpr const char* kName = "GatedSilu";
-  GatedSilu(ort::Api* api, const ort::KernelInfo* info);
+  GatedSilu(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 };
 
 // GELU for an activation, in its approximation by tanh.
 class GatedGelu : public Gated {
  public:
   static constexpr const char* kName = "GatedGelu";
-  GatedGelu(ort::Api* api, const ort::KernelInfo* info);
+  GatedGelu(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 };
 
 // total = x + skip, and its norm: total * gamma / sqrt(mean(total ** 2) + epsilon).
@@ -47,12 +48,13 @@ class AddNorm {
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
                                                   ort::kFloat};
 
-  AddNorm(ort::Api* api, const ort::KernelInfo* info);
+  AddNorm(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 
   void compute(ort::KernelContext* context) const;
 
  private:
   OnnxRuntime ort_;
+  const Kernels& kernels_;
   float epsilon_;
   bool has_total_;
 };

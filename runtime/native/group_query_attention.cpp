@@ -1,10 +1,9 @@
 #include "group_query_attention.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 namespace rbee {
 namespace {
@@ -23,6 +22,7 @@ enum Input : size_t {
   kFirstUnknown
 };
 
+constexpr size_t kAlignment = 64;
 // Tokens of a row from which on its queries are worked on together.
 constexpr size_t kManyTokens = 4;
 // Numbers of keys and values, or of queries, that are worth the while of another thread.
@@ -39,20 +39,11 @@ struct Rotary {
   const float* sin;
   size_t positions;
   size_t half;
-};
 
-// to = scale * x, the first 2 * half elements turned: pairs are x[i] and x[i + half].
-void rotate(const float* __restrict x, size_t size, const Rotary& rotary, size_t position,
-            float scale, float* __restrict to) {
-  const float* cos = rotary.cos + position * rotary.half;
-  const float* sin = rotary.sin + position * rotary.half;
-  for (size_t i = 0; i < rotary.half; ++i) {
-    const float a = x[i], b = x[i + rotary.half];
-    to[i] = scale * (a * cos[i] - b * sin[i]);
-    to[i + rotary.half] = scale * (b * cos[i] + a * sin[i]);
+  Angles at(size_t position) const {
+    return {cos + position * half, sin + position * half, half};
   }
-  for (size_t i = 2 * rotary.half; i < size; ++i) to[i] = scale * x[i];
-}
+};
 
 }  // namespace
 
@@ -86,8 +77,10 @@ struct GroupQueryAttention::Step {
   }
 };
 
-GroupQueryAttention::GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info)
+GroupQueryAttention::GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info,
+                                         const Kernels& kernels)
     : ort_(api),
+      kernels_(kernels),
       heads_(static_cast<size_t>(ort_.attribute(info, "num_heads"))),
       kv_heads_(static_cast<size_t>(ort_.attribute(info, "kv_num_heads"))),
       scale_(ort_.attribute_or(info, "scale", 0.0f)),
@@ -196,15 +189,15 @@ void GroupQueryAttention::append(ort::KernelContext* context, const Step& step) 
     for (size_t i = rows * task / parts; i < rows * (task + 1) / parts; ++i) {
       const size_t row = i / step.tokens;
       const size_t position = step.start(row) + i % step.tokens;
-      const size_t turn = step.turn(row, i % step.tokens);
+      const Angles angles = step.rotary.at(step.turn(row, i % step.tokens));
       for (size_t h = 0; h < heads_; ++h) {
-        rotate(step.query + i * step.query_stride + h * size, size, step.rotary, turn, step.scale,
-               step.queries + (i * heads_ + h) * size);
+        kernels_.rotate(step.query + i * step.query_stride + h * size, size, angles, step.scale,
+                        step.queries + (i * heads_ + h) * size);
       }
       for (size_t h = 0; h < kv_heads_; ++h) {
         const size_t at = ((row * kv_heads_ + h) * step.capacity + position) * size;
         const size_t from = i * step.kv_stride + h * size;
-        rotate(step.key + from, size, step.rotary, turn, 1.0f, step.present_key + at);
+        kernels_.rotate(step.key + from, size, angles, 1.0f, step.present_key + at);
         std::memcpy(step.present_value + at, step.value + from, size * sizeof(float));
       }
     }
@@ -246,16 +239,16 @@ void GroupQueryAttention::attend_each(ort::KernelContext* context, const Step& s
       const HeadCache cache{step.present_key + at, step.present_value + at, step.size};
       float* values = room + p * numbers;
       for (size_t q = 0; q < group; ++q) partials[p * group + q].values = values + q * step.size;
-      rbee::attend(step.queries + (part.token * heads_ + part.kv_head * group) * step.size, group,
-                   cache, part.range, scoring_, values + group * step.size,
-                   &partials[p * group]);
+      kernels_.attend(step.queries + (part.token * heads_ + part.kv_head * group) * step.size,
+                      group, cache, part.range, scoring_, values + group * step.size,
+                      &partials[p * group]);
     }
   });
   for (size_t p = 0; p < parts.size(); ++p) {
     if (!parts[p].first) continue;
     for (size_t q = 0; q < group; ++q) {
       float* y = step.y + (parts[p].token * heads_ + parts[p].kv_head * group + q) * step.size;
-      combine(&partials[p * group + q], group, parts[p].parts, step.size, y);
+      kernels_.combine(&partials[p * group + q], group, parts[p].parts, step.size, y);
     }
   }
 }
@@ -281,7 +274,13 @@ void GroupQueryAttention::attend_together(ort::KernelContext* context, const Ste
           ((row * step.tokens + token) * heads_ + head * group + q % group) * step.size;
       own[q - first] = {step.queries + offset, step.start(row) + token, step.y + offset};
     }
-    attend_many(own, last - first, cache, scoring_);
+    // Registers are loaded from it, and none from two of the cache's lines.
+    thread_local std::vector<float> room;
+    room.resize(std::max(room.size(), step.size * kKeys + kAlignment));
+    void* keys = room.data();
+    size_t left = room.size() * sizeof(float);
+    std::align(kAlignment, step.size * kKeys * sizeof(float), keys, left);
+    kernels_.attend_many(own, last - first, cache, scoring_, static_cast<float*>(keys));
   });
 }
 

@@ -1,7 +1,7 @@
 // GroupQueryAttention of the domain com.microsoft, on caches that are written in place.
 #pragma once
 
-#include "attention.h"
+#include "kernels.h"
 #include "operator.h"
 
 namespace rbee {
@@ -17,7 +17,7 @@ class GroupQueryAttention {
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
                                                   ort::kFloat};
 
-  GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info);
+  GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 
   void compute(ort::KernelContext* context) const;
 
@@ -30,6 +30,7 @@ class GroupQueryAttention {
   void attend_together(ort::KernelContext* context, const Step& step) const;
 
   OnnxRuntime ort_;
+  const Kernels& kernels_;
   size_t heads_;
   size_t kv_heads_;
   float scale_;  // 0 for one by the root of the size

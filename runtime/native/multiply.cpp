@@ -1,33 +1,26 @@
 #include "multiply.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
-namespace rbee {
+#include "dot_products.h"
+
+namespace rbee::RBEE_VARIANT {
 namespace {
 
 // Rounded activations that stay in a core's second-level cache while weights pass.
 constexpr size_t kRowsInCache = 384 << 10;
 
-__m512i broadcast_four(const int8_t* values) {
-  int32_t word;
-  std::memcpy(&word, values, sizeof word);
-  return _mm512_set1_epi32(word);
-}
-
 struct Output {
   float* y;
   size_t stride;
-  __m512 bias;
-  __mmask16 lanes;
+  Floats bias;
+  size_t count;  // of outputs, up to sixteen
 };
 
-// One panel times one tile. Sums of four products of bytes are exact in 32 bits; each block's are
-// then weighed by both scales. `Block` 0 means that the block's size is known at run time only.
+// One panel times one tile: each block's sums are weighed by both scales. `Block` 0 means that the
+// block's size is known at run time only.
 template <size_t Rows, size_t Bits, size_t Block, bool HalfScales, bool Offsets>
 void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first,
                    const Output& output) {
@@ -36,56 +29,32 @@ void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first
   const float* scales = rows.scales + first * rows.blocks;
   const float* sums = rows.sums + first * rows.blocks;
   const int32_t* totals = rows.totals + first * rows.blocks;
-  const __m512i low = _mm512_set1_epi8(0xf);
 
-  __m512 y[Rows];
+  Floats y[Rows];
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
 
   for (size_t b = 0; b < rows.blocks; ++b) {
-    __m512 scale;
+    Floats scale;
     if constexpr (HalfScales) {
-      scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel)));
+      scale = load_halves(panel);
       panel += kLanes * sizeof(uint16_t);
     } else {
-      scale = _mm512_loadu_ps(panel);
+      scale = load(reinterpret_cast<const float*>(panel));
       panel += kLanes * sizeof(float);
     }
     if constexpr (Offsets) {
-      const __m512 offset = _mm512_loadu_ps(panel);
+      const Floats offset = load(reinterpret_cast<const float*>(panel));
       panel += kLanes * sizeof(float);
-      for (size_t r = 0; r < Rows; ++r) {
-        y[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sums[r]), y[r]);
-      }
+      for (size_t r = 0; r < Rows; ++r) y[r] = multiply_add(offset, repeat(sums[r]), y[r]);
     }
-    // The integers of weights are not negative, as the instruction wants: what they are too large
+    // The integers of weights are not negative, as the instructions want: what they are too large
     // by is the same for a whole block of activations.
-    __m512i acc[Rows];
+    Integers acc[Rows];
+    for (size_t r = 0; r < Rows; ++r) acc[r] = repeat(-(1 << (Bits - 1)) * totals[r]);
+    add_products<Rows, Bits>(panel, values, block_size, acc);
+    panel += kLanes * block_size * Bits / 8;
     for (size_t r = 0; r < Rows; ++r) {
-      acc[r] = _mm512_set1_epi32(-(1 << (Bits - 1)) * totals[r]);
-    }
-#pragma GCC unroll 8
-    for (size_t i = 0; i < block_size; i += Bits == 4 ? 8 : 4) {
-      const __m512i line = _mm512_loadu_si512(panel);
-      panel += sizeof line;
-      if constexpr (Bits == 4) {
-        const __m512i even = _mm512_and_si512(line, low);
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
-        for (size_t r = 0; r < Rows; ++r) {
-          acc[r] = _mm512_dpbusd_epi32(acc[r], even, broadcast_four(values + r * block_size + i));
-        }
-        for (size_t r = 0; r < Rows; ++r) {
-          acc[r] =
-              _mm512_dpbusd_epi32(acc[r], odd, broadcast_four(values + r * block_size + i + 4));
-        }
-      } else {
-        for (size_t r = 0; r < Rows; ++r) {
-          acc[r] = _mm512_dpbusd_epi32(acc[r], line, broadcast_four(values + r * block_size + i));
-        }
-      }
-    }
-    for (size_t r = 0; r < Rows; ++r) {
-      const __m512 weighed = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), scale);
-      y[r] = _mm512_fmadd_ps(weighed, _mm512_set1_ps(scales[r]), y[r]);
+      y[r] = multiply_add(times(as_floats(acc[r]), scale), repeat(scales[r]), y[r]);
     }
     values += Rows * block_size;
     scales += Rows;
@@ -93,7 +62,12 @@ void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first
     totals += Rows;
   }
   for (size_t r = 0; r < Rows; ++r) {
-    _mm512_mask_storeu_ps(output.y + r * output.stride, output.lanes, y[r]);
+    float* to = output.y + r * output.stride;
+    if (output.count == kLanes) {
+      store(to, y[r]);
+    } else {
+      store(to, y[r], First(output.count));
+    }
   }
 }
 
@@ -139,28 +113,25 @@ void quantise(const float* x, size_t inputs, Tile tile, bool sums, const Quantis
     for (size_t r = 0; r < tile.rows; ++r, ++at, values += to.block) {
       const float* from = x + (tile.first + r) * inputs + b * to.block;
       const size_t count = std::min(to.block, inputs - b * to.block);
-      const auto lanes = [&](size_t i) -> __mmask16 {
-        return i + kLanes <= count ? 0xffff : i < count ? (1u << (count - i)) - 1 : 0;
-      };
-      __m512 largest = _mm512_setzero_ps();
-      __m512 sum = _mm512_setzero_ps();
-      for (size_t i = 0; i < to.block; i += kLanes) {
-        const __m512 part = _mm512_maskz_loadu_ps(lanes(i), from + i);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(part));
-        sum = _mm512_add_ps(sum, part);
-      }
-      const float scale = _mm512_reduce_max_ps(largest) / 127.0f;
-      const __m512 inverse = _mm512_set1_ps(scale > 0.0f ? 1.0f / scale : 0.0f);
-      __m512i total = _mm512_setzero_si512();
-      for (size_t i = 0; i < to.block; i += kLanes) {
-        const __m512 part = _mm512_maskz_loadu_ps(lanes(i), from + i);
-        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(part, inverse));
-        total = _mm512_add_epi32(total, rounded);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), _mm512_cvtsepi32_epi8(rounded));
-      }
+      Floats most = zeros();
+      Floats total = zeros();
+      over(count, [&](size_t i, auto lanes) {
+        const Floats part = load(from + i, lanes);
+        most = greater(most, magnitude(part));
+        total = add(total, part);
+      });
+      const float scale = largest(most) / 127.0f;
+      const Floats inverse = repeat(scale > 0.0f ? 1.0f / scale : 0.0f);
+      Integers rounded_total = repeat(0);
+      over(count, [&](size_t i, auto lanes) {
+        const Integers part = rounded(times(load(from + i, lanes), inverse));
+        rounded_total = add(rounded_total, part);
+        store_bytes(values + i, part);
+      });
+      for (size_t i = (count + kLanes - 1) / kLanes * kLanes; i < to.block; ++i) values[i] = 0;
       to.scales[at] = scale;
-      if (sums) to.sums[at] = _mm512_reduce_add_ps(sum);
-      to.totals[at] = _mm512_reduce_add_epi32(total);
+      if (sums) to.sums[at] = sum(total);
+      to.totals[at] = sum(rounded_total);
     }
   }
 }
@@ -174,27 +145,15 @@ void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Til
     const size_t to = std::min(tiles.count(), from + together);
     for (size_t panel = first; panel < last; ++panel) {
       const size_t column = panel * kLanes;
-      const size_t lanes = std::min(kLanes, outputs - column);
-      const auto mask = static_cast<__mmask16>((1u << lanes) - 1);
-      const __m512 start =
-          bias != nullptr ? _mm512_maskz_loadu_ps(mask, bias + column) : _mm512_setzero_ps();
+      const size_t count = std::min(kLanes, outputs - column);
+      const Floats start = bias != nullptr ? load(bias + column, First(count)) : zeros();
       for (size_t index = from; index < to; ++index) {
         const Tile tile = tiles[index];
-        const Output output{y + tile.first * outputs + column, outputs, start, mask};
+        const Output output{y + tile.first * outputs + column, outputs, start, count};
         by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first, output);
       }
     }
   }
 }
 
-QuantisedRows QuantisedRows::in(void* memory, size_t rows, size_t blocks, size_t block) {
-  QuantisedRows laid{blocks, block, nullptr, nullptr, nullptr, nullptr};
-  auto* bytes = static_cast<int8_t*>(memory);
-  laid.values = bytes;
-  laid.scales = reinterpret_cast<float*>(bytes + rows * blocks * block);
-  laid.sums = laid.scales + rows * blocks;
-  laid.totals = reinterpret_cast<int32_t*>(laid.sums + rows * blocks);
-  return laid;
-}
-
-}  // namespace rbee
+}  // namespace rbee::RBEE_VARIANT

@@ -6,7 +6,14 @@
 #include "packed_weights.h"
 #include "quantised_rows.h"
 
-namespace rbee {
+namespace rbee::RBEE_VARIANT {
+
+// Rows multiplied together, at most: their sums, and half as many registers again, fill a core's.
+#ifdef __AVX512F__
+constexpr size_t kTile = 8;
+#else
+constexpr size_t kTile = 4;
+#endif
 
 // Rounds the rows of one tile of x, float[rows, inputs], with one scale per row and block; with the
 // sums that offsets are multiplied by, if they are wanted.
@@ -17,4 +24,4 @@ void quantise(const float* x, size_t inputs, Tile tile, bool sums, const Quantis
 void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
               size_t first, size_t last, const float* bias, float* y);
 
-}  // namespace rbee
+}  // namespace rbee::RBEE_VARIANT

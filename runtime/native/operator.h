@@ -1,6 +1,7 @@
 // What the operators of this library share: calls into ONNX Runtime, and an operator's callbacks.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <new>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "onnxruntime_abi.h"
+#include "variants.h"
 
 namespace rbee {
 
@@ -107,44 +109,61 @@ ort::Status* guarded(ort::Api* api, const char* name, const Action& action) noex
   }
 }
 
-// An operator's callbacks. A `Kernel` is made from (Api*, const KernelInfo*), has a
+// An operator as it is registered, for one variant of the kernels.
+struct VariantOperator : ort::Operator {
+  const Kernels* kernels;
+};
+
+// An operator's callbacks. A `Kernel` is made from (Api*, const KernelInfo*, const Kernels&), has a
 // `compute(KernelContext*)`, and says its `kName`, its `kInputs`, an array of types with the least
 // number of inputs `kRequired`, and its `kOutputs`, alike.
 template <typename Kernel>
-const ort::Operator& operator_of() {
+VariantOperator make_operator(const Kernels* kernels) {
   struct Opened {
     ort::Api* api;
     Kernel kernel;
   };
-  static const ort::Operator instance = [] {
-    using Op = const ort::Operator*;
-    ort::Operator op;
-    op.name = [](Op) { return Kernel::kName; };
-    op.provider = [](Op) { return "CPUExecutionProvider"; };
-    op.input_count = [](Op) { return std::size(Kernel::kInputs); };
-    op.input_type = [](Op, size_t index) { return Kernel::kInputs[index]; };
-    op.input_presence = [](Op, size_t index) {
-      return index < Kernel::kRequired ? ort::kRequired : ort::kOptional;
-    };
-    op.input_memory = [](Op, size_t) { return 0; };
-    op.output_count = [](Op) { return std::size(Kernel::kOutputs); };
-    op.output_type = [](Op, size_t index) { return Kernel::kOutputs[index]; };
-    op.output_presence = [](Op, size_t index) {
-      return index == 0 ? ort::kRequired : ort::kOptional;
-    };
-    op.start_version = [](Op) { return 1; };
-    op.end_version = [](Op) { return 1; };
-    op.create_kernel_or_fail = [](Op, ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-      return guarded(api, Kernel::kName, [&] { *kernel = new Opened{api, Kernel(api, info)}; });
-    };
-    op.compute_or_fail = [](void* kernel, ort::KernelContext* context) {
-      const auto& opened = *static_cast<Opened*>(kernel);
-      return guarded(opened.api, Kernel::kName, [&] { opened.kernel.compute(context); });
-    };
-    op.destroy = [](void* kernel) { delete static_cast<Opened*>(kernel); };
-    return op;
+  using Op = const ort::Operator*;
+  VariantOperator op;
+  op.kernels = kernels;
+  op.name = [](Op) { return Kernel::kName; };
+  op.provider = [](Op) { return "CPUExecutionProvider"; };
+  op.input_count = [](Op) { return std::size(Kernel::kInputs); };
+  op.input_type = [](Op, size_t index) { return Kernel::kInputs[index]; };
+  op.input_presence = [](Op, size_t index) {
+    return index < Kernel::kRequired ? ort::kRequired : ort::kOptional;
+  };
+  op.input_memory = [](Op, size_t) { return 0; };
+  op.output_count = [](Op) { return std::size(Kernel::kOutputs); };
+  op.output_type = [](Op, size_t index) { return Kernel::kOutputs[index]; };
+  op.output_presence = [](Op, size_t index) {
+    return index == 0 ? ort::kRequired : ort::kOptional;
+  };
+  op.start_version = [](Op) { return 1; };
+  op.end_version = [](Op) { return 1; };
+  op.create_kernel_or_fail = [](Op self, ort::Api* api, const ort::KernelInfo* info,
+                                void** kernel) {
+    const Kernels& kernels = *static_cast<const VariantOperator*>(self)->kernels;
+    return guarded(api, Kernel::kName,
+                   [&] { *kernel = new Opened{api, Kernel(api, info, kernels)}; });
+  };
+  op.compute_or_fail = [](void* kernel, ort::KernelContext* context) {
+    const auto& opened = *static_cast<Opened*>(kernel);
+    return guarded(opened.api, Kernel::kName, [&] { opened.kernel.compute(context); });
+  };
+  op.destroy = [](void* kernel) { delete static_cast<Opened*>(kernel); };
+  return op;
+}
+
+// The same for each session that is opened with a variant.
+template <typename Kernel>
+const ort::Operator& operator_of(const Variant& variant) {
+  static const auto instances = [] {
+    std::array<VariantOperator, std::size(kVariants)> made;
+    for (size_t i = 0; i < made.size(); ++i) made[i] = make_operator<Kernel>(kVariants[i].kernels);
+    return made;
   }();
-  return instance;
+  return instances[static_cast<size_t>(&variant - kVariants)];
 }
 
 }  // namespace rbee

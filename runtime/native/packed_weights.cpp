@@ -1,22 +1,37 @@
 #include "packed_weights.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <optional>
 
 namespace rbee {
 namespace {
 
 constexpr size_t kAlignment = 64;
 
-uint16_t half(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
+// The 16-bit float of the same value; nothing where there is none.
+std::optional<uint16_t> half(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  const int exponent = static_cast<int>(magnitude >> 23) - 127;
+  if (exponent >= -14 && exponent <= 15) {
+    if ((magnitude & 0x1fff) != 0) return std::nullopt;
+    return static_cast<uint16_t>(sign | ((magnitude - (112u << 23)) >> 13));
+  }
+  // What is smaller stands for whole multiples of 2**-24.
+  const float steps = std::bit_cast<float>(magnitude) * 0x1p24f;
+  if (exponent < -14 && steps == static_cast<float>(static_cast<int>(steps))) {
+    return static_cast<uint16_t>(sign | static_cast<uint32_t>(steps));
+  }
+  return std::nullopt;
+}
 
 bool all_are_halves(const float* values, size_t count) {
-  return std::all_of(values, values + count,
-                     [](float value) { return _cvtsh_ss(half(value)) == value; });
+  return std::all_of(values, values + count, [](float value) { return half(value).has_value(); });
 }
 
 // Four neighbouring inputs of one output, as four bytes.
@@ -41,9 +56,9 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
     : shape_(shape),
       half_scales_(all_are_halves(scales, shape.outputs * shape.blocks())),
       has_offsets_(offsets != nullptr),
-      block_bytes_(kLanes * (half_scales_ ? sizeof(uint16_t) : sizeof(float)) +
-                   kLanes * (has_offsets_ ? sizeof(float) : 0) +
-                   kLanes * shape.block * shape.bits / 8) {
+      block_bytes_(kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float)) +
+                   kPanel * (has_offsets_ ? sizeof(float) : 0) +
+                   kPanel * shape.block * shape.bits / 8) {
   const size_t total = shape.panels() * panel_bytes();
   auto* bytes = static_cast<uint8_t*>(
       std::aligned_alloc(kAlignment, (total + kAlignment - 1) / kAlignment * kAlignment));
@@ -54,26 +69,26 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
   const size_t row_bytes = shape.block * shape.bits / 8;
   uint8_t* to = bytes;
   for (size_t panel = 0; panel < shape.panels(); ++panel) {
-    const size_t first = panel * kLanes;
-    const size_t lanes = std::min(kLanes, shape.outputs - first);
+    const size_t first = panel * kPanel;
+    const size_t lanes = std::min(kPanel, shape.outputs - first);
     for (size_t block = 0; block < blocks; ++block) {
       const auto at = [&](size_t lane) { return (first + lane) * blocks + block; };
       // Lanes beyond the last output keep a scale of zero.
       std::memset(to, 0, block_bytes_);
       for (size_t lane = 0; lane < lanes; ++lane) {
         if (half_scales_) {
-          const uint16_t scale = half(scales[at(lane)]);
+          const uint16_t scale = half(scales[at(lane)]).value_or(0);
           std::memcpy(to + lane * sizeof scale, &scale, sizeof scale);
         } else {
           std::memcpy(to + lane * sizeof(float), &scales[at(lane)], sizeof(float));
         }
       }
-      to += kLanes * (half_scales_ ? sizeof(uint16_t) : sizeof(float));
+      to += kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float));
       if (has_offsets_) {
         for (size_t lane = 0; lane < lanes; ++lane) {
           std::memcpy(to + lane * sizeof(float), &offsets[at(lane)], sizeof(float));
         }
-        to += kLanes * sizeof(float);
+        to += kPanel * sizeof(float);
       }
       const size_t inputs_per_line = shape.bits == 8 ? 4 : 8;
       for (size_t input = 0; input < shape.block; input += inputs_per_line) {
@@ -83,7 +98,7 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
           if (shape.bits == 4) word |= four_bytes(row, 4, input + 4) << 4;
           std::memcpy(to + lane * sizeof word, &word, sizeof word);
         }
-        to += kLanes * sizeof(uint32_t);
+        to += kPanel * sizeof(uint32_t);
       }
     }
   }

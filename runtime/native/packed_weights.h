@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 
+#include "inlined.h"
+
 namespace rbee {
 
-// Outputs computed together: the 32-bit lanes of a 512-bit register.
-constexpr size_t kLanes = 16;
+// Outputs computed together.
+constexpr size_t kPanel = 16;
 
 // What a matrix of weights is. An element of a block stands for (q - 2^(bits-1)) * scale + offset.
 struct WeightsShape {
@@ -17,8 +19,8 @@ struct WeightsShape {
   size_t bits;   // 4 or 8
   size_t block;  // inputs that share a scale: 16, 32, 64 or 128
 
-  size_t blocks() const { return (inputs + block - 1) / block; }
-  size_t panels() const { return (outputs + kLanes - 1) / kLanes; }
+  RBEE_INLINED size_t blocks() const { return (inputs + block - 1) / block; }
+  RBEE_INLINED size_t panels() const { return (outputs + kPanel - 1) / kPanel; }
 };
 
 // A matrix cut into panels of 16 outputs, each one run of memory. A panel holds, block after
@@ -35,11 +37,11 @@ class PackedWeights {
   PackedWeights(const WeightsShape& shape, const uint8_t* integers, const float* scales,
                 const float* offsets);
 
-  const WeightsShape& shape() const { return shape_; }
-  bool half_scales() const { return half_scales_; }
-  bool has_offsets() const { return has_offsets_; }
-  size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
-  const uint8_t* panel(size_t index) const { return bytes_.get() + index * panel_bytes(); }
+  RBEE_INLINED const WeightsShape& shape() const { return shape_; }
+  RBEE_INLINED bool half_scales() const { return half_scales_; }
+  RBEE_INLINED bool has_offsets() const { return has_offsets_; }
+  RBEE_INLINED size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
+  RBEE_INLINED const uint8_t* panel(size_t index) const { return bytes_.get() + index * panel_bytes(); }
 
  private:
   struct Free {

@@ -4,10 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace rbee {
+#include "inlined.h"
 
-// Rows multiplied together, at most: their sums, and half as many registers again, fill a core's.
-constexpr size_t kTile = 8;
+namespace rbee {
 
 // Rows that are neighbours and multiplied together.
 struct Tile {
@@ -15,12 +14,12 @@ struct Tile {
   size_t rows;
 };
 
-// Cuts rows into tiles of nearly the same size.
+// Cuts rows into tiles of nearly the same size, up to `most` rows each.
 class Tiles {
  public:
-  explicit Tiles(size_t rows) : rows_(rows), count_((rows + kTile - 1) / kTile) {}
-  size_t count() const { return count_; }
-  Tile operator[](size_t index) const {
+  Tiles(size_t rows, size_t most) : rows_(rows), count_((rows + most - 1) / most) {}
+  RBEE_INLINED size_t count() const { return count_; }
+  RBEE_INLINED Tile operator[](size_t index) const {
     const size_t first = rows_ * index / count_;
     return {first, rows_ * (index + 1) / count_ - first};
   }
@@ -40,12 +39,17 @@ struct QuantisedRows {
   float* sums;      // the same; of the activations as they were
   int32_t* totals;  // the same; of the rounded ones
 
-  size_t padded() const { return blocks * block; }
+  RBEE_INLINED size_t padded() const { return blocks * block; }
   static size_t bytes(size_t rows, size_t blocks, size_t block) {
     return rows * blocks * (block + 2 * sizeof(float) + sizeof(int32_t));
   }
   // Lays the arrays out in memory of at least bytes(...), aligned to 64 bytes.
-  static QuantisedRows in(void* memory, size_t rows, size_t blocks, size_t block);
+  static QuantisedRows in(void* memory, size_t rows, size_t blocks, size_t block) {
+    auto* values = static_cast<int8_t*>(memory);
+    auto* scales = reinterpret_cast<float*>(values + rows * blocks * block);
+    float* sums = scales + rows * blocks;
+    return {blocks, block, values, scales, sums, reinterpret_cast<int32_t*>(sums + rows * blocks)};
+  }
 };
 
 }  // namespace rbee

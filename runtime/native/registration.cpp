@@ -9,11 +9,12 @@
 namespace rbee {
 namespace {
 
-template <typename... Kernels>
-void add_domain(const OnnxRuntime& ort, ort::SessionOptions* options, const char* name) {
+template <typename... Operators>
+void add_domain(const OnnxRuntime& ort, ort::SessionOptions* options, const Variant& variant,
+                const char* name) {
   ort::OperatorDomain* domain = nullptr;
   ort.call<ort::CreateDomain>(name, &domain);
-  (ort.call<ort::AddOperator>(domain, &operator_of<Kernels>()), ...);
+  (ort.call<ort::AddOperator>(domain, &operator_of<Operators>(variant)), ...);
   ort.call<ort::AddDomain>(options, domain);
 }
 
@@ -27,12 +28,13 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
   ort::Api* api = base->get_api(ort::kVersion);
   return rbee::guarded(api, "rbee", [&] {
     const rbee::OnnxRuntime ort(api);
+    const rbee::Variant& variant = rbee::chosen_variant();
     // In place of kernels that ONNX Runtime brings.
-    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention, rbee::AddNorm>(ort, options,
-                                                                                "com.microsoft");
+    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention, rbee::AddNorm>(
+        ort, options, variant, "com.microsoft");
     // In place of functions that the model brings (rbee_export.dialect.functions).
-    rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedSilu, rbee::GatedGelu>(ort, options,
-                                                                                "rbee");
+    rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedSilu, rbee::GatedGelu>(
+        ort, options, variant, "rbee");
   });
 }
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.native import assert_near, both, model, needs_kernels, session
+from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
 
 pytestmark = needs_kernels
 
@@ -177,12 +177,13 @@ def test_many_tokens_of_one_row(
     )
 
 
-def test_a_row_is_the_same_in_any_company() -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_row_is_the_same_in_any_company(variant: str) -> None:
     rng = np.random.default_rng(3)
     heads, past = (9, 3), [0, 5, 127, 128, 129, 300, 411]
     given = inputs(rng, heads, 64, past, tokens=1, capacity=420, rotary=64)
     feeds = present(given)
-    native = session(operator(given, heads, do_rotary=1), native=True)
+    native = session(operator(given, heads, do_rotary=1), native=True, variant=variant)
     together = native.run(None, feeds)[0]
     for row in range(len(past)):
         alone = {

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeFamily
-from support.native import assert_near, both, model, needs_kernels, session
+from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
 from support.running import open_cpu
 
 from rbee_export.dialect.functions import block_product, gated
 from rbee_export.dialect.ort import OPSET
-from rbee_runtime import kernels
 from rbee_runtime.backend.session import open_session
 from rbee_runtime.device import HostDevice
 
@@ -130,10 +126,11 @@ def test_rows_too_many_for_the_cache_of_a_core() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("offsets", [False, True])
-def test_a_row_is_the_same_in_any_company(offsets: bool) -> None:
+def test_a_row_is_the_same_in_any_company(offsets: bool, variant: str) -> None:
     rng = np.random.default_rng(11)
-    native = session(product(rng, 96, 256, 4, 32, offsets=offsets), native=True)
+    native = session(product(rng, 96, 256, 4, 32, offsets=offsets), native=True, variant=variant)
     x = rng.standard_normal((33, 256), np.float32)
     alone = np.concatenate([native.run(None, {"x": x[i : i + 1]})[0] for i in range(len(x))])
     for rows in (2, 5, 8, 9, 16, 33):
@@ -148,6 +145,25 @@ def test_rows_of_zeros_and_of_values_out_of_all_proportion() -> None:
     (found,), (wanted,) = both(of, {"x": x})
     for f, w in zip(found, wanted, strict=True):
         np.testing.assert_allclose(f, w, rtol=0, atol=1e-5 * float(np.abs(w).max()))
+
+
+@needs_kernels
+def test_scales_at_the_end_of_what_sixteen_bits_hold() -> None:
+    rng = np.random.default_rng(23)
+    steps = np.float32(2) ** -24
+    scales = np.concatenate(
+        [np.arange(1100) * steps, 65504 - np.arange(100) * 32, np.arange(80) * steps + steps / 2]
+    ).astype(np.float32)
+    integers = rng.integers(0, 256, (len(scales), 1, 16), np.uint8)
+    x = rng.standard_normal((1, 32), np.float32)
+    attributes = {"N": 1, "K": 32, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    for part in (slice(0, 1200), slice(0, None)):  # such scales alone, and with others
+        constants = {"integers": integers[part], "scales": scales[part, None]}
+        of = model("MatMulNBits", {"x": x}, constants, attributes | {"N": len(scales[part])})
+        (found,), (wanted,) = both(of, {"x": x})
+        np.testing.assert_array_less(
+            np.abs(found - wanted)[0], 1e-6 * 8 * np.abs(x).sum() * np.maximum(scales[part], steps)
+        )
 
 
 @needs_kernels
@@ -205,42 +221,6 @@ def test_a_graph_that_asks_for_more_runs_on_onnx_runtime_s_own(
     found = open_session(saved(of, tmp_path), HostDevice(), native=True).run(None, x)
     np.testing.assert_array_equal(found[0], session(of, native=False).run(None, x)[0])
     assert "zero points are given" in caplog.text
-
-
-def test_without_the_library_the_log_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RBEE_KERNELS", "onnxruntime")
-    of = product(np.random.default_rng(19), 16, 64, 4, 32)
-    with caplog.at_level(logging.INFO):
-        opened = open_session(saved(of, tmp_path), HostDevice(), native=True)
-    assert opened.run(None, {"x": np.ones((2, 64), np.float32)})[0].shape == (2, 16)
-    assert "ONNX Runtime's own kernels: RBEE_KERNELS=onnxruntime" in caplog.text
-
-
-def test_a_processor_without_the_instructions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RBEE_KERNELS", raising=False)
-    processor, library = tmp_path / "cpuinfo", tmp_path / "library.so"
-    processor.write_text("processor : 0\nflags\t\t: fpu fma f16c avx2 avx512f\n", encoding="utf-8")
-    monkeypatch.setattr(kernels, "_PROCESSOR", processor)
-    monkeypatch.setattr(kernels, "_LIBRARY", library)
-    with pytest.raises(kernels.NoKernels, match="not compiled"):
-        kernels.library()
-    library.touch()
-    with pytest.raises(
-        kernels.NoKernels, match="has no avx512_vnni, avx512bw, avx512cd, avx512dq, avx512vl, bmi2"
-    ):
-        kernels.library()
-
-
-@pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64") or not shutil.which("c++"),
-    reason="nothing to compile the kernels with, or for",
-)
-def test_an_installation_compiles_them() -> None:
-    assert Path(kernels.__file__).with_name("librbee_kernels.so").exists()
 
 
 @needs_kernels

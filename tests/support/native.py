@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +29,9 @@ def usable() -> str:
         return str(error)
     return ""
 
+
+VARIANTS = kernels.variants()
+"""Those that this processor runs."""
 
 needs_kernels = pytest.mark.skipif(bool(usable()), reason=f"no native kernels: {usable()}")
 
@@ -77,19 +82,32 @@ def model(
     return ir.Model(graph, ir_version=10, functions=[function] if function else [])
 
 
-def session(of: ir.Model, *, native: bool) -> ort.InferenceSession:
+def session(of: ir.Model, *, native: bool, variant: str | None = None) -> ort.InferenceSession:
+    """Open a model with the native kernels, the fastest or those of a variant, or without."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = 4
     if native:
-        options.register_custom_ops_library(str(kernels.library()))
+        with mock.patch.dict(os.environ, {"RBEE_KERNELS": variant or ""}):
+            options.register_custom_ops_library(str(kernels.library()))
     data = ir.to_proto(of).SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
+def natively(of: ir.Model, inputs: Arrays) -> list[NDArray[Any]]:
+    """Return the outputs of the native kernels, which are the same bits in every variant."""
+    first, *others = (
+        session(of, native=True, variant=variant).run(None, dict(inputs)) for variant in VARIANTS
+    )
+    for variant, found in zip(VARIANTS[1:], others, strict=True):
+        for f, w in zip(found, first, strict=True):
+            np.testing.assert_array_equal(f, w, err_msg=f"{variant} beside {VARIANTS[0]}")
+    return list(first)
+
+
 def both(of: ir.Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
-    """Return the outputs of the native kernel, and of ONNX Runtime's."""
-    return [session(of, native=native).run(None, dict(inputs)) for native in (True, False)]
+    """Return the outputs of the native kernels, and of ONNX Runtime's."""
+    return [natively(of, inputs), session(of, native=False).run(None, dict(inputs))]
 
 
 def assert_near(

@@ -1,9 +1,11 @@
 """The native kernels: a library of operators that take the place of ONNX Runtime's own.
 
-It is compiled when the package is installed, from ``runtime/native``. Where it is missing, where
-the processor lacks its instructions, or where ``RBEE_KERNELS=onnxruntime`` asks for it, sessions
-run on the kernels that ONNX Runtime brings: the same graph, the same answers but for the order of
-sums, more slowly.
+It is compiled when the package is installed, from ``runtime/native``, and holds the kernels once
+for each set of instructions that it can put to use: its *variants*. The library takes the fastest
+that the processor runs, or the one that ``RBEE_KERNELS`` names. Where the library is missing, where
+the processor runs no variant, or where ``RBEE_KERNELS=onnxruntime`` asks for it, sessions run on
+the kernels that ONNX Runtime brings: the same graph, the same answers but for the order of sums,
+more slowly.
 """
 
 from __future__ import annotations
@@ -11,25 +13,31 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from rbee_runtime.errors import DeviceError
 
 _LIBRARY = Path(__file__).with_name("librbee_kernels.so")
-_INSTRUCTIONS = frozenset(
-    {
-        "avx512f",
-        "avx512bw",
-        "avx512cd",
-        "avx512dq",
-        "avx512vl",
-        "avx512_vnni",
-        "bmi2",
-        "f16c",
-        "fma",
-    }
-)
 _CHOICE = "RBEE_KERNELS"
 _PROCESSOR = Path("/proc/cpuinfo")
+_LEAST = frozenset({"avx2", "f16c", "fma"})
+_VARIANTS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "avx512": _LEAST
+        | {"avx512_vnni", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi2"},
+        "avxvnni": _LEAST | {"avx_vnni"},
+        "avx2": _LEAST,
+    }
+)
+"""What each variant needs, the fastest first."""
+
+
+def variants() -> tuple[str, ...]:
+    """Return the variants that this processor runs, the fastest first."""
+    has = _instructions()
+    return tuple(name for name, needs in _VARIANTS.items() if needs <= has)
 
 
 def library() -> Path:
@@ -37,14 +45,28 @@ def library() -> Path:
 
     Raises:
         NoKernels: It is not to be used here; the message says why.
+        DeviceError: ``RBEE_KERNELS`` names a variant that is not to be had here, or none at all.
     """
-    if os.environ.get(_CHOICE) == "onnxruntime":
+    choice = os.environ.get(_CHOICE, "")
+    if choice == "onnxruntime":
         raise NoKernels(f"{_CHOICE}=onnxruntime")
+    if choice and choice not in _VARIANTS:
+        known = f"{', '.join(reversed(tuple(_VARIANTS)))} or onnxruntime"
+        raise DeviceError(f"{_CHOICE}={choice} is not known; use {known}, or leave it out")
     if not _LIBRARY.exists():
+        if choice:
+            raise DeviceError(
+                f"{_CHOICE}={choice}: the kernels are not compiled; install a C++ compiler, then "
+                "this package again"
+            )
         raise NoKernels("they are not compiled")
-    missing = _INSTRUCTIONS - _instructions()
+    missing = (_VARIANTS[choice] if choice else _LEAST) - _instructions()
     if missing:
-        raise NoKernels(f"the processor has no {', '.join(sorted(missing))}")
+        why = f"the processor has no {', '.join(sorted(missing))}"
+        if choice:
+            others = ", ".join([*reversed(variants()), "onnxruntime"])
+            raise DeviceError(f"{_CHOICE}={choice}: {why}; what it runs: {others}")
+        raise NoKernels(why)
     return _LIBRARY
 
 

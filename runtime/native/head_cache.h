@@ -1,0 +1,65 @@
+// What attention goes over: the cache of one head, positions in it, and queries.
+#pragma once
+
+#include <cstddef>
+
+#include "inlined.h"
+
+namespace rbee {
+
+// How scores become weights.
+struct Scoring {
+  float cap;      // scores pass through cap * tanh(score / cap); 0 for none
+  size_t window;  // positions a query sees, itself included; 0 for all before it
+};
+
+// Keys or values of one head: float[positions, size], row after row.
+struct HeadCache {
+  const float* keys;
+  const float* values;
+  size_t size;
+};
+
+// Positions [first, last).
+struct Range {
+  size_t first;
+  size_t last;
+  RBEE_INLINED size_t count() const { return last - first; }
+};
+
+// What the query at a position sees.
+RBEE_INLINED Range seen_from(size_t position, const Scoring& scoring) {
+  const size_t last = position + 1;
+  return {scoring.window != 0 && last > scoring.window ? last - scoring.window : 0, last};
+}
+
+// Positions that one task goes over for a single query: the same cuts in any company.
+constexpr size_t kSpan = 128;
+
+// The outcome of a part of the positions, for one query: sum(e**(s - largest) * value), where
+// largest is that of the scores s, and sum(e**(s - largest)).
+struct Partial {
+  float* values;  // float[size]
+  float largest;
+  float total;
+};
+
+// Queries that one task goes over together, and keys that are put in order once for all of them.
+constexpr size_t kGroup = 192;
+constexpr size_t kKeys = 64;
+
+// By which a query or a key is turned: float[half] each.
+struct Angles {
+  const float* cos;
+  const float* sin;
+  size_t half;
+};
+
+// One query of many.
+struct Query {
+  const float* values;  // float[size], with the scores' factor in them
+  size_t position;
+  float* y;  // float[size]
+};
+
+}  // namespace rbee

@@ -1,0 +1,38 @@
+// The kernels: what the operators leave to code that is compiled once for each variant.
+#pragma once
+
+#include "head_cache.h"
+#include "packed_weights.h"
+#include "quantised_rows.h"
+
+namespace rbee {
+
+// The kernels of a variant. What they do is said in multiply.h, attention.h and rows.h.
+struct Kernels {
+  size_t tile;  // rows that are multiplied together, at most
+  void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
+  void (*multiply)(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+                   size_t first, size_t last, const float* bias, float* y);
+  void (*attend)(const float* queries, size_t count, const HeadCache& cache, Range range,
+                 const Scoring& scoring, float* scores, Partial* partials);
+  void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
+  void (*attend_many)(const Query* queries, size_t count, const HeadCache& cache,
+                      const Scoring& scoring, float* keys);
+  void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, float* to);
+  void (*gated_silu)(const float* gate, const float* up, size_t width, float* y);
+  void (*gated_gelu)(const float* gate, const float* up, size_t width, float* y);
+  void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,
+                   size_t width, float* total, float* y);
+};
+
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avxvnni {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+
+}  // namespace rbee

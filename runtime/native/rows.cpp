@@ -1,0 +1,58 @@
+#include "rows.h"
+
+#include <cmath>
+
+#include "exponential.h"
+
+namespace rbee::RBEE_VARIANT {
+namespace {
+
+Floats times_sigmoid(Floats x, Floats of) {
+  const Floats down = exponential(subtract(zeros(), of));
+  return divide(x, add(repeat(1.0f), down));
+}
+
+Floats silu(Floats x) { return times_sigmoid(x, x); }
+
+// x / 2 * (1 + tanh(u)) is x * sigmoid(2 * u); u = sqrt(2 / pi) * (x + 0.044715 * x**3).
+Floats gelu(Floats x) {
+  const Floats slope = multiply_add(times(x, x), repeat(2 * 0.7978845608f * 0.044715f),
+                                    repeat(2 * 0.7978845608f));
+  return times_sigmoid(x, times(x, slope));
+}
+
+template <Floats (*Activation)(Floats)>
+void gated(const float* gate, const float* up, size_t width, float* y) {
+  over(width, [&](size_t i, auto lanes) {
+    const Floats active = Activation(load(gate + i, lanes));
+    store(y + i, times(active, load(up + i, lanes)), lanes);
+  });
+}
+
+}  // namespace
+
+void gated_silu(const float* gate, const float* up, size_t width, float* y) {
+  gated<silu>(gate, up, width, y);
+}
+
+void gated_gelu(const float* gate, const float* up, size_t width, float* y) {
+  gated<gelu>(gate, up, width, y);
+}
+
+void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
+              float* total, float* y) {
+  Floats squares = zeros();
+  over(width, [&](size_t i, auto lanes) {
+    const Floats both = add(load(x + i, lanes), load(skip + i, lanes));
+    squares = multiply_add(both, both, squares);
+    store(total + i, both, lanes);
+  });
+  const float mean = sum(squares) / static_cast<float>(width);
+  const Floats factor = repeat(1.0f / std::sqrt(mean + epsilon));
+  over(width, [&](size_t i, auto lanes) {
+    const Floats scaled = times(load(total + i, lanes), factor);
+    store(y + i, times(scaled, load(gamma + i, lanes)), lanes);
+  });
+}
+
+}  // namespace rbee::RBEE_VARIANT

@@ -1,0 +1,169 @@
+// Sixteen numbers in two registers of 256 bits; included by simd.h alone.
+#pragma once
+
+namespace rbee::RBEE_VARIANT {
+
+struct Floats {
+  __m256 low, high;
+};
+struct Integers {
+  __m256i low, high;
+};
+using FourBytes = __m256i;  // the same four, over and over
+
+// How many times sixteen numbers the registers hold.
+constexpr size_t kRegisters = 8;
+
+// The first so many of sixteen numbers.
+struct First {
+  explicit First(size_t count) {
+    alignas(64) static constexpr int32_t kMasks[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                               -1, -1, -1, -1, -1, -1, -1, -1};
+    const auto* from = reinterpret_cast<const __m256i*>(kMasks + kLanes - count);
+    low = _mm256_loadu_si256(from);
+    high = _mm256_loadu_si256(from + 1);
+  }
+  __m256i low, high;
+};
+
+inline Floats zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline Floats repeat(float x) {
+  const __m256 all = _mm256_set1_ps(x);
+  return {all, all};
+}
+inline Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+inline Floats load(const float* from, First lanes) {
+  return {_mm256_maskload_ps(from, lanes.low), _mm256_maskload_ps(from + 8, lanes.high)};
+}
+inline void store(float* to, Floats x) {
+  _mm256_storeu_ps(to, x.low);
+  _mm256_storeu_ps(to + 8, x.high);
+}
+inline void store(float* to, Floats x, First lanes) {
+  _mm256_maskstore_ps(to, lanes.low, x.low);
+  _mm256_maskstore_ps(to + 8, lanes.high, x.high);
+}
+inline Floats load_halves(const void* from) {
+  const auto* eights = static_cast<const __m128i*>(from);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(eights)), _mm256_cvtph_ps(_mm_loadu_si128(eights + 1))};
+}
+inline Floats select(First lanes, Floats x, Floats otherwise) {
+  return {_mm256_blendv_ps(otherwise.low, x.low, _mm256_castsi256_ps(lanes.low)),
+          _mm256_blendv_ps(otherwise.high, x.high, _mm256_castsi256_ps(lanes.high))};
+}
+
+inline Floats add(Floats a, Floats b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline Floats subtract(Floats a, Floats b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+inline Floats times(Floats a, Floats b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline Floats divide(Floats a, Floats b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+// a * b + c, a * b - c and c - a * b, rounded once.
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline Floats multiply_subtract(Floats a, Floats b, Floats c) {
+  return {_mm256_fmsub_ps(a.low, b.low, c.low), _mm256_fmsub_ps(a.high, b.high, c.high)};
+}
+inline Floats subtract_product(Floats a, Floats b, Floats c) {
+  return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
+}
+// Of a NaN and a number, the second.
+inline Floats lesser(Floats a, Floats b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+inline Floats greater(Floats a, Floats b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+inline Floats magnitude(Floats x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.low), _mm256_andnot_ps(sign, x.high)};
+}
+inline Floats whole(Floats x) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.low, kNearest), _mm256_round_ps(x.high, kNearest)};
+}
+inline __m256 times_power_of_two(__m256 x, __m256 n) {
+  // In two steps, the first of which is exact: one power may have no float of its own.
+  const auto power = [](__m256i exponent) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
+  };
+  const __m256i whole = _mm256_cvtps_epi32(n);
+  const __m256i half = _mm256_srai_epi32(whole, 1);
+  return _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(_mm256_sub_epi32(whole, half)));
+}
+// x * 2**n, for whole n from -200 to 200.
+inline Floats times_power_of_two(Floats x, Floats n) {
+  return {times_power_of_two(x.low, n.low), times_power_of_two(x.high, n.high)};
+}
+
+inline Integers repeat(int32_t x) {
+  const __m256i all = _mm256_set1_epi32(x);
+  return {all, all};
+}
+inline Integers load_integers(const void* from) {
+  const auto* eights = static_cast<const __m256i*>(from);
+  return {_mm256_loadu_si256(eights), _mm256_loadu_si256(eights + 1)};
+}
+inline Integers add(Integers a, Integers b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+inline Integers rounded(Floats x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
+inline Floats as_floats(Integers x) {
+  return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
+}
+// As bytes, the nearest there are.
+inline void store_bytes(int8_t* to, Integers x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(to),
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+// Of each byte, the lower or the upper four bits.
+inline Integers low_nibbles(Integers x) {
+  const __m256i mask = _mm256_set1_epi8(0xf);
+  return {_mm256_and_si256(x.low, mask), _mm256_and_si256(x.high, mask)};
+}
+inline Integers high_nibbles(Integers x) {
+  return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
+}
+inline FourBytes repeat_four(const int8_t* from) {
+  int32_t word;
+  std::memcpy(&word, from, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+#ifdef __AVXVNNI__
+// Adds to each number the products of its four bytes of `a`, without signs, with those of `b`.
+inline Integers add_dot(Integers to, Integers a, FourBytes b) {
+  return {_mm256_dpbusd_avx_epi32(to.low, a.low, b), _mm256_dpbusd_avx_epi32(to.high, a.high, b)};
+}
+#else
+// Adds to each number, two words, the products of its four bytes of `a`, without signs, with those
+// of `b`: those of the first two to the first word, of the others to the second.
+inline Integers add_pairs(Integers to, Integers a, FourBytes b) {
+  to.low = _mm256_add_epi16(to.low, _mm256_maddubs_epi16(a.low, b));
+  to.high = _mm256_add_epi16(to.high, _mm256_maddubs_epi16(a.high, b));
+  // Or else all products come first and their sums after them, for which registers are too few.
+  __asm__("" : "+x"(to.low), "+x"(to.high));
+  return to;
+}
+// Adds to each number the sum of its two words of `a`, times a factor.
+inline Integers add_words(Integers to, Integers a, int16_t factor) {
+  const __m256i factors = _mm256_set1_epi16(factor);
+  return add(to, {_mm256_madd_epi16(a.low, factors), _mm256_madd_epi16(a.high, factors)});
+}
+#endif
+
+inline __m256 lower(Floats x) { return x.low; }
+inline __m256 upper(Floats x) { return x.high; }
+inline __m256i lower(Integers x) { return x.low; }
+inline __m256i upper(Integers x) { return x.high; }
+
+}  // namespace rbee::RBEE_VARIANT

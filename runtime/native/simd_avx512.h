@@ -1,0 +1,79 @@
+// Sixteen numbers in one register of 512 bits; included by simd.h alone.
+#pragma once
+
+namespace rbee::RBEE_VARIANT {
+
+using Floats = __m512;
+using Integers = __m512i;
+using FourBytes = __m512i;  // the same four, over and over
+
+// How many times sixteen numbers the registers hold.
+constexpr size_t kRegisters = 32;
+
+// The first so many of sixteen numbers.
+struct First {
+  explicit First(size_t count) : mask(static_cast<__mmask16>((1u << count) - 1)) {}
+  __mmask16 mask;
+};
+
+inline Floats zeros() { return _mm512_setzero_ps(); }
+inline Floats repeat(float x) { return _mm512_set1_ps(x); }
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline Floats load(const float* from, First lanes) {
+  return _mm512_maskz_loadu_ps(lanes.mask, from);
+}
+inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
+inline void store(float* to, Floats x, First lanes) { _mm512_mask_storeu_ps(to, lanes.mask, x); }
+inline Floats load_halves(const void* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+}
+inline Floats select(First lanes, Floats x, Floats otherwise) {
+  return _mm512_mask_mov_ps(otherwise, lanes.mask, x);
+}
+
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+// a * b + c, a * b - c and c - a * b, rounded once.
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats multiply_subtract(Floats a, Floats b, Floats c) { return _mm512_fmsub_ps(a, b, c); }
+inline Floats subtract_product(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
+// Of a NaN and a number, the second.
+inline Floats lesser(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats greater(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats magnitude(Floats x) { return _mm512_abs_ps(x); }
+inline Floats whole(Floats x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// x * 2**n, for whole n from -200 to 200.
+inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+
+inline Integers repeat(int32_t x) { return _mm512_set1_epi32(x); }
+inline Integers load_integers(const void* from) { return _mm512_loadu_si512(from); }
+inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+inline Integers rounded(Floats x) { return _mm512_cvtps_epi32(x); }
+inline Floats as_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
+// As bytes, the nearest there are.
+inline void store_bytes(int8_t* to, Integers x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(x));
+}
+// Of each byte, the lower or the upper four bits.
+inline Integers low_nibbles(Integers x) { return _mm512_and_si512(x, _mm512_set1_epi8(0xf)); }
+inline Integers high_nibbles(Integers x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+inline FourBytes repeat_four(const int8_t* from) {
+  int32_t word;
+  std::memcpy(&word, from, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+// Adds to each number the products of its four bytes of `a`, without signs, with those of `b`.
+inline Integers add_dot(Integers to, Integers a, FourBytes b) {
+  return _mm512_dpbusd_epi32(to, a, b);
+}
+
+inline __m256 lower(Floats x) { return _mm512_castps512_ps256(x); }
+inline __m256 upper(Floats x) { return _mm512_extractf32x8_ps(x, 1); }
+inline __m256i lower(Integers x) { return _mm512_castsi512_si256(x); }
+inline __m256i upper(Integers x) { return _mm512_extracti32x8_epi32(x, 1); }
+
+}  // namespace rbee::RBEE_VARIANT
