@@ -7,7 +7,8 @@
 
 namespace rbee {
 
-// The kernels of a variant. What they do is said in multiply.h, attention.h and rows.h.
+// The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h
+// and stretch.h.
 struct Kernels {
   size_t tile;  // rows that are multiplied together, at most
   void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
@@ -23,6 +24,11 @@ struct Kernels {
   void (*gated_gelu)(const float* gate, const float* up, size_t width, float* y);
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,
                    size_t width, float* total, float* y);
+  float (*find_largest)(const float* values, size_t count);
+  void (*weigh_stretch)(float* values, size_t count, size_t ahead, float shift, float factor,
+                        float* largest, float* sum);
+  size_t (*sum_from)(const float* values, size_t count, float threshold, float* sum);
+  size_t (*collect)(const float* values, size_t count, float least, float below, float* to);
 };
 
 namespace avx2 {

@@ -38,10 +38,28 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
   });
 }
 
+namespace {
+
+// The kernels for calls that no session makes; null where there are none to be had.
+const rbee::Kernels* kernels() {
+  try {
+    return rbee::chosen_variant().kernels;
+  } catch (const rbee::Failure&) {
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+// Whether the function below has kernels here.
+RBEE_EXPORT int rbee_can_draw() { return kernels() != nullptr; }
+
 // Draws a token for each row of logits, float[rows, vocab]: what the engine calls between steps.
 RBEE_EXPORT void rbee_draw(float* logits, size_t rows, size_t vocab,
                            const rbee::DrawParameters* how, int64_t* tokens) {
+  const rbee::Kernels* chosen = kernels();
   for (size_t row = 0; row < rows; ++row) {
-    tokens[row] = rbee::draw(logits + row * vocab, vocab, how[row]);
+    tokens[row] =
+        chosen != nullptr ? rbee::draw(*chosen, logits + row * vocab, vocab, how[row]) : -1;
   }
 }

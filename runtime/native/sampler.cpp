@@ -1,7 +1,5 @@
 #include "sampler.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -10,13 +8,9 @@
 #include <numeric>
 #include <vector>
 
-#include "exponential.h"
-
 namespace rbee {
 namespace {
 
-constexpr size_t kLanes = 16;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Weights summed up at a time: drawing looks into one such stretch only.
 constexpr size_t kStretch = 512;
 // Weights that are sorted rather than divided by a threshold once more.
@@ -25,32 +19,6 @@ constexpr size_t kFew = 512;
 // next, in bits of a float: a sixteenth.
 constexpr float kFirstGuess = 1e-2f;
 constexpr uint32_t kLower = 4 << 23;
-
-__mmask16 lanes(size_t left) {
-  return left >= kLanes ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-}
-
-// Calls `work(chain, at, mask)` for each sixteen of values [first, last), in four chains by turns:
-// what each adds up does not wait for the others.
-constexpr size_t kChains = 4;
-
-template <typename Work>
-void for_sixteens(size_t first, size_t last, const Work& work) {
-  size_t i = first;
-  for (; i + kChains * kLanes <= last; i += kChains * kLanes) {
-#pragma GCC unroll 4
-    for (size_t chain = 0; chain < kChains; ++chain) work(chain, i + chain * kLanes, 0xffff);
-  }
-  for (; i < last; i += kLanes) work(size_t{0}, i, lanes(last - i));
-}
-
-__m512 sum_of(const __m512 (&chains)[kChains]) {
-  return _mm512_add_ps(_mm512_add_ps(chains[0], chains[1]), _mm512_add_ps(chains[2], chains[3]));
-}
-
-__m512 largest_of(const __m512 (&chains)[kChains]) {
-  return _mm512_max_ps(_mm512_max_ps(chains[0], chains[1]), _mm512_max_ps(chains[2], chains[3]));
-}
 
 // How many weights there are from a threshold on, and their sum.
 struct Part {
@@ -70,7 +38,8 @@ struct Cutoff {
 // weighs next to nothing: a stretch whose largest is below a threshold is not looked at again.
 class Row {
  public:
-  Row(float* values, size_t vocab) : values_(values), vocab_(vocab) {
+  Row(const Kernels& kernels, float* values, size_t vocab)
+      : kernels_(kernels), values_(values), vocab_(vocab) {
     const size_t count = (vocab + kStretch - 1) / kStretch;
     tops_.resize(count);
     sums_.resize(count);
@@ -94,8 +63,10 @@ class Row {
 
  private:
   size_t end(size_t stretch) const { return std::min(vocab_, (stretch + 1) * kStretch); }
+  size_t size(size_t stretch) const { return end(stretch) - stretch * kStretch; }
   Part stretch_from(size_t stretch, float threshold) const;
 
+  const Kernels& kernels_;
   float* values_;
   size_t vocab_;
   // Of the thread's, so that nothing is allocated from step to step.
@@ -109,18 +80,12 @@ thread_local std::vector<double> Row::sums_;
 thread_local std::vector<float> Row::left_;
 
 float Row::largest() {
-  __mmask16 unordered = 0;
+  bool all = true;
   for (size_t stretch = 0; stretch < tops_.size(); ++stretch) {
-    const __m512 least = _mm512_set1_ps(-kInfinity);
-    __m512 most[kChains] = {least, least, least, least};
-    for_sixteens(stretch * kStretch, end(stretch), [&](size_t chain, size_t i, __mmask16 mask) {
-      const __m512 part = _mm512_mask_loadu_ps(least, mask, values_ + i);
-      unordered |= _mm512_cmp_ps_mask(part, part, _CMP_UNORD_Q);
-      most[chain] = _mm512_max_ps(most[chain], part);
-    });
-    tops_[stretch] = _mm512_reduce_max_ps(largest_of(most));
+    tops_[stretch] = kernels_.find_largest(values_ + stretch * kStretch, size(stretch));
+    all = all && !std::isnan(tops_[stretch]);
   }
-  if (unordered != 0) return std::numeric_limits<float>::quiet_NaN();
+  if (!all) return std::numeric_limits<float>::quiet_NaN();
   return *std::max_element(tops_.begin(), tops_.end());
 }
 
@@ -131,36 +96,20 @@ size_t Row::first_equal(float wanted) const {
 }
 
 void Row::weigh(float largest, float inverse_temperature) {
-  const __m512 shift = _mm512_set1_ps(largest);
-  const __m512 factor = _mm512_set1_ps(inverse_temperature);
   for (size_t stretch = 0; stretch < tops_.size(); ++stretch) {
-    __m512 most[kChains] = {};
-    __m512 sums[kChains] = {};
-    for_sixteens(stretch * kStretch, end(stretch), [&](size_t chain, size_t i, __mmask16 mask) {
-      // The next row's logits, which another core may have written, come meanwhile.
-      _mm_prefetch(values_ + vocab_ + i, _MM_HINT_T1);
-      const __m512 logit = _mm512_mask_loadu_ps(_mm512_set1_ps(-kInfinity), mask, values_ + i);
-      const __m512 weight = exponential(_mm512_mul_ps(_mm512_sub_ps(logit, shift), factor));
-      _mm512_mask_storeu_ps(values_ + i, mask, weight);
-      most[chain] = _mm512_max_ps(most[chain], weight);
-      sums[chain] = _mm512_add_ps(sums[chain], weight);
-    });
-    tops_[stretch] = _mm512_reduce_max_ps(largest_of(most));
-    sums_[stretch] = _mm512_reduce_add_ps(sum_of(sums));
+    float sum;
+    // The next row's logits come meanwhile.
+    kernels_.weigh_stretch(values_ + stretch * kStretch, size(stretch), vocab_, largest,
+                           inverse_temperature, &tops_[stretch], &sum);
+    sums_[stretch] = sum;
   }
 }
 
 Part Row::stretch_from(size_t stretch, float threshold) const {
-  const __m512 all = _mm512_set1_ps(threshold);
-  __m512 sums[kChains] = {};
-  size_t count = 0;
-  for_sixteens(stretch * kStretch, end(stretch), [&](size_t chain, size_t i, __mmask16 mask) {
-    const __m512 weight = _mm512_maskz_loadu_ps(mask, values_ + i);
-    const __mmask16 kept = _mm512_mask_cmp_ps_mask(mask, weight, all, _CMP_GE_OQ);
-    sums[chain] = _mm512_mask_add_ps(sums[chain], kept, sums[chain], weight);
-    count += std::popcount(static_cast<unsigned>(kept));
-  });
-  return {count, _mm512_reduce_add_ps(sum_of(sums))};
+  float sum;
+  const size_t count =
+      kernels_.sum_from(values_ + stretch * kStretch, size(stretch), threshold, &sum);
+  return {count, sum};
 }
 
 Part Row::from(float threshold) const {
@@ -201,12 +150,9 @@ Cutoff Row::find_cutoff(double limit, bool by_count) const {
   left_.clear();
   for (size_t stretch = 0; stretch < tops_.size(); ++stretch) {
     if (tops_[stretch] < least) continue;
-    for_sixteens(stretch * kStretch, end(stretch), [&](size_t, size_t i, __mmask16 mask) {
-      const __m512 part = _mm512_maskz_loadu_ps(mask, values_ + i);
-      mask = _mm512_mask_cmp_ps_mask(mask, part, _mm512_set1_ps(least), _CMP_GE_OQ);
-      unsigned bits = _mm512_mask_cmp_ps_mask(mask, part, _mm512_set1_ps(below), _CMP_LT_OQ);
-      for (; bits != 0; bits &= bits - 1) left_.push_back(values_[i + std::countr_zero(bits)]);
-    });
+    float some[kStretch];
+    const float* from = values_ + stretch * kStretch;
+    left_.insert(left_.end(), some, some + kernels_.collect(from, size(stretch), least, below, some));
   }
   std::sort(left_.begin(), left_.end(), std::greater<>());
   Cutoff cutoff{below, 0, false, above};
@@ -261,8 +207,8 @@ size_t Row::pick(float threshold, double fraction) const {
 
 }  // namespace
 
-int64_t draw(float* logits, size_t vocab, const DrawParameters& how) {
-  Row row(logits, vocab);
+int64_t draw(const Kernels& kernels, float* logits, size_t vocab, const DrawParameters& how) {
+  Row row(kernels, logits, vocab);
   const float largest = row.largest();
   if (!std::isfinite(largest)) return -1;
   if (how.inverse_temperature == 0.0) return static_cast<int64_t>(row.first_equal(largest));

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace rbee {
 
 // How a row is drawn, as the caller's array holds it.
@@ -17,6 +19,6 @@ struct DrawParameters {
 
 // Draws a token from one row of logits, float[vocab], which are overwritten. Returns -1 where the
 // largest of them is not finite.
-int64_t draw(float* logits, size_t vocab, const DrawParameters& how);
+int64_t draw(const Kernels& kernels, float* logits, size_t vocab, const DrawParameters& how);
 
 }  // namespace rbee

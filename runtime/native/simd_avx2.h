@@ -104,6 +104,23 @@ inline Floats times_power_of_two(Floats x, Floats n) {
   return {times_power_of_two(x.low, n.low), times_power_of_two(x.high, n.high)};
 }
 
+inline unsigned signs(__m256 low, __m256 high) {
+  return static_cast<unsigned>(_mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8);
+}
+// A bit for each number: whether a >= b, and whether it is none.
+inline unsigned at_least(Floats a, Floats b) {
+  return signs(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
+}
+inline unsigned not_numbers(Floats x) {
+  return signs(_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q),
+               _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q));
+}
+// x where it is at least a threshold, and 0 elsewhere.
+inline Floats zero_below(Floats x, Floats threshold) {
+  return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, threshold.low, _CMP_GE_OQ)),
+          _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, threshold.high, _CMP_GE_OQ))};
+}
+
 inline Integers repeat(int32_t x) {
   const __m256i all = _mm256_set1_epi32(x);
   return {all, all};

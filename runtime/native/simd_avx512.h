@@ -49,6 +49,14 @@ inline Floats whole(Floats x) {
 // x * 2**n, for whole n from -200 to 200.
 inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
 
+// A bit for each number: whether a >= b, and whether it is none.
+inline unsigned at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+inline unsigned not_numbers(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+// x where it is at least a threshold, and 0 elsewhere.
+inline Floats zero_below(Floats x, Floats threshold) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ), x);
+}
+
 inline Integers repeat(int32_t x) { return _mm512_set1_epi32(x); }
 inline Integers load_integers(const void* from) { return _mm512_loadu_si512(from); }
 inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }

@@ -54,13 +54,22 @@ bool saves(uint64_t state) {
   return (low & state) == state;
 }
 
-bool runs_avx2() { return saves(kRegisters256) && has_all({kAvx2, kFma, kF16c}); }
+// In a virtual machine the processor takes long to answer: it is asked once.
+bool runs_avx2() {
+  static const bool runs = saves(kRegisters256) && has_all({kAvx2, kFma, kF16c});
+  return runs;
+}
 
-bool runs_avxvnni() { return runs_avx2() && has(kAvxVnni); }
+bool runs_avxvnni() {
+  static const bool runs = runs_avx2() && has(kAvxVnni);
+  return runs;
+}
 
 bool runs_avx512() {
-  return runs_avx2() && saves(kRegisters512) &&
-         has_all({kBmi2, kAvx512F, kAvx512Dq, kAvx512Cd, kAvx512Bw, kAvx512Vl, kAvx512Vnni});
+  static const bool runs =
+      runs_avx2() && saves(kRegisters512) &&
+      has_all({kBmi2, kAvx512F, kAvx512Dq, kAvx512Cd, kAvx512Bw, kAvx512Vl, kAvx512Vnni});
+  return runs;
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ from support.native import VARIANTS, model, needs_kernels
 from rbee_runtime import DeviceError, kernels
 from rbee_runtime.backend.session import open_session
 from rbee_runtime.device import HostDevice
+from rbee_runtime.drawing import How
+from rbee_runtime.kernels.drawing import native_draw
 
 LIBRARY = Path(kernels.__file__).with_name("librbee_kernels.so")
 CHOICE = "RBEE_KERNELS"
@@ -131,6 +133,32 @@ def test_the_library_runs_what_the_processor_is_said_to_run(
         else:
             with pytest.raises(Exception, match=f"RBEE_KERNELS={name}"):
                 options.register_custom_ops_library(str(LIBRARY))
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [1, 15, 511, 512, 4099])
+def test_variants_draw_the_same_tokens(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(size)
+    logits = (3 * random.standard_normal((50, size))).astype(np.float32)
+    logits[-1, -1] = np.nan
+    how = [
+        How(inverse_temperature=t, top_k=k, top_p=p, min_p=m, uniform=random.random())
+        for t, k, p, m in zip(
+            [0.0, 1.0, 0.5, 2.0, 1.0] * 10,
+            [0, 0, 7, 40, 0] * 10,
+            [1.0, 0.9, 1.0, 0.8, 0.5] * 10,
+            [0.0, 0.0, 0.0, 0.01, 0.05] * 10,
+            strict=True,
+        )
+    ]
+    drawn, weights = {}, {}
+    for variant in VARIANTS:
+        monkeypatch.setenv(CHOICE, variant)
+        weights[variant] = logits.copy()
+        drawn[variant] = native_draw()(weights[variant], how)
+        assert drawn[variant] == drawn[VARIANTS[0]]
+        np.testing.assert_array_equal(weights[variant], weights[VARIANTS[0]])
+    assert drawn[VARIANTS[0]][-1] == -1
 
 
 def functions() -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.drawing import Draw, How
+from rbee_runtime.errors import DeviceError
 from rbee_runtime.kernels import NoKernels, library
 
 _NUMBERS = len(How._fields)
@@ -23,9 +24,12 @@ def native_draw() -> Draw:
         NoKernels: The native kernels are not to be used here.
     """
     try:
-        function = ctypes.CDLL(str(library())).rbee_draw
-    except (OSError, AttributeError) as error:
+        loaded = ctypes.CDLL(str(library()))
+        function, runs_here = loaded.rbee_draw, loaded.rbee_can_draw()
+    except (OSError, AttributeError, DeviceError) as error:
         raise NoKernels(f"they cannot be loaded: {error}") from error
+    if not runs_here:
+        raise NoKernels("the processor does not run them")
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     function.argtypes = [pointer, size, size, ctypes.c_char_p, pointer]
     function.restype = None
