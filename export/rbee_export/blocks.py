@@ -24,6 +24,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_export.cores import each
+
 BLOCK = 32
 """Weights per block that this module quantises to, along the input dimension."""
 
@@ -193,9 +195,13 @@ def quantize_pieces(
     rows, columns = shape
     packed = np.empty((rows, columns // BLOCK, BLOCK * bits // 8), np.uint8)
     scales = np.empty((rows, columns // BLOCK), np.float32)
-    for part, weights in pieces:
+
+    def work(piece: tuple[slice, NDArray[np.float32]]) -> None:
+        part, weights = piece
         matrix = quantize(weights, bits)
         packed[part], scales[part] = matrix.packed, matrix.scales
+
+    each(work, pieces)
     return BlockMatrix(bits, packed, scales)
 
 

@@ -152,10 +152,11 @@ class Weights:
         self._check_blocks(name, columns)
         if inputs is None:
             matrix = quantize_pieces(tensor.pieces(), (rows, columns), 4)
-        else:
-            matrix = inputs.round(tensor.dense())
-        self._ready[name] = matrix
-        return matrix.dequantize()
+            self._ready[name] = matrix
+            return matrix.dequantize()
+        weights = np.require(tensor.dense(), requirements="W")  # where it is no part of the file
+        self._ready[name] = inputs.round(weights, weights)
+        return weights
 
     def stacked(
         self, rows: Mapping[str, int], columns: int

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.tensor import Tensor
+from rbee_export.cores import each
 from rbee_export.errors import CheckpointError
 
 ByteProgress = Callable[[int, int], None]
@@ -110,14 +112,23 @@ def digest(files: Sequence[Path], progress: ByteProgress | None = None) -> str:
     files = sorted(files, key=lambda file: file.name)
     total = sum(file.stat().st_size for file in files)
     done = 0
-    whole = hashlib.sha256()
-    for file in files:
+    found: dict[Path, str] = {}
+    turn = Lock()
+
+    def read(file: Path) -> None:
+        nonlocal done
         one = hashlib.sha256()
         with file.open("rb", buffering=0) as stream:
             while chunk := stream.read(_CHUNK):
                 one.update(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
-        whole.update(f"{file.name}\0{one.hexdigest()}\n".encode())
+                with turn:
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, total)
+        found[file] = one.hexdigest()
+
+    each(read, files)
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name}\0{found[file]}\n".encode())
     return whole.hexdigest()
