@@ -18,7 +18,7 @@ from rbee_export.blocks import BlockMatrix, quantize
 from rbee_export.weights import Weights
 from rbee_runtime.artifact import Precision
 
-ROWS, COLUMNS = 100_000, 64  # several times what is read at once
+ROWS, COLUMNS = 300_000, 64  # several times what is read at once, for every core
 CONFIG = {
     "model_type": "phi3",
     "vocab_size": ROWS,
@@ -78,8 +78,9 @@ def test_a_matrix_takes_little_more_than_itself(
     matrix = Weights(checkpoint, precision).matrix("layers.0.up", ROWS, COLUMNS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # Two ranges in float32, one as it is stored, and what is worked on at once.
-    assert peak < matrix.nbytes + (20 << 20)
+    # For each of four threads, and for what is read meanwhile: a range in float32, one as it is
+    # stored, and what is worked on at once.
+    assert peak < matrix.nbytes + (60 << 20)
     expected = values("layers.0.up", stored)
     if isinstance(matrix, BlockMatrix):
         whole = quantize(expected, matrix.bits)
