@@ -6,7 +6,8 @@ export(checkpoint, Path("artifacts/model"), Options(), digest(checkpoint.files))
 
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
-from rbee_export.export import Options, export, identity
+from rbee_export.export import export
+from rbee_export.options import Options, identity
 
 __all__ = [
     "Checkpoint",

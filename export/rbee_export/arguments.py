@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
-from rbee_export.export import TensorRtTarget
+from rbee_export.options import TensorRtTarget
 from rbee_runtime.artifact import Precision
 
 BAD_ARGUMENTS, FAILED = 2, 3

@@ -13,9 +13,10 @@ from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
 from rbee_export.checkpoint.safetensors_dir import model_files
 from rbee_export.errors import ExportError, UnsupportedModel
-from rbee_export.export import Options, export, identity
+from rbee_export.export import export
 from rbee_export.fidelity import Text, measure, perplexity
 from rbee_export.optimum_path import INSTALL, is_installed
+from rbee_export.options import Options, identity
 from rbee_export.report import describe, fidelity_table, size
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
@@ -72,6 +73,9 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         files, how = model_files(checkpoint), "optimum"
     else:
         files, how = checkpoint.files, options.resolve(checkpoint)
+        note = options.note(checkpoint)
+        if note is not None:
+            console.print(f"rbee-export: {note}", markup=False)
     content = _digest(files, console)
     kind = "tensorrt-" if options.tensorrt else "cuda-" if options.target == "cuda" else ""
     target = arguments.out or Path("artifacts") / (

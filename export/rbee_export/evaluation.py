@@ -44,6 +44,7 @@ def artifact_logits(
     """
     graph = artifact.file("graph")
     model = ir.load(graph)
+    _without_bfloat16(model.graph)
     _keep_every_position(model, artifact.manifest.shapes.hidden)
     parts = list(_parts(model.graph, part))
     known = _inputs(model.graph, artifact, ids)
@@ -123,21 +124,54 @@ def _run(model: ir.Model, directory: Path, known: Arrays) -> Arrays:
     return dict(zip(names, found, strict=True))
 
 
+def _without_bfloat16(graph: ir.Graph) -> None:
+    """Have a graph compute in float32 what it would in bfloat16, for which CPUs have no operators.
+
+    Its weights stay as they were rounded.
+    """
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.dtype == ir.DataType.BFLOAT16:
+            value.dtype = ir.DataType.FLOAT
+            if value.const_value is not None:
+                value.const_value = _float32(value.const_value)
+    for node in graph:
+        for value in node.outputs:
+            if value.dtype == ir.DataType.BFLOAT16:
+                value.dtype = ir.DataType.FLOAT
+        for name in ("to", "output_dtype"):
+            if name in node.attributes and node.attributes[name].value == ir.DataType.BFLOAT16:
+                node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
+
+
+def _float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a tensor's values in float32, worked out when they are needed."""
+    return ir.LazyTensor(
+        lambda: ir.tensor(tensor.numpy().astype(np.float32)),
+        dtype=ir.DataType.FLOAT,
+        shape=ir.Shape(tensor.shape),
+        name=tensor.name,
+    )
+
+
 def _keep_every_position(model: ir.Model, hidden: int) -> None:
+    """Have what a graph does to the last position done to all of them, each a row of its own."""
     for node in model.graph:
-        if node.op_type == "Gather" and node.inputs[1] is not None:
-            if node.inputs[1].name != "const.-1":
-                continue
-            array = np.asarray([-1, hidden], np.int64)
-            shape = ir.Value(name="const.every_position", type=ir.TensorType(ir.DataType.INT64))
-            shape.const_value = ir.tensor(array, name="const.every_position")
-            shape.shape = ir.Shape([2])
-            model.graph.initializers[str(shape.name)] = shape
-            every = ir.Node("", "Reshape", [node.inputs[0], shape], name="every_position")
-            model.graph.insert_before(node, every)
-            node.outputs[0].replace_all_uses_with(every.outputs[0])
-            model.graph.remove(node, safe=True)
-            return
+        if node.op_type != "Gather" or node.inputs[1] is None:
+            continue
+        if node.inputs[1].name not in ("const.-1", "const.[-1]"):
+            continue
+        # Looking up a list of one leaves a dimension for it.
+        sizes = [-1, hidden] if node.inputs[1].name == "const.-1" else [-1, 1, hidden]
+        array = np.asarray(sizes, np.int64)
+        shape = ir.Value(name="const.every_position", type=ir.TensorType(ir.DataType.INT64))
+        shape.const_value = ir.tensor(array, name="const.every_position")
+        shape.shape = ir.Shape([len(sizes)])
+        model.graph.initializers[str(shape.name)] = shape
+        every = ir.Node("", "Reshape", [node.inputs[0], shape], name="every_position")
+        model.graph.insert_before(node, every)
+        node.outputs[0].replace_all_uses_with(every.outputs[0])
+        model.graph.remove(node, safe=True)
+        return
 
 
 def _inputs(graph: ir.Graph, artifact: Artifact, ids: Sequence[int]) -> Arrays:
@@ -155,6 +189,9 @@ def _inputs(graph: ir.Graph, artifact: Artifact, ids: Sequence[int]) -> Arrays:
         "write_indices": np.zeros(1, np.int64),
         "nonpad_kv_seqlen": np.asarray([count], np.int64),
     }
-    past = np.zeros((1, cache.kv_heads, count, cache.head_dim), np.dtype(cache.dtype))
+    past = (1, cache.kv_heads, count, cache.head_dim)
+    for value in graph.inputs:
+        if value.const_value is None and value.name not in known and value.dtype is not None:
+            known[str(value.name)] = np.zeros(past, value.dtype.numpy())
     names = [str(value.name) for value in graph.inputs if value.const_value is None]
-    return {name: known.get(name, past) for name in names}
+    return {name: known[name] for name in names}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -26,8 +23,9 @@ from rbee_export.dialect import (
     sampler_graph,
 )
 from rbee_export.engine_builder import build_engine
-from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel
 from rbee_export.fidelity import Progress, Text, measure
+from rbee_export.options import EXPORTER, Options, TensorRtTarget
 from rbee_export.staging import file_entry, staged_directory
 from rbee_export.tensorrt_library import choose
 from rbee_export.weights import Held, Weights
@@ -41,16 +39,10 @@ from rbee_runtime.artifact import (
     FileEntry,
     LongRope,
     Manifest,
-    Precision,
     Shapes,
     Source,
     WeightGroup,
 )
-
-EXPORTER = f"rbee-export {version('onnx-worker-rbee')}"
-
-_METHODS: Mapping[str, str] = MappingProxyType({"int4": "calibrated 1"})
-"""How precisions round, where that has changed: a mark by which older artifacts are told apart."""
 
 _LONGEST_CONTEXT = 1 << 21
 """Positions whose rotary tables still fit into memory."""
@@ -58,7 +50,9 @@ _LONGEST_CONTEXT = 1 << 21
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
 GREEDY, SAMPLER = "greedy.onnx", "sampler.onnx"
 
-
+_BESIDE: Mapping[ir.DataType, Literal["fp32", "fp16", "bf16"]] = MappingProxyType(
+    {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
+)
 _CACHE: Mapping[ir.DataType, Literal["float32", "float16", "bfloat16"]] = MappingProxyType(
     {
         ir.DataType.FLOAT: "float32",
@@ -70,79 +64,6 @@ _CACHE: Mapping[ir.DataType, Literal["float32", "float16", "bfloat16"]] = Mappin
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRtTarget:
-    """Engines to build into an artifact.
-
-    Attributes:
-        architectures: GPUs to build for, e.g. ``SM89``; none for the one that is here.
-        max_batch: Rows of a decode step at most.
-        max_len: Positions of a slot.
-    """
-
-    architectures: tuple[str, ...]
-    max_batch: int = 8
-    max_len: int = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to make of a checkpoint.
-
-    Attributes:
-        precision: How to hold the weights; ``auto`` keeps a quantised GGUF's own blocks and takes
-            ``int8`` otherwise.
-        model_ref: The reference the worker will announce; ``None`` makes one of the checkpoint's
-            name.
-        target: What runs it: ONNX Runtime on ``cpu`` or on ``cuda``, or TensorRT. The graph of
-            ``fp16`` and ``bf16`` is the same on either.
-    """
-
-    precision: Literal["auto"] | Precision = "auto"
-    model_ref: str | None = None
-    target: Literal["cpu", "cuda"] | TensorRtTarget = "cpu"
-
-    @property
-    def tensorrt(self) -> TensorRtTarget | None:
-        """The target, if it is TensorRT."""
-        return self.target if isinstance(self.target, TensorRtTarget) else None
-
-    def resolve(self, checkpoint: Checkpoint) -> Precision:
-        """Return the precision for this checkpoint.
-
-        Raises:
-            ExportError: ``gguf`` was asked of a checkpoint without quantised blocks, or ``fp32``
-                for CUDA.
-        """
-        if self.precision == "fp32" and self.target == "cuda":
-            raise ExportError(
-                f"{checkpoint.name}: attention on CUDA has no fp32 kernel; "
-                "use --precision fp16 or bf16, or leave --target out"
-            )
-        if self.precision == "auto":
-            return "gguf" if checkpoint.quantized else "int8"
-        if self.precision == "gguf" and not checkpoint.quantized:
-            raise ExportError(
-                f"{checkpoint.name}: has no quantised blocks for --precision gguf to keep; "
-                "use fp32, int8 or int4"
-            )
-        return self.precision
-
-
-def identity(how: str, options: Options, content: str) -> str:
-    """Return a hex key that differs wherever exporter, content (its digest) or options differ.
-
-    Args:
-        how: The precision, or ``optimum``.
-        options: What to make of the checkpoint.
-        content: The checkpoint's :func:`~rbee_export.checkpoint.digest`.
-    """
-    method = _METHODS.get(how, "")
-    target = None if options.target == "cpu" else options.target
-    text = f"{EXPORTER}\0{content}\0{how}{method}\0{options.model_ref}\0{target}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def export(
@@ -176,8 +97,8 @@ def export(
     config, precision = checkpoint.config, options.resolve(checkpoint)
     _check(checkpoint)
     tokenizer = checkpoint.tokenizer()
-    dtype = _compute_type(precision, options)
-    weights = Weights(checkpoint, precision, "fp16" if options.target == "cuda" else "fp32")
+    dtype = options.computes_in(checkpoint, precision)
+    weights = Weights(checkpoint, precision, _BESIDE[dtype])
     calibration: Sequence[int] = ()
     if precision == "int4":
         calibration = calibration_ids(tokenizer.tokenizer_json, config)
@@ -257,16 +178,6 @@ def _build(
     # Weights that lead beyond what float32 can hold are rounded by themselves.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         build(CalibratedDialect(graph, evaluation, weights), config, layer)
-
-
-def _compute_type(precision: Precision, options: Options) -> ir.DataType:
-    """Return what a graph computes in, which is what its cache holds."""
-    if precision == "bf16":
-        return ir.DataType.BFLOAT16
-    # Beside quantised weights, GPUs have kernels for 16 bits, the CPU for 32.
-    if precision == "fp16" or (options.target != "cpu" and precision != "fp32"):
-        return ir.DataType.FLOAT16
-    return ir.DataType.FLOAT
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

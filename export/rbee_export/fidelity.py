@@ -84,18 +84,15 @@ class Text:
 def measure(artifact: Artifact, checkpoint: Checkpoint, text: Text, progress: Progress) -> Fidelity:
     """Compare what an artifact and its checkpoint predict, on the CPU.
 
-    The CPU has no operators for bfloat16; what is measured there is the price of rounding the
-    weights.
+    The CPU has no operators for bfloat16; what is measured of a graph that computes in it is the
+    price of rounding the weights.
 
     Raises:
         ExportError: The text does not fit the model, or ONNX Runtime cannot run the graph here.
     """
     ids = text.ids(artifact)
     reference = reference_logits(checkpoint, "fp32", ids, progress)
-    if artifact.manifest.precision == "bf16":
-        logits = reference_logits(checkpoint, "bf16", ids, progress)
-    else:
-        logits = artifact_logits(artifact, ids, partial(progress, "artifact"))
+    logits = artifact_logits(artifact, ids, partial(progress, "artifact"))
     return compare(text, ids, logits, reference)
 
 

@@ -7,15 +7,10 @@ from pathlib import Path
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import ExportError
-from rbee_export.export import (
-    EXPORTER,
-    TOKENIZER,
-    Options,
-    reference,
-    write_manifest,
-)
+from rbee_export.export import TOKENIZER, reference, write_manifest
 from rbee_export.fidelity import Progress
 from rbee_export.optimum_path import export_with_optimum
+from rbee_export.options import EXPORTER, Options
 from rbee_export.source import ModelSource
 from rbee_export.staging import file_entry, staged_directory
 from rbee_runtime.artifact import Manifest, Source

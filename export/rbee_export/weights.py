@@ -61,7 +61,7 @@ class Weights:
 
     checkpoint: Checkpoint
     precision: Precision
-    beside: Literal["fp32", "fp16"] = "fp32"
+    beside: Literal["fp32", "fp16", "bf16"] = "fp32"
     report: list[Held] = field(default_factory=list)
     _ready: dict[str, BlockMatrix] = field(default_factory=dict)
 
@@ -204,13 +204,13 @@ class Weights:
     def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
         if isinstance(matrix, BlockMatrix):
             held, size = matrix.description, matrix.nbytes
-            if self.beside == "fp16":
+            if self.beside == "fp16" or (self.beside == "bf16" and matrix.bits == 4):
                 # What the scales are rounded to on their way into the graph.
                 held, size = f"{held}, scales of 16 bits", size - _floats(matrix) * 2
         elif self.precision in _HALVES:
             held, size = self.precision, 2 * matrix.size
-        elif self.beside == "fp16" and self.precision != "fp32":
-            held, size = "fp16", 2 * matrix.size
+        elif self.beside != "fp32":
+            held, size = self.beside, 2 * matrix.size
         else:
             held, size = "fp32", matrix.nbytes
         self.report.append(Held(name, tensor.kind, held, size))

@@ -21,8 +21,8 @@ from rbee_export import Options, digest, export, open_checkpoint
 from rbee_export.calibration import calibration_ids
 from rbee_export.cli import main
 from rbee_export.evaluation import artifact_logits
-from rbee_export.export import TensorRtTarget
 from rbee_export.fidelity import TOKENS, Text, compare, reference_logits
+from rbee_export.options import TensorRtTarget
 from rbee_runtime.artifact import Artifact, EngineProfile, Manifest
 
 CALIBRATED, ROUNDED = (f"4-bit, blocks of 32, {how}" for how in ("calibrated", "rounded"))

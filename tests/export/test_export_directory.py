@@ -21,7 +21,7 @@ from support.tiny_llama import copy_of
 from tokenizers import Tokenizer
 
 from rbee_export import ExportError, Options, digest, export, identity, open_checkpoint
-from rbee_export.export import TensorRtTarget
+from rbee_export.options import TensorRtTarget
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
 

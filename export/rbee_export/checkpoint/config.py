@@ -57,6 +57,8 @@ class DecoderConfig:
         attention_scale: Factor on query-key products; ``None`` for ``1 / sqrt(head_dim)``.
         attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
         logits_cap: Soft cap on the logits.
+        overflows_fp16: Its residual stream grows beyond what a 16-bit float of 5 exponent bits
+            holds; it was trained in ``bfloat16``.
     """
 
     family: str
@@ -88,6 +90,7 @@ class DecoderConfig:
     attention_scale: float | None = None
     attention_cap: float | None = None
     logits_cap: float | None = None
+    overflows_fp16: bool = False
 
     @property
     def q_width(self) -> int:

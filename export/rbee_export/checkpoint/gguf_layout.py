@@ -193,7 +193,10 @@ def _phi3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 
 def _gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return replace(
-        c, activation="gelu_tanh", embedding_scale=math.sqrt(number.factor("embedding_length"))
+        c,
+        activation="gelu_tanh",
+        embedding_scale=math.sqrt(number.factor("embedding_length")),
+        overflows_fp16=True,
     )
 
 

@@ -209,7 +209,10 @@ def _phi(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 
 def _gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return replace(
-        c, activation="gelu_tanh", embedding_scale=math.sqrt(number.factor("hidden_size"))
+        c,
+        activation="gelu_tanh",
+        embedding_scale=math.sqrt(number.factor("hidden_size")),
+        overflows_fp16=True,
     )
 
 
