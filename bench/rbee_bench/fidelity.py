@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee_bench.peers import PeerFault, PeerProcess, Spec
 from rbee_bench.peers.peer import Logits
+from rbee_bench.plain_rounding import rounded_plainly
 from rbee_bench.subject import Progress, Subject
+from rbee_export import open_checkpoint
 from rbee_export.fidelity import divergence, log_softmax
+
+PLAIN = "int4, rounded to the nearest"
+"""What ``int4`` is beside: the same format, size and kernels, and weights rounded by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ def measure_fidelity(subject: Subject, text: str, tokens: int, progress: Progres
     reference = subject.peer("eager", tokens)
     rows, skipped = [], {}
     with tempfile.TemporaryDirectory() as scratch:
+        specs.insert(3, _plain(subject, specs[2], Path(scratch) / "plain", progress))
         progress(reference.label, 0, len(specs) + 1)
         version, expected = _score(reference, ids, Path(scratch) / "reference")
         for number, spec in enumerate(specs, start=1):
@@ -77,6 +83,14 @@ def measure_fidelity(subject: Subject, text: str, tokens: int, progress: Progres
             else:
                 rows.append(Closeness(spec.label, ours, *compare(logits, expected)))
     return Fidelity(version, tokens, tuple(rows), skipped)
+
+
+def _plain(subject: Subject, int4: Spec, target: Path, progress: Progress) -> Spec:
+    """Make what ``int4`` would be if weights were rounded to the nearest, in the same format."""
+    progress("rounding to the nearest", 0, 0)
+    artifact = subject.artifact("int4", progress)
+    plain = rounded_plainly(artifact, open_checkpoint(subject.gguf), target)
+    return replace(int4, label=PLAIN, model=plain)
 
 
 def compare(logits: Logits, reference: Logits) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from support.makers import MakeGguf
 from rbee_bench import cold as cold_module
 from rbee_bench import limits as limits_module
 from rbee_bench.cli import main
+from rbee_bench.fidelity import PLAIN
 from rbee_bench.peers import Kind
 
 ENGINES = {"llama.cpp", "ONNX Runtime GenAI int4", "eager torch fp32"}
@@ -57,9 +58,10 @@ def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("fidelity --tokens 48") == 0
     result = program.result("fidelity")
     assert result["tokens"] == 48
-    assert _labels(result) == {"gguf", "int8", "int4"} | ENGINES - {"eager torch fp32"}
+    assert _labels(result) == {"gguf", "int8", "int4", PLAIN} | ENGINES - {"eager torch fp32"}
     ours = {row["label"]: row for row in result["rows"]}
     assert 0.0 < ours["gguf"]["divergence"] < 0.02 < ours["int4"]["divergence"]
+    assert ours["int4"]["divergence"] < ours[PLAIN]["divergence"]
     assert ours["gguf"]["agreement"] > 0.8
     assert "over 48 tokens" in capsys.readouterr().out
 

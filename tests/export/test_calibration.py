@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,11 +11,11 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.engines import require_engine_builder
-from support.held import round_plainly, stacks
 from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce
 from support.tiny_llama import copy_of
 from tokenizers import Tokenizer
 
+from rbee_bench.plain_rounding import rounded_plainly, stacks
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_export.calibration import calibration_ids
 from rbee_export.cli import main
@@ -55,10 +54,7 @@ def test_it_costs_at_most_half_of_what_plain_rounding_does(
     """On a real model, on the text that reports are measured on, and on one from elsewhere."""
     checkpoint = open_once(sample_gguf)
     path = make_artifact(sample_gguf, "int4")
-    plain = Path(shutil.copytree(path, tmp_path / "plain"))
-    layers = range(checkpoint.config.layers)
-    names = [f"layers.{i}.{name}" for i in layers for name in MATRICES]
-    round_plainly(plain, {name: checkpoint.tensor(name).dense() for name in names})
+    plain = rounded_plainly(Artifact.open(path), checkpoint, tmp_path / "plain")
     other = resources.files("rbee_bench").joinpath("text.txt").read_text(encoding="utf-8")
     for text in (Text.built_in(), Text("other", other)):
         ids = text.ids(Artifact.open(path))
