@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
@@ -28,12 +29,16 @@ _SAME = 0.01
 """Relative difference up to which two perplexities of one artifact are the same: processors round
 differently.
 """
+_PLAIN: Mapping[str, bool] = MappingProxyType(
+    {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+)
+"""How a console shows text that strangers wrote: as it is."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code: 0 done, 2 bad arguments, 3 it failed."""
     arguments = parse(argv)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, **_PLAIN)
     programs = {None: _export, "inspect": _inspect, "verify": _verify}
     written = "; nothing was written" if arguments.command is None else ""
     try:
@@ -46,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as error:
         cause = (f"out of memory ({error})" if str(error) else "out of memory") + written
     except KeyboardInterrupt:
-        console.print(f"rbee-export: interrupted{written}", markup=False)
+        console.print(f"rbee-export: interrupted{written}")
         return 130
     else:
         return 0
-    console.print(f"rbee-export: {cause}", style="red", markup=False)
+    console.print(f"rbee-export: {cause}", style="red")
     return FAILED
 
 
@@ -75,7 +80,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         files, how = checkpoint.files, options.resolve(checkpoint)
         note = options.note(checkpoint)
         if note is not None:
-            console.print(f"rbee-export: {note}", markup=False)
+            console.print(f"rbee-export: {note}")
     content = _digest(files, console)
     kind = "tensorrt-" if options.tensorrt else "cuda-" if options.target == "cuda" else ""
     target = arguments.out or Path("artifacts") / (
@@ -91,9 +96,9 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
             else:
                 manifest = export(checkpoint, target, options, content, stages.show, text=text)
         for note in notes:
-            console.print(f"rbee-export: {note}", markup=False)
+            console.print(f"rbee-export: {note}")
         total = sum(entry.size for entry in manifest.files)
-        console.print(f"{target}  {how}, {size(total)}", markup=False)
+        console.print(f"{target}  {how}, {size(total)}")
         if manifest.fidelity is not None:
             console.print(fidelity_table(manifest.fidelity))
     if arguments.print_path:
@@ -111,7 +116,7 @@ def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | 
             raise
         if not is_installed():
             raise UnsupportedModel(f"{error}; optimum may know it: {INSTALL}") from error
-        console.print(f"rbee-export: {error}; trying optimum", markup=False)
+        console.print(f"rbee-export: {error}; trying optimum")
         return source.path
 
 
@@ -120,14 +125,14 @@ def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     if arguments.json:
         print(artifact.manifest.model_dump_json(indent=2))
     else:
-        Console(highlight=False, soft_wrap=True).print(describe(artifact))
+        Console(**_PLAIN).print(describe(artifact))
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> None:
     artifact = Artifact.open(arguments.artifact)
     with Stages(console) as stages:
         artifact.verify(lambda done, total: stages.show("checksums", done, total))
-    console.print(f"{artifact.path}: every file is as it was written", markup=False)
+    console.print(f"{artifact.path}: every file is as it was written")
     recorded = artifact.manifest.fidelity
     text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
     if arguments.source is not None:

@@ -36,7 +36,7 @@ def fidelity_table(fidelity: Fidelity) -> Table:
         f"{fidelity.agreement:.1%}",
         f"{fidelity.perplexity:.2f} ({change:+.2%})",
         f"{fidelity.reference_perplexity:.2f}",
-        f"{fidelity.text}, {fidelity.tokens} tokens",
+        _cell(f"{fidelity.text}, {fidelity.tokens} tokens"),
     )
     return table
 
@@ -46,6 +46,11 @@ def size(nbytes: int) -> str:
     if nbytes < 1_000_000:
         return f"{nbytes / 1e3:.1f} kB"
     return f"{nbytes / 1e6:.1f} MB" if nbytes < 1_000_000_000 else f"{nbytes / 1e9:.2f} GB"
+
+
+def _cell(text: str) -> Text:
+    """Return text that a stranger may have written, with nothing in it that terminals obey."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _summary(artifact: Artifact) -> Table:
@@ -67,7 +72,7 @@ def _summary(artifact: Artifact) -> Table:
         "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}",
     }
     for name, content in rows.items():
-        table.add_row(name, Text(content))
+        table.add_row(name, _cell(content))
     return table
 
 
@@ -79,7 +84,9 @@ def _weights(manifest: Manifest) -> Table:
     table.add_column("size", justify="right")
     for group in manifest.weights:
         table.add_row(
-            Text(group.name), group.source, group.held, str(group.count), size(group.nbytes)
+            *(_cell(text) for text in (group.name, group.source, group.held)),
+            str(group.count),
+            size(group.nbytes),
         )
     return table
 
@@ -90,9 +97,9 @@ def _engines(manifest: Manifest) -> Table:
         table.add_column(heading)
     for engine in manifest.engines:
         table.add_row(
-            engine.path,
-            engine.architecture,
-            f"{engine.library} {engine.version}",
+            _cell(engine.path),
+            _cell(engine.architecture),
+            _cell(f"{engine.library} {engine.version}"),
             f"up to {engine.max_batch}",
             str(engine.max_length),
         )

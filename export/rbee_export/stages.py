@@ -13,7 +13,7 @@ class Stages:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:>12}"),
+            TextColumn("{task.description:>12}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             console=console,

@@ -141,7 +141,7 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "heads that do not share": (config(num_key_value_heads=3), "4 query heads cannot share 3"),
     "head of 8": (config(head_dim=8), "head dimension 8 is not a multiple of 16"),
     "unknown family": (config(model_type="mamba"), "model type 'mamba' is not supported"),
-    "no family": (config(model_type=...), "model type None is not supported"),
+    "no family": (config(model_type=...), "has no model_type; is this a model directory?"),
     "too many layers": (config(num_hidden_layers=10**12), "1 to 1024 are possible"),
     "window of 0": (config(model_type="mistral", sliding_window=0), "sliding_window is 0"),
     "no biases": (config(attention_bias=True), "self_attn.q_proj.bias is missing"),
@@ -501,7 +501,7 @@ def test_the_console_script_says_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"rbee-export: {tmp_path}/gone.gguf: no such file or directory; "
-        "--model takes a checkpoint on disk\n"
+        "--model takes a checkpoint on disk or hf:org/name\n"
     )
 
 

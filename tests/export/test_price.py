@@ -105,6 +105,24 @@ def test_an_export_shows_its_price_and_inspect_repeats_it(
     assert json.loads(capsys.readouterr().out) == json.loads((out / "artifact.json").read_text())
 
 
+def test_what_a_stranger_wrote_is_shown_as_it_is(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No markup, no pictures, nothing that a terminal obeys."""
+    artifact = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+    file = artifact / "artifact.json"
+    manifest = json.loads(file.read_text())
+    manifest["source"]["name"] = "[/red] \x1b[31m :smile:"
+    manifest["weights"][0]["held"] = "[bold]x \u202e"
+    file.write_text(json.dumps(manifest))
+    assert main(["inspect", str(artifact)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/red] \N{REPLACEMENT CHARACTER}[31m :smile:" in shown
+    assert "[bold]x \N{REPLACEMENT CHARACTER}" in shown
+    assert main(["--model", "hf:a:"]) == 3
+    assert capsys.readouterr().err.startswith("rbee-export: hf:a:: not a model")
+
+
 def test_a_text_of_ones_own(
     tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

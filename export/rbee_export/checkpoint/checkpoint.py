@@ -104,7 +104,9 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{path}: neither a .gguf file nor a directory with config.json and *.safetensors"
         )
-    raise CheckpointError(f"{path}: no such file or directory; --model takes a checkpoint on disk")
+    raise CheckpointError(
+        f"{path}: no such file or directory; --model takes a checkpoint on disk or hf:org/name"
+    )
 
 
 def digest(files: Sequence[Path], progress: ByteProgress | None = None) -> str:

@@ -76,6 +76,8 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
         UnsupportedModel: The model type, or something it asks for, is not known here.
     """
     kind = settings.get("model_type")
+    if kind is None:
+        raise CheckpointError(f"{file}: has no model_type; is this a model directory?")
     if kind == "gemma3" and isinstance(settings.get("text_config"), dict):
         kind, settings = "gemma3_text", {"vocab_size": 262208, **settings["text_config"]}
     if not isinstance(kind, str) or kind not in FAMILIES:
