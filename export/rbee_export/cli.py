@@ -18,7 +18,7 @@ from rbee_export.export import export
 from rbee_export.fidelity import Text, measure, perplexity
 from rbee_export.optimum_path import INSTALL, is_installed
 from rbee_export.options import Options, identity
-from rbee_export.report import describe, fidelity_table, size
+from rbee_export.report import describe, fidelity_table, printable, size
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.traced import export_traced
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     else:
         return 0
-    console.print(f"rbee-export: {cause}", style="red")
+    console.print(f"rbee-export: {printable(cause)}", style="red")
     return FAILED
 
 
@@ -96,7 +96,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
             else:
                 manifest = export(checkpoint, target, options, content, stages.show, text=text)
         for note in notes:
-            console.print(f"rbee-export: {note}")
+            console.print(f"rbee-export: {printable(note)}")
         total = sum(entry.size for entry in manifest.files)
         console.print(f"{target}  {how}, {size(total)}")
         if manifest.fidelity is not None:

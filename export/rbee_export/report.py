@@ -48,9 +48,13 @@ def size(nbytes: int) -> str:
     return f"{nbytes / 1e6:.1f} MB" if nbytes < 1_000_000_000 else f"{nbytes / 1e9:.2f} GB"
 
 
-def _cell(text: str) -> Text:
+def printable(text: str) -> str:
     """Return text that a stranger may have written, with nothing in it that terminals obey."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _cell(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _summary(artifact: Artifact) -> Table:

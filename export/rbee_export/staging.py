@@ -41,6 +41,10 @@ def staged_directory(target: Path) -> Iterator[Path]:
             yield staging
             _sync(staging)
             _swap(staging, target, retired)
+        except OSError as error:
+            # Of a file that is open already, the system does not say which it was.
+            error.filename = error.filename or str(target)
+            raise
         finally:
             _remove(staging)
 
