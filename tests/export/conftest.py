@@ -10,6 +10,7 @@ COLUMNS = (
     "safetensors fp32",
     "gguf fp32",
     "fp16",
+    "bf16",
     "int8",
     "int4",
     "gguf blocks",

@@ -45,6 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
         assert output.out == ""
         assert "Traceback" not in output.err
         assert len(output.err.splitlines()) == 1, output.err
+        assert output.err.removesuffix("\n").isprintable(), output.err
         assert output.err.startswith("rbee-export: ")
         assert sorted(tmp_path.rglob("*")) == before
         return output.err
@@ -402,6 +403,15 @@ def test_files_that_contradict_themselves(
     fields, message = METADATA[case]
     file = make_gguf(fields=fields)
     assert message in refused("--model", file.path, "--out", tmp_path / "out")
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_as_it_is(
+    make_gguf: MakeGguf, refused: Callable[..., str]
+) -> None:
+    file = make_gguf(fields={"tokenizer.ggml.merges": ["a \x07\x1b[31m\x0b\x85"]})
+    said = refused("--model", file.path)
+    assert "merges do not fit the tokens" in said
+    assert "\N{REPLACEMENT CHARACTER}[31m" in said
 
 
 def test_rope_divisors_of_another_width(

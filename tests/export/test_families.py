@@ -23,6 +23,7 @@ from support.tiny_llama import load_reference, reference_logits, with_weights
 
 from rbee_export import open_checkpoint
 from rbee_export.checkpoint.hf_layout import locate
+from rbee_export.evaluation import artifact_logits
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend
 from rbee_runtime.step import PREFILL_CHUNK, Step
@@ -218,6 +219,21 @@ def test_fidelity(
     four = [g.held for g in Artifact.open(artifact).manifest.weights if g.held.startswith("4-bit")]
     assert set(four) == ({"4-bit, blocks of 32, calibrated"} if precision == "int4" else set())
     note(name, precision, cost)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=f"{name}-safetensors-bf16") for name in FAMILIES]
+)
+def test_fidelity_of_weights_in_bfloat16(
+    name: str, make_family: MakeFamily, make_artifact: MakeArtifact, note: Note
+) -> None:
+    """As a report measures it: CPUs have no operators of that type."""
+    checkpoint = make_family(name)
+    ours = artifact_logits(Artifact.open(make_artifact(checkpoint, "bf16")), FORCED)[PROMPT - 1 :]
+    model = load_reference(checkpoint)
+    cost = mean_divergence(ours, reference_logits(model, FORCED)[PROMPT - 1 :])
+    assert cost < 0.03
+    note(name, "bf16", cost)
 
 
 BLOCKS: Mapping[str, Any] = {
