@@ -18,7 +18,7 @@ class WrappedBackend:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.slots, self.capacity = backend.name, backend.slots, backend.capacity
-        self.blocks = backend.blocks
+        self.blocks, self.weight_bytes = backend.blocks, backend.weight_bytes
         self.cache_bytes = self.cache_used = backend.cache_bytes
         self.transfer = backend.transfer
         self.warm_up, self.held = backend.warm_up, backend.held

@@ -63,7 +63,6 @@ class Engine:
         self.manifest: Manifest = artifact.manifest
         self.tokenizer = tokenizer
         self.context_length = backend.capacity
-        self._weight_bytes = artifact.weight_bytes
         self._eos = frozenset(artifact.manifest.eos_token_ids)
         self._backend = backend
         long_rope = artifact.manifest.long_rope
@@ -306,10 +305,10 @@ class Engine:
         """Return the memory held."""
         total, cache = self._backend.held(), self._backend.cache_used
         return MemoryUse(
-            weights=self._weight_bytes,
+            weights=self._backend.weight_bytes,
             cache=cache,
             cache_reserved=self._backend.cache_bytes,
-            workspace=max(0, total - self._weight_bytes - cache),
+            workspace=max(0, total - self._backend.weight_bytes - cache),
             total=total,
         )
 

@@ -25,7 +25,7 @@ class StandInBackend:
     """
 
     name = "cpu"
-    cache_bytes = cache_used = 4096
+    weight_bytes = cache_bytes = cache_used = 4096
 
     def __init__(
         self,

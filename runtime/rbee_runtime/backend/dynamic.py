@@ -39,6 +39,7 @@ class DynamicBackend:
         slots: Sequences the cache holds.
         capacity: Positions of each slot.
         blocks: None: in these regions, adding to a past means to lay it out anew.
+        weight_bytes: Bytes of the weights.
     """
 
     name = "cpu"
@@ -46,6 +47,7 @@ class DynamicBackend:
 
     def __init__(self, artifact: Artifact, session: ort.InferenceSession, plan: CachePlan) -> None:
         graph = artifact.file("graph")
+        self.weight_bytes = artifact.weight_bytes
         slots, capacity = plan.slots, plan.capacity
         self._session = session
         self._device = HostDevice()

@@ -33,6 +33,7 @@ class OnnxBackend:
 
     Attributes:
         name: ``cpu`` or ``cuda``.
+        weight_bytes: Bytes of the weights.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class OnnxBackend:
         """
         manifest = artifact.manifest
         self.name = device.name
+        self.weight_bytes = artifact.weight_bytes
         self._device = device
         self._session = session
         self._arena = KvArena(
