@@ -13,6 +13,7 @@ from rbee_runtime.artifact import Precision
 BAD_ARGUMENTS, FAILED = 2, 3
 _REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
 _ARCHITECTURE = re.compile(r"SM[0-9]{2,3}")
+_NO_ARCHITECTURE = ("NONE",)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -36,6 +37,12 @@ def _target(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace
 ) -> Literal["cpu", "cuda"] | TensorRtTarget:
     if arguments.target == "tensorrt":
+        if arguments.gpu_arch == _NO_ARCHITECTURE:
+            for name in ("max_batch", "max_len"):
+                if getattr(arguments, name) is not None:
+                    flag = name.replace("_", "-")
+                    parser.error(f"argument --{flag}: not allowed with --gpu-arch none")
+            return TensorRtTarget((), engines=False)
         return TensorRtTarget(
             arguments.gpu_arch or (), arguments.max_batch or 8, arguments.max_len or 4096
         )
@@ -119,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "--gpu-arch",
         type=_architectures,
         metavar="SM89[,…]",
-        help="GPUs to build engines for (default: the one that is here)",
+        help="GPUs to build engines for (default: the one that is here), or none to leave that to "
+        "the worker",
     )
     engines.add_argument(
         "--max-batch", type=_count, metavar="N", help="sequences a decode step (default: 8)"
@@ -157,8 +165,10 @@ def _model_ref(text: str) -> str:
 
 def _architectures(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.upper().split(",")))
+    if names == _NO_ARCHITECTURE:
+        return names
     if not all(map(_ARCHITECTURE.fullmatch, names)):
-        raise argparse.ArgumentTypeError("must be names such as SM89, with commas between")
+        raise argparse.ArgumentTypeError("must be names such as SM89, with commas between, or none")
     return names
 
 

@@ -17,6 +17,7 @@ What is done to the graph on the way:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ import onnx_ir as ir
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 from rbee_export.tensorrt_callbacks import BuildProgress, error_log, monitor, writer
 from rbee_export.tensorrt_library import Library, LibraryName, choose
+
+_ALIGNMENT = 256  # bytes that TensorRT wants addresses to be multiples of
 
 PREFILL_CHUNK = 256
 """Prompt tokens an engine takes in one step at most."""
@@ -107,7 +110,7 @@ def build_engine(
     """
     model = _load(graph)
     dtype = _cache_dtype(model, graph)
-    _check_limits(model, max_batch, max_len)
+    _check_limits(model, dtype, max_batch, max_len)
     library, arch = choose(arch)
     if arch == "SM75" and dtype == ir.DataType.BFLOAT16:
         raise ExportError("SM75 has no bfloat16; export with --precision fp16")
@@ -235,12 +238,18 @@ def _cache_dtype(model: ir.Model, graph: Path) -> ir.DataType:
     return cache.dtype
 
 
-def _check_limits(model: ir.Model, max_batch: int, max_len: int) -> None:
+def _check_limits(model: ir.Model, dtype: ir.DataType, max_batch: int, max_len: int) -> None:
     if min(max_batch, max_len) < 1:
         raise ExportError("--max-batch and --max-len must be at least 1")
     context = model.metadata_props.get("context_length")
     if context is not None and max_len > int(context):
         raise ExportError(f"--max-len {max_len}: the model was made for {context} positions")
+    # Rows of the cache lie side by side, and each is bound on its own.
+    cache = next(value.shape for value in model.graph.inputs if value.name == "past_key.0")
+    position = math.prod(size for size in cache or () if isinstance(size, int)) * dtype.itemsize
+    step = _ALIGNMENT // math.gcd(_ALIGNMENT, int(position))
+    if max_len % step:
+        raise ExportError(f"--max-len {max_len}: must be a multiple of {step} for this model")
 
 
 def _profiles(model: ir.Model, max_batch: int, max_len: int) -> tuple[Profile, ...]:

@@ -103,7 +103,7 @@ def export(
     if precision == "int4":
         calibration = calibration_ids(tokenizer.tokenizer_json, config)
     standard = options.tensorrt is not None
-    if options.tensorrt is not None:
+    if options.tensorrt is not None and options.tensorrt.engines:
         for arch in options.tensorrt.architectures or (None,):
             choose(arch)  # before the work, not after it
     with staged_directory(target) as staging:
@@ -188,7 +188,7 @@ def write_manifest(manifest: Manifest, directory: Path) -> None:
 
 def _samples(dtype: ir.DataType, options: Options) -> bool:
     """Return whether an artifact is for a device that keeps its logits."""
-    return options.tensorrt is None and dtype is not ir.DataType.FLOAT
+    return options.tensorrt is not None or dtype is not ir.DataType.FLOAT
 
 
 def _samplers(staging: Path, vocab: int) -> tuple[FileEntry, ...]:
@@ -201,7 +201,7 @@ def _samplers(staging: Path, vocab: int) -> tuple[FileEntry, ...]:
 def _engines(
     staging: Path, target: TensorRtTarget | None, progress: Progress
 ) -> tuple[Engine, ...]:
-    if target is None:
+    if target is None or not target.engines:
         return ()
     # How long kernels took on this machine, for the next engine to be built sooner.
     timings = Path.home() / ".cache" / "rbee" / "tensorrt.timings"

@@ -32,11 +32,13 @@ class TensorRtTarget:
         architectures: GPUs to build for, e.g. ``SM89``; none for the one that is here.
         max_batch: Rows of a decode step at most.
         max_len: Positions of a slot.
+        engines: Build any: a worker can build one of the graph by itself.
     """
 
     architectures: tuple[str, ...]
     max_batch: int = 8
     max_len: int = 4096
+    engines: bool = True
 
 
 @dataclass(frozen=True, slots=True)

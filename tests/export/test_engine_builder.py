@@ -307,6 +307,7 @@ def test_bfloat16_is_not_built_where_there_is_none(tmp_path: Path) -> None:
         (0, 32, "must be at least 1"),
         (1, 0, "must be at least 1"),
         (1, CONTEXT + 1, f"--max-len {CONTEXT + 1}: the model was made for {CONTEXT} positions"),
+        (1, 33, "--max-len 33: must be a multiple of 4 for this model"),
     ],
 )
 def test_limits_that_do_not_fit(

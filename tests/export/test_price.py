@@ -212,6 +212,8 @@ def test_what_is_measured_is_what_is_served(tiny_llama: Path, make_artifact: Mak
         ["--max-batch", "4"],
         ["--target", "tensorrt", "--gpu-arch", "89"],
         ["--target", "tensorrt", "--max-len", "0"],
+        ["--target", "tensorrt", "--gpu-arch", "SM89,none"],
+        ["--target", "tensorrt", "--gpu-arch", "none", "--max-batch", "4"],
     ],
 )
 def test_arguments_that_contradict(

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
-from rbee_runtime.artifact.manifest import FORMAT_VERSION, Manifest, Role
+from rbee_runtime.artifact.manifest import FORMAT_VERSION, Engine, Manifest, Role
 from rbee_runtime.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
@@ -56,7 +56,7 @@ class Artifact:
                 )
         roles = [entry.role for entry in manifest.files]
         once: list[Role] = ["graph", "tokenizer"]
-        if manifest.target == "cuda":
+        if manifest.target != "cpu":
             once += ["greedy", "sampler"]
         for role in once:
             if roles.count(role) != 1:
@@ -71,6 +71,17 @@ class Artifact:
     def file(self, role: Literal["graph", "tokenizer", "greedy", "sampler"]) -> Path:
         """Return the path of the file with this role."""
         return next(self.path / e.path for e in self.manifest.files if e.role == role)
+
+    def engine_file(self, engine: Engine) -> Path:
+        """Return the path of an engine's file.
+
+        Raises:
+            ArtifactError: It is not among the files that were checked.
+        """
+        for entry in self.manifest.files:
+            if entry.role == "engine" and entry.path == engine.path:
+                return self.path / entry.path
+        raise ArtifactError(f"{self.path}: the manifest names no file of the engine {engine.path}")
 
     @property
     def weight_bytes(self) -> int:
