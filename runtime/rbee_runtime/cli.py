@@ -33,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
     try:
         with Engine.load(
-            arguments.model, backend=arguments.backend, device=arguments.device, slots=1
+            arguments.model,
+            backend=arguments.backend,
+            fallback=arguments.fallback,
+            device=arguments.device,
+            slots=1,
         ) as engine:
             return _generate(engine, arguments)
     except InvalidRequest as error:
@@ -119,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--raw", action="store_true", help="send the prompt as it is, without the chat template"
     )
-    parser.add_argument("--backend", help="cpu or cuda; default: the best that works here")
+    parser.add_argument(
+        "--backend", help="cpu, cuda or tensorrt; default: the best that works here"
+    )
+    parser.add_argument(
+        "--fallback", choices=["cuda"], help="run on that where TensorRT does not work"
+    )
     parser.add_argument(
         "--device", type=int, default=0, help="index of the GPU; default: %(default)s"
     )

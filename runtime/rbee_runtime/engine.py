@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
@@ -81,6 +81,7 @@ class Engine:
         path: Path,
         *,
         backend: str | None = None,
+        fallback: Literal["cuda"] | None = None,
         device: int = 0,
         slots: int | None = None,
         context_length: int | None = None,
@@ -94,6 +95,7 @@ class Engine:
         Args:
             path: The artifact's directory.
             backend: ``cpu``, ``cuda``, ``tensorrt``, or ``None`` for the best that works here.
+            fallback: What to run on where ``tensorrt`` does not work; ``None`` for nothing.
             device: Device index of the backend.
             slots: Requests served at a time; ``None`` for as many as the budget holds, up to
                 16, and on a GPU up to 64.
@@ -141,6 +143,7 @@ class Engine:
                     context=context_length,
                     chunk=max(max_prefill_chunk, PREFILL_CHUNK),
                     budget=memory_budget,
+                    fallback=fallback,
                 )
             except ArtifactError:
                 # Damage is the reason, where there is any.

@@ -50,6 +50,23 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheWish:
+    """What a cache is to be like.
+
+    Attributes:
+        slots: Sequences to hold at a time; ``None`` for as many as fit.
+        context: Positions of each; ``None`` for the model's context, or what fits.
+        chunk: Tokens that a step adds to a slot at most.
+        budget: Its memory.
+    """
+
+    slots: int | None
+    context: int | None
+    chunk: int
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
 class CachePlan:
     """How large the cache is.
 

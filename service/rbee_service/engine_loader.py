@@ -100,6 +100,7 @@ def load_engine(
     return Engine.load(
         artifact,
         backend=options.backend,
+        fallback=options.fallback,
         device=options.device,
         slots=options.slots,
         context_length=options.context_length,

@@ -17,6 +17,7 @@ from rbee_service.values import (
     backend,
     budget,
     dialect,
+    fallback,
     integer,
     model_ref,
     read_token,
@@ -54,6 +55,7 @@ class Options:
         model: An artifact directory, a GGUF file or a safetensors directory.
         model_ref: Reference to announce; ``None`` takes the artifact's.
         backend: ``cpu``, ``cuda`` or ``tensorrt``; ``None`` takes the best that works.
+        fallback: What to run on where ``tensorrt`` does not work; ``None`` for nothing.
         device: Index of the device.
         slots: Requests served at a time; ``None`` for as many as the memory budget holds, up to 16.
         context_length: Tokens of a request, prompt and completion; ``None`` for the model's, or
@@ -79,6 +81,7 @@ class Options:
     model: Path
     model_ref: str | None
     backend: Literal["cpu", "cuda", "tensorrt"] | None
+    fallback: Literal["cuda"] | None
     device: int
     slots: int | None
     context_length: int | None
@@ -127,6 +130,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         model=model or Path(),
         model_ref=reader.take("model-ref", model_ref, None),
         backend=reader.take("backend", backend, None),
+        fallback=reader.take("fallback", fallback, None),
         device=reader.take("device", integer(0, 255), 0),
         slots=reader.take("slots", integer(1, 1024), None),
         context_length=reader.take("context-length", integer(2, 10_000_000), None),
@@ -175,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-ref", metavar="REF", help="reference to announce (default: the artifact's)")
     add("--worker-id", metavar="ID", help="name towards the hive (default: generated)")
     add("--backend", metavar="NAME", help="cpu, cuda or tensorrt (default: the best that works)")
+    add("--fallback", metavar="NAME", help="cuda, to run on that where TensorRT does not work")
     add("--device", "--cuda-device", metavar="N", help="device index (default: 0)")
     add("--slots", metavar="N", help="requests served at a time (default: what fits, up to 16)")
     add(

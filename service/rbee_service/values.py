@@ -60,6 +60,14 @@ def backend(text: str) -> Literal["cpu", "cuda", "tensorrt"] | None:
     raise ValueError(f"must be cpu, cuda or tensorrt, not {text!r}")
 
 
+def fallback(text: str) -> Literal["cuda"] | None:
+    """Return what to run on instead of TensorRT."""
+    match text:
+        case "cuda":
+            return text
+    raise ValueError(f"must be cuda, not {text!r}")
+
+
 def dialect(text: str) -> SseDialect:
     """Return a vocabulary of events."""
     try:

@@ -19,7 +19,7 @@ from support.makers import MakeArtifact
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import open_backend, opening
-from rbee_runtime.device import CudaLibrary, Nvml, cuda_library
+from rbee_runtime.device import CudaLibrary, Nvml, cuda_copy, cuda_library
 from rbee_runtime.device.nvml import Usage
 from rbee_runtime.errors import DeviceError, DeviceLost, OutOfMemory
 
@@ -82,7 +82,13 @@ def test_without_a_gpu_the_cpu_does(artifact: Callable[[str], Artifact]) -> None
         ("bf16", None, 0, "bf16, for which the CPU has no operators"),
         ("bf16", "cpu", 0, "bf16, for which the CPU has no operators"),
         ("int8", "cpu", 1, "device 1 does not exist"),
-        ("int8", "tensorrt", 0, "use --backend cuda"),
+        (
+            "int8",
+            "tensorrt",
+            0,
+            "compiled for cpu, not for tensorrt; export with --target tensorrt$",
+        ),
+        ("fp16", "tensorrt", 0, "compiled for cuda, not for tensorrt.*, or say --fallback cuda$"),
         ("int8", "metal", 0, "'metal' is not known"),
     ],
 )
@@ -143,7 +149,7 @@ def test_its_errors_are_ours() -> None:
     fake.broken = 700
     with pytest.raises(DeviceLost, match=r"failed in cudaStreamSynchronize: .*\(error 700\)"):
         library.wait(77)
-    assert ctypes.sizeof(cuda_library._Copy3D) == 160  # as the runtime's header has it
+    assert ctypes.sizeof(cuda_copy.Copy3D) == 160  # as the runtime's header has it
 
 
 class NvmlFault(Exception):

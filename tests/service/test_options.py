@@ -24,6 +24,7 @@ def test_defaults() -> None:
         model=Path("m"),
         model_ref=None,
         backend=None,
+        fallback=None,
         device=0,
         slots=None,
         context_length=None,
@@ -51,6 +52,7 @@ FLAGS = {
     "model": "/models/a.gguf",
     "model-ref": "hf:org/name",
     "backend": "cuda",
+    "fallback": "cuda",
     "device": "3",
     "port": "9000",
     "host": "127.0.0.2",
@@ -145,13 +147,14 @@ def test_every_mistake_is_named_at_once() -> None:
         *("--port", "99999", "--callback-url", "ftp://x", "--hive-url", "nothing"),
         *("--queen-url", "http://user@x", "--sse-dialect", "morse", "--heartbeat-interval", "0"),
         *("--callback-max-retries", "many", "--grace", "-3", "--nonsense", "leftover"),
+        *("--fallback", "cpu"),
         RBEE_HOST="0.0.0.0",
     )
     named = " ".join(found)
     for name in (
         *("--worker-id", "--model-ref", "--backend", "--device", "--port", "--callback-url"),
         *("--hive-url", "--queen-url", "--sse-dialect", "--heartbeat-interval", "--grace"),
-        *("--callback-max-retries", "--nonsense", "leftover", "--model:", "--host"),
+        *("--callback-max-retries", "--nonsense", "leftover", "--model:", "--host", "--fallback"),
     ):
         assert name in named
     assert all("\n" not in line for line in found)

@@ -4,5 +4,6 @@ from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.dynamic import DynamicBackend
 from rbee_runtime.backend.onnx import OnnxBackend
 from rbee_runtime.backend.opening import open_backend
+from rbee_runtime.backend.tensorrt import TensorRtBackend
 
-__all__ = ["Backend", "DynamicBackend", "OnnxBackend", "open_backend"]
+__all__ = ["Backend", "DynamicBackend", "OnnxBackend", "TensorRtBackend", "open_backend"]

@@ -9,19 +9,23 @@ from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.dynamic import DynamicBackend
 from rbee_runtime.backend.onnx import OnnxBackend
 from rbee_runtime.backend.session import open_session
-from rbee_runtime.device import Device, HostDevice, has_driver, open_cuda
+from rbee_runtime.backend.tensorrt_opening import Fallback, open_standard
+from rbee_runtime.device import CudaDevice, Device, HostDevice, has_driver, open_cuda
 from rbee_runtime.errors import DeviceError
 from rbee_runtime.memory import (
     DEFAULT_BUDGET,
     MOST_SLOTS,
     MOST_SLOTS_ON_GPU,
     Budget,
+    CacheWish,
     budget_bytes,
     plan_cache,
 )
 from rbee_runtime.step import PREFILL_CHUNK
 
 _LOG = logging.getLogger("rbee.backend")
+
+_NAMES = ("cpu", "cuda", "tensorrt")
 
 
 def open_backend(
@@ -33,6 +37,7 @@ def open_backend(
     context: int | None = None,
     chunk: int = PREFILL_CHUNK,
     budget: Budget = DEFAULT_BUDGET,
+    fallback: Fallback = None,
 ) -> Backend:
     """Load the model on the backend of this name, or on the best one that works here.
 
@@ -44,6 +49,7 @@ def open_backend(
         context: Positions of each; ``None`` for the model's context, or what fits.
         chunk: Tokens of a step at most.
         budget: Memory of the cache; a share of what is free once the weights are loaded, or bytes.
+        fallback: What to run on where ``tensorrt`` does not work; ``None`` for nothing.
 
     Raises:
         ArtifactError: The graph cannot be loaded.
@@ -53,11 +59,10 @@ def open_backend(
     """
     manifest = artifact.manifest
     if manifest.target == "tensorrt":
-        raise DeviceError(
-            f"{artifact.path}: compiled for tensorrt, which this version does not run; "
-            "export it again without --target, or with --target cuda"
-        )
-    chosen = choose_device(artifact, name, device)
+        wish = CacheWish(slots, context, chunk, budget)
+        gpu = _gpu_for_standard(artifact, name, device)
+        return open_standard(artifact, name or "tensorrt", gpu, wish, fallback)
+    chosen = choose_device(artifact, name, device, fallback)
     most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
     traced = manifest.dialect == "optimum"
     in_float32_on_the_cpu = chosen.name == "cpu" and manifest.cache.dtype == "float32"
@@ -78,7 +83,26 @@ def open_backend(
     return OnnxBackend(artifact, session, plan, chosen)
 
 
-def choose_device(artifact: Artifact, name: str | None, index: int) -> Device:
+def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaDevice:
+    """Open the GPU for an artifact of the standard dialect, which nothing else runs.
+
+    Raises:
+        DeviceError: Something else was asked for, or there is none.
+    """
+    if name not in (None, *_NAMES):
+        raise _unknown(name)
+    if name == "cpu" or (name is None and not has_driver()):
+        why = "" if name else ", and no NVIDIA driver is here"
+        raise DeviceError(
+            f"{artifact.path}: this artifact is compiled for tensorrt{why}; "
+            "for the CPU, export without --target"
+        )
+    return open_cuda(index)
+
+
+def choose_device(
+    artifact: Artifact, name: str | None, index: int, fallback: Fallback = None
+) -> Device:
     """Open the device to run an artifact on, and say in one log line why that one.
 
     Args:
@@ -86,18 +110,21 @@ def choose_device(artifact: Artifact, name: str | None, index: int) -> Device:
         name: ``cpu`` or ``cuda``; ``None`` for the GPU, where there is one and the artifact is
             for it, and else the CPU.
         index: Which device of that kind.
+        fallback: What to take instead of ``tensorrt``, for which it is not.
 
     Raises:
         DeviceError: It does not work here, or the artifact is not for it; one line says which.
     """
     target = artifact.manifest.target
     if name == "tensorrt":
-        raise DeviceError(
-            "backend 'tensorrt' does not run here yet; use --backend cuda with an artifact "
-            "exported with --target cuda"
-        )
-    if name not in (None, "cpu", "cuda"):
-        raise DeviceError(f"backend {name!r} is not known; use cpu, cuda or tensorrt")
+        unfit = f"{artifact.path}: this artifact is compiled for {target}, not for tensorrt"
+        if target != "cuda":
+            raise DeviceError(f"{unfit}; export with --target tensorrt")
+        if fallback is None:
+            raise DeviceError(f"{unfit}; export with --target tensorrt, or say --fallback cuda")
+        return _said(open_cuda(index), f"as --fallback says: {unfit}")
+    if name not in (None, *_NAMES):
+        raise _unknown(name)
     if name == "cuda":
         if target != "cuda":
             raise DeviceError(
@@ -112,6 +139,12 @@ def choose_device(artifact: Artifact, name: str | None, index: int) -> Device:
     if has_driver():
         return _said(open_cuda(index), "an NVIDIA GPU is here and the artifact is for it")
     return _said(_cpu(artifact, index), "no NVIDIA driver is here")
+
+
+def _unknown(name: str | None) -> DeviceError:
+    return DeviceError(
+        f"backend {name!r} is not known; use {', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
+    )
 
 
 def _cpu(artifact: Artifact, index: int) -> HostDevice:

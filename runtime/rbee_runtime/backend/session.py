@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +35,8 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
+_NO_TENSORRT = "Please install TensorRT libraries"
+
 _ELEMENTS: Mapping[str, int] = MappingProxyType({"bfloat16": 16})
 """ONNX's numbers of the types that NumPy has not."""
 
@@ -53,11 +56,44 @@ _CUDA: Mapping[str, str] = MappingProxyType(
 cache takes its share first, and a step that finds no memory fails alone. Convolutions, which the
 ``cudnn`` options are about, do not occur."""
 
+_TENSORRT: Mapping[str, str] = MappingProxyType(
+    {
+        # An engine takes minutes to build, and is for one GPU and one version: it is kept.
+        "trt_engine_cache_enable": "1",
+        "trt_timing_cache_enable": "1",
+        # There is one stream and one step at a time.
+        "trt_context_memory_sharing_enable": "1",
+    }
+)
+"""The TensorRT provider's options, besides the device, the stream, and what depends on the model.
+Its context is one for all sizes, so it captures no graphs (``trt_cuda_graph_enable``)."""
+
 GRAPH_OFF = -1
 """The number of no captured graph: such a run is neither captured nor replayed."""
 
 
-def open_session(graph: Path, device: Device, *, native: bool = False) -> ort.InferenceSession:
+@dataclass(frozen=True, slots=True)
+class TensorRtOptions:
+    """What ONNX Runtime's TensorRT provider builds an engine for, and where it keeps that.
+
+    Attributes:
+        cache: Directory of its engines and timings.
+        model: The options that depend on the model.
+        sizes: Sizes of the graph, by name, that are to be fixed.
+    """
+
+    cache: Path
+    model: Mapping[str, str]
+    sizes: Mapping[str, int]
+
+
+def open_session(
+    graph: Path,
+    device: Device,
+    *,
+    native: bool = False,
+    tensorrt: TensorRtOptions | None = None,
+) -> ort.InferenceSession:
     """Load a graph on the provider of a device.
 
     Args:
@@ -65,6 +101,7 @@ def open_session(graph: Path, device: Device, *, native: bool = False) -> ort.In
         device: The device.
         native: Use the native kernels, where they are to be had; for graphs that compute in
             float32, on the CPU.
+        tensorrt: Have the TensorRT provider build an engine of it, on a GPU.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -75,18 +112,36 @@ def open_session(graph: Path, device: Device, *, native: bool = False) -> ort.In
         return with_kernels
     options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
+    for name, size in (tensorrt.sizes if tensorrt else {}).items():
+        options.add_free_dimension_override_by_name(name, size)
     if isinstance(device, CudaDevice) and device.memory_name == "cuda":
         # It warns of plug-ins that it has no need of.
         ort.set_default_logger_severity(3)
         # Weights are allocated to the byte, outside of the arena that steps share.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         choices = {"device_id": str(device.index), "user_compute_stream": str(device.stream)}
-        providers.insert(0, ("CUDAExecutionProvider", {**_CUDA, **choices}))
+        if tensorrt is None:
+            providers.insert(0, ("CUDAExecutionProvider", {**_CUDA, **choices}))
+        else:
+            own = {**_TENSORRT, **choices, **tensorrt.model}
+            for kind in ("engine", "timing"):
+                own[f"trt_{kind}_cache_path"] = str(tensorrt.cache)
+            rest = {**_CUDA, **choices, "enable_cuda_graph": "0"}
+            providers[:0] = [("TensorrtExecutionProvider", own), ("CUDAExecutionProvider", rest)]
     try:
-        session = ort.InferenceSession(graph, options, providers=providers)
+        # Where TensorRT does not start, the library would print so and take the next provider.
+        fallback = tensorrt is None
+        session = ort.InferenceSession(
+            graph, options, providers=providers, enable_fallback=fallback
+        )
     except Exception as error:  # the library's exceptions share no narrower base
         if _is_memory(str(error)):
             raise OutOfMemory(f"{graph}: {device.name} has no room for the weights") from error
+        if _NO_TENSORRT in str(error):
+            raise DeviceError(
+                "ONNX Runtime cannot load its TensorRT provider here, which needs TensorRT 10; "
+                "pip install 'onnx-worker-rbee[tensorrt]'"
+            ) from error
         raise ArtifactError(f"{graph}: ONNX Runtime cannot load the graph: {error}") from error
     # Where a provider cannot be loaded, the library goes on without it.
     if len(session.get_providers()) < len(providers):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.device.cuda_array import CudaArray, item_bytes, strips
-from rbee_runtime.device.cuda_library import CudaLibrary, CudaMemory
+from rbee_runtime.device.cuda_library import CudaGraph, CudaLibrary, CudaMemory
 from rbee_runtime.device.device import Array, Layout, Staging
 from rbee_runtime.device.nvml import Nvml, Usage
 
@@ -109,6 +109,23 @@ class CudaDevice:
     def finish(self) -> None:
         """See :class:`~rbee_runtime.device.device.Device`."""
         self._library.wait(self.stream)
+
+    @property
+    def architecture(self) -> str:
+        """What code has to be compiled for to run on it, e.g. ``SM89``."""
+        return self._library.architecture()
+
+    def use(self) -> None:
+        """Make the GPU this thread's, for libraries that ask for no other."""
+        self._library.use()
+
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
+        """Record what ``work`` gives to the stream, without running it.
+
+        Raises:
+            InferenceFailed: It cannot be recorded, or what ``work`` raised.
+        """
+        return CudaGraph(self._library, self._library.capture(self.stream, work), self.stream)
 
     def address(self, array: Array) -> int:
         """See :class:`~rbee_runtime.device.device.Device`."""

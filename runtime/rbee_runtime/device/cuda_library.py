@@ -1,20 +1,29 @@
-"""The CUDA runtime library by ctypes: the dozen calls this package makes of it."""
+"""The CUDA runtime library by ctypes: the calls this package makes of it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import onnxruntime as ort
 
 from rbee_runtime.device.cuda_array import Strip
-from rbee_runtime.errors import DeviceError, DeviceLost, OutOfMemory, RuntimeFault
+from rbee_runtime.device.cuda_copy import TO_DEVICE, TO_HOST, WITHIN, Copy3D
+from rbee_runtime.errors import (
+    DeviceError,
+    DeviceLost,
+    InferenceFailed,
+    OutOfMemory,
+    RuntimeFault,
+)
 
 _OUT_OF_MEMORY: Final = 2  # cudaErrorMemoryAllocation
-_TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3  # cudaMemcpyKind
+_CAPABILITY: Final = (75, 76)  # cudaDevAttrComputeCapabilityMajor and Minor
+_THREAD_LOCAL: Final = 1  # cudaStreamCaptureModeThreadLocal
 _DRIVER: Final = "libcuda.so.1"
 _EXTRA: Final = "install this package with its extra: pip install 'onnx-worker-rbee[cuda]'"
 
@@ -109,18 +118,18 @@ class CudaLibrary:
 
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy from the host, in the order of a stream."""
-        self._copy(target, source, size, _TO_DEVICE, stream)
+        self._copy(target, source, size, TO_DEVICE, stream)
 
     def to_host(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy to the host, in the order of a stream."""
-        self._copy(target, source, size, _TO_HOST, stream)
+        self._copy(target, source, size, TO_HOST, stream)
 
     def within(self, strip: Strip, stream: int) -> None:
         """Copy within the device, in the order of a stream."""
         if strip.rows == 1 and strip.slices == 1:
-            self._copy(strip.target, strip.source, strip.width, _WITHIN, stream)
+            self._copy(strip.target, strip.source, strip.width, WITHIN, stream)
             return
-        parameters = _Copy3D.of(strip)
+        parameters = Copy3D.of(strip)
         self._call("cudaMemcpy3DAsync", ctypes.byref(parameters), ctypes.c_void_p(stream))
 
     def wait(self, stream: int) -> None:
@@ -137,6 +146,54 @@ class CudaLibrary:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
+
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """Record what ``work`` gives to a stream, without running it.
+
+        Other threads may use the device meanwhile; this one may neither allocate nor wait.
+
+        Returns:
+            The address of a graph that :meth:`launch` runs.
+
+        Raises:
+            InferenceFailed: CUDA cannot record it, or ``work`` raised this or something else.
+                The stream is as before.
+        """
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        at = ctypes.c_void_p(stream)
+        self._record("cudaStreamBeginCapture", at, _THREAD_LOCAL)
+        try:
+            work()
+        except BaseException:
+            self._cuda.cudaStreamEndCapture(at, ctypes.byref(graph))
+            self._cuda.cudaGetLastError()
+            if graph.value:
+                self._cuda.cudaGraphDestroy(graph)
+            raise
+        self._record("cudaStreamEndCapture", at, ctypes.byref(graph))
+        try:
+            target = ctypes.byref(executable)
+            self._record("cudaGraphInstantiate", target, graph, ctypes.c_ulonglong(0))
+        finally:
+            self._cuda.cudaGraphDestroy(graph)
+        return executable.value or 0
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Run what was recorded, in the order of a stream."""
+        self._call("cudaGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+
+    def free_graph(self, graph: int) -> None:
+        """Give up a graph; one that still runs is freed after that."""
+        self._cuda.cudaGraphExecDestroy(ctypes.c_void_p(graph))
+
+    def architecture(self) -> str:
+        """Return the GPU's architecture as compilers name it, e.g. ``SM89``."""
+        numbers = []
+        for attribute in _CAPABILITY:
+            number = ctypes.c_int()
+            self._call("cudaDeviceGetAttribute", ctypes.byref(number), attribute, self._device)
+            numbers.append(number.value)
+        return f"SM{numbers[0]}{numbers[1]}"
 
     def bus_id(self) -> str:
         """Return where the device is on the PCI bus, by which other libraries know it."""
@@ -159,6 +216,13 @@ class CudaLibrary:
         if code != 0:
             raise self._fault(code, name, asked)
 
+    def _record(self, name: str, *arguments: Any) -> None:
+        """Call what belongs to a capture, which may fail without harm to the device."""
+        code = getattr(self._cuda, name)(*arguments)
+        if code != 0:
+            self._cuda.cudaGetLastError()
+            raise InferenceFailed(f"CUDA does not record the step: {self._says(code)} in {name}")
+
     def _fault(self, code: int, name: str, asked: int) -> RuntimeFault:
         # An error of memory is forgotten once it is asked for; others stay with the device.
         self._cuda.cudaGetLastError()
@@ -171,57 +235,6 @@ class CudaLibrary:
         function.restype = ctypes.c_char_p
         text: bytes | None = function(code)
         return f"{(text or b'unknown error').decode()} (error {code})"
-
-
-class _Pitched(ctypes.Structure):
-    """``cudaPitchedPtr``."""
-
-    _fields_ = [
-        ("ptr", ctypes.c_void_p),
-        ("pitch", ctypes.c_size_t),
-        ("xsize", ctypes.c_size_t),
-        ("ysize", ctypes.c_size_t),
-    ]
-
-
-class _Triple(ctypes.Structure):
-    """``cudaPos`` and ``cudaExtent``."""
-
-    _fields_ = [
-        ("x", ctypes.c_size_t),
-        ("y", ctypes.c_size_t),
-        ("z", ctypes.c_size_t),
-    ]
-
-
-class _Copy3D(ctypes.Structure):
-    """``cudaMemcpy3DParms``."""
-
-    _fields_ = [
-        ("srcArray", ctypes.c_void_p),
-        ("srcPos", _Triple),
-        ("srcPtr", _Pitched),
-        ("dstArray", ctypes.c_void_p),
-        ("dstPos", _Triple),
-        ("dstPtr", _Pitched),
-        ("extent", _Triple),
-        ("kind", ctypes.c_int),
-    ]
-
-    @classmethod
-    def of(cls, strip: Strip) -> _Copy3D:
-        return cls(
-            srcPtr=_pitched(strip.source, strip.source_steps, strip),
-            dstPtr=_pitched(strip.target, strip.target_steps, strip),
-            extent=_Triple(strip.width, strip.rows, strip.slices),
-            kind=_WITHIN,
-        )
-
-
-def _pitched(address: int, steps: tuple[int, int], strip: Strip) -> _Pitched:
-    row, stride = steps
-    rows = stride // row if strip.slices > 1 else strip.rows
-    return _Pitched(address, row, strip.width, rows)
 
 
 def _open(library: str) -> ctypes.CDLL:
@@ -245,3 +258,25 @@ class CudaMemory:
 
     def __del__(self) -> None:
         self.library.free(self.address)
+
+
+@dataclass(slots=True)
+class CudaGraph:
+    """Work of a stream that was recorded once, to be given to it again as a whole.
+
+    Attributes:
+        library: What runs it.
+        graph: Its address.
+        stream: The stream.
+    """
+
+    library: CudaLibrary
+    graph: int
+    stream: int
+
+    def launch(self) -> None:
+        """Run it, after all that the stream was given before."""
+        self.library.launch(self.graph, self.stream)
+
+    def __del__(self) -> None:
+        self.library.free_graph(self.graph)

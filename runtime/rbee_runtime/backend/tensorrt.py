@@ -1,0 +1,275 @@
+"""Artifacts of the standard dialect as a backend: an engine of TensorRT's, or the graph itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.device_sampler import DeviceSampler
+from rbee_runtime.backend.tensorrt_tensors import tensors
+from rbee_runtime.cache import KvArena
+from rbee_runtime.device import Array, CudaDevice, Layout, Staging
+from rbee_runtime.errors import RuntimeFault
+from rbee_runtime.memory import CachePlan
+from rbee_runtime.sampling import RowSampler
+from rbee_runtime.step import Row, Step
+from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
+
+
+class Bound(Protocol):
+    """A step with everything bound that it reads and writes."""
+
+    def run(self, tokens: int) -> None:
+        """Run it; see :meth:`rbee_runtime.backend.session.Binding.run`."""
+
+
+class Executor(Protocol):
+    """What computes a step of the standard dialect.
+
+    Attributes:
+        name: The backend's, ``tensorrt`` or ``cuda``.
+        most_tokens: Tokens of a prompt in one step at most.
+        weight_bytes: Bytes of its weights.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def most_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def weight_bytes(self) -> int: ...  # noqa: D102
+
+    def bind(self, arrays: Mapping[str, Array], rows: int | None = None) -> Bound:
+        """Return what runs a step over arrays, which have to outlive it.
+
+        Args:
+            arrays: By the names of the graph's inputs and outputs.
+            rows: Of a step that decodes, and will do so often. ``None`` for one of a prompt, to be
+                run before the next such call.
+        """
+        ...
+
+
+class TensorRtBackend:
+    """Runs an artifact of the ``standard`` dialect on a GPU.
+
+    Past and present of every layer are the same memory, which the graph extends in place. Every
+    slot holds as many positions as the engine was built for, whatever a request may use of them.
+    Steps that decode are replayed from captured graphs, one for each of a few numbers of rows;
+    rows that are too many decode a token of their slot which its owner will overwrite.
+
+    Attributes:
+        name: ``tensorrt``, or ``cuda`` where ONNX Runtime's CUDA provider computes.
+        capacity: Positions of each slot that requests may use.
+        weight_bytes: Bytes of the weights on the GPU.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        executor: Executor,
+        samplers: tuple[ort.InferenceSession, ort.InferenceSession],
+        plan: CachePlan,
+        device: CudaDevice,
+        *,
+        capacity: int | None = None,
+    ) -> None:
+        """Reserve the cache and bind it.
+
+        Args:
+            artifact: What the executor runs.
+            executor: What computes.
+            samplers: Sessions of the graphs that draw tokens: the greedy one, and the other.
+            plan: How large the cache is; as many positions as the executor takes, no more rows.
+            device: Where it is.
+            capacity: Positions that requests may use, if fewer than there are.
+
+        Raises:
+            OutOfMemory: The device has no room.
+        """
+        manifest = artifact.manifest
+        self.name = executor.name
+        self.weight_bytes = executor.weight_bytes
+        self.capacity = min(capacity or plan.capacity, plan.capacity)
+        self._executor = executor
+        self._device = device
+        self._manifest = manifest
+        self._arena = KvArena(
+            manifest.cache,
+            plan.slots,
+            plan.capacity,
+            plan.blocks,
+            chunk=plan.chunk,
+            device=device,
+        )
+        self._names = [tensor.name for tensor in tensors(manifest, plan.capacity)]
+        self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
+        self._held = [0] * plan.slots
+        self._prompt = device.stage(_layout(1, executor.most_tokens))
+        self._buckets = sorted({plan.slots, *(1 << n for n in range(plan.slots.bit_length()))})
+        self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
+        self._sampler = DeviceSampler(*samplers, self._logits, device)
+        for rows in self._buckets:
+            self._sampler.prepare(rows, rows)
+
+    @property
+    def slots(self) -> int:
+        """Sequences the cache holds."""
+        return self._arena.slots
+
+    @property
+    def blocks(self) -> int:
+        """Blocks kept beside the slots."""
+        return self._arena.blocks
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache."""
+        return self._arena.nbytes
+
+    @property
+    def cache_used(self) -> int:
+        """All bytes of the cache: it is allocated at once."""
+        return self._arena.nbytes
+
+    def held(self) -> int:
+        """Return the bytes of the device's memory that the process holds."""
+        return self._device.held()
+
+    def run(self, step: Step) -> NDArray[np.float32]:
+        """Run one step; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        self._run(step)
+        values = np.empty((len(step.rows), self._manifest.shapes.vocab), np.float32)
+        self._device.read(self._logits[: len(step.rows)], values)
+        return values
+
+    def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:
+        """Run one step and draw; see :class:`~rbee_runtime.backend.backend.Backend`."""
+        rows = self._run(step)
+        if not samplers:
+            # What was staged may be overwritten once the device has taken it.
+            self._device.finish()
+            return []
+        return self._sampler.draw(step.slot, samplers, rows)
+
+    def transfer(self, transfer: Transfer) -> None:
+        """Make a copy within the cache."""
+        self._device.use()
+        self._arena.transfer(transfer)
+        held = self._held
+        match transfer:
+            case Move(_, target, positions):
+                held[target] = positions
+            case Swap(one, other):
+                held[one], held[other] = held[other], held[one]
+            case Load(_, slot, position):
+                held[slot] = position + BLOCK
+
+    def warm_up(self) -> None:
+        """Run two tokens of a prompt, and every number of rows, which captures those.
+
+        See :class:`~rbee_runtime.backend.backend.Backend`.
+        """
+        self.advance(Step.of(0, 0, [0, 0]), None)
+        for rows in self._buckets:
+            self.advance(Step(0, [Row(0, [0])] * rows), None)
+            self._sampler.warm_up(rows)
+
+    def _run(self, step: Step) -> int:
+        """Run a step and return how many rows it ran with."""
+        self._device.use()
+        rows = len(step.rows)
+        if step.slot == 0 and len(step.rows[0].tokens) == 1:
+            bucket = next(size for size in self._buckets if size >= rows)
+            self._run_decode(step.rows, bucket)
+            return bucket
+        for number in reversed(range(rows)):
+            self._run_prompt(step.slot + number, step.rows[number])
+            if number:
+                # Only the first row's logits are sure to be aligned.
+                self._device.copy(self._logits[number], self._logits[0])
+                self._device.finish()
+        return rows
+
+    def _run_decode(self, rows: Sequence[Row], bucket: int) -> None:
+        bound, staging = self._decode[bucket]
+        # A sequence never fills its slot: its last token is drawn, and not run. So where an idle
+        # row writes, its slot's owner will.
+        last = self.capacity - 1
+        idle = [Row(min(held, last), (0,)) for held in self._held[len(rows) : bucket]]
+        self._held[: len(rows)] = [row.end for row in rows]
+        all_rows, host = [*rows, *idle], staging.host
+        host["input_ids"][:, 0] = [row.tokens[0] for row in all_rows]
+        host["write_indices"][:] = [row.past for row in all_rows]
+        np.add(host["write_indices"], 1, out=host["nonpad_kv_seqlen"])
+        host["position_ids"][:, 0] = [self._first_turn(row) + row.past for row in all_rows]
+        self._give(bound, staging, bucket)
+
+    def _run_prompt(self, slot: int, row: Row) -> None:
+        """Run tokens of one sequence, in as many pieces as the executor makes of them."""
+        host, most, turn = self._prompt.host, self._executor.most_tokens, self._first_turn(row)
+        for start in range(0, len(row.tokens), most):
+            if start:
+                # What was staged may be overwritten once the device has taken it.
+                self._device.finish()
+            tokens, past = row.tokens[start : start + most], row.past + start
+            count = len(tokens)
+            host["input_ids"][0, :count] = tokens
+            host["write_indices"][0] = past
+            host["nonpad_kv_seqlen"][0] = past + count
+            host["position_ids"][0, :count] = np.arange(turn + past, turn + past + count)
+            arrays = self._arrays(self._prompt, (1, count), slot)
+            self._give(self._executor.bind(arrays), self._prompt, count)
+        self._held[slot] = row.end
+
+    def _give(self, bound: Bound, staging: Staging, tokens: int) -> None:
+        """Give a step to the device, its inputs before it."""
+        self._device.upload(staging)
+        try:
+            bound.run(tokens)
+        except RuntimeFault:
+            # Who tries again writes into what was staged. A device that has failed says so here.
+            self._device.finish()
+            raise
+
+    def _first_turn(self, row: Row) -> int:
+        """Return the row of the rotary tables that position 0 takes."""
+        long_rope = self._manifest.long_rope
+        if long_rope is None or max(row.length, row.end) <= long_rope.original_context:
+            return 0
+        return long_rope.original_context
+
+    def _bind_decode(self, rows: int) -> tuple[Bound, Staging]:
+        staging = self._device.stage(_layout(rows, 1))
+        arrays = self._arrays(staging, (rows, 1), 0)
+        return self._executor.bind(arrays, rows), staging
+
+    def _arrays(self, staging: Staging, sizes: tuple[int, int], slot: int) -> dict[str, Array]:
+        """Return all that a step reads and writes, its first row in ``slot``."""
+        rows, width = sizes
+        arrays: dict[str, Array] = {
+            name: array[:, :width] if len(array.shape) == 2 else array
+            for name, array in staging.device.items()
+            if name in self._names
+        }
+        arrays["logits"] = self._logits[:rows]
+        for layer in range(self._manifest.cache.layers):
+            views = self._arena.rows(layer, slot, rows)
+            for kind, memory in zip(("key", "value"), views, strict=True):
+                arrays[f"past_{kind}.{layer}"] = arrays[f"present_{kind}.{layer}"] = memory
+        return arrays
+
+
+def _layout(rows: int, width: int) -> Layout:
+    """Return the inputs that a step of ``rows`` with ``width`` tokens each is told by."""
+    return {
+        "input_ids": ((rows, width), "int64"),
+        "position_ids": ((rows, width), "int64"),
+        "write_indices": ((rows,), "int64"),
+        "nonpad_kv_seqlen": ((rows,), "int64"),
+    }
