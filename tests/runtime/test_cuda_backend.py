@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from support.running import open_cpu, prefill
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend
+from rbee_runtime.backend.session import GRAPH_OFF, Binding
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import DeviceLost, EngineClosed, OutOfMemory
+from rbee_runtime.errors import DeviceLost, EngineClosed, InferenceFailed, OutOfMemory
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
@@ -81,6 +84,50 @@ def test_it_draws_what_the_cpu_draws(family: str, graphs: bool, artifacts: dict[
     gpu.warm_up()
     assert continued(gpu, params, prompts, 24) == continued(cpu, params, prompts, 24)
     assert continued(gpu, [GREEDY] * 3, prompts, 6) == continued(cpu, [GREEDY] * 3, prompts, 6)
+
+
+@pytest.fixture
+def no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that captures no graph."""
+    make, run = Binding.__init__, Binding.run
+
+    def note(self: Any, session: Any, device: Any, graph: int = GRAPH_OFF) -> None:
+        make(self, session, device, graph)
+        self.graph = graph
+
+    def refuse(self: Any, tokens: int) -> None:
+        if self.graph != GRAPH_OFF:
+            raise InferenceFailed("operation not permitted when stream is capturing")
+        run(self, tokens)
+
+    monkeypatch.setattr(Binding, "__init__", note)
+    monkeypatch.setattr(Binding, "run", refuse)
+
+
+@pytest.mark.usefixtures("no_captures")
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_without_captures_it_draws_the_same(
+    family: str, artifacts: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = [IDS[:40], IDS[50:57], IDS[100:260]]
+    gpu = open_on_fake(artifacts[family], FakeCuda())
+    with caplog.at_level(logging.INFO, "rbee.backend"):
+        gpu.warm_up()
+    (said,) = caplog.messages
+    assert said.startswith("Running without captured graphs")
+    assert "stream is capturing" in said
+    params, cpu = [GREEDY, WARM, PENALISED], open_cpu(artifacts[family], slots=4)
+    assert continued(gpu, params, prompts, 12) == continued(cpu, params, prompts, 12)
+
+
+@pytest.mark.usefixtures("no_captures")
+def test_a_lost_gpu_is_not_taken_for_a_failed_capture(artifacts: dict[str, Path]) -> None:
+    fake = FakeCuda()
+    gpu = open_on_fake(artifacts["llama"], fake)
+    fake.broken = ILLEGAL_ADDRESS
+    with pytest.raises(DeviceLost):
+        gpu.warm_up()
+    fake.broken = 0
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,16 @@ def test_a_step_is_replayed_and_copies_scalars_and_tokens(
                 "to_device": uploads,
                 "to_host": 1,
             }, (name, kind)
+
+
+def test_a_graph_that_cannot_be_captured_runs_without(
+    place: Place, make_family: MakeFamily, tmp_path: Path
+) -> None:
+    artifact = compiled(make_family("llama"), tmp_path / "fp16", "fp16", target="cuda")
+    (report,) = place([artifact], "--decode", "--no-capture").values()
+    assert "error" not in report, report
+    asked = report["asked"]
+    assert asked["warm_up"]["captures"] == 1
+    for kind, uploads in (("greedy", 1), ("sampled", 2)):
+        assert asked[kind]["captures"] == asked[kind]["replays"] == 0
+        assert (asked[kind]["to_device"], asked[kind]["to_host"]) == (uploads, 1), report

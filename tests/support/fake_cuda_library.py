@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
-NO_DEVICE, OUT_OF_MEMORY, ILLEGAL_ADDRESS = 100, 2, 700
+NO_DEVICE, OUT_OF_MEMORY, ILLEGAL_STATE, ILLEGAL_ADDRESS = 100, 2, 401, 700
 _KINDS = {1: "to device", 2: "to host", 3: "within"}
 
 
@@ -85,6 +85,9 @@ class FakeCuda:
     def cudaStreamSynchronize(self, stream: Any) -> int:
         self.calls.append(("wait", 0))
         return self.broken
+
+    def cudaStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        return ILLEGAL_STATE
 
     def cudaMemcpyAsync(self, target: Any, source: Any, size: Any, kind: int, stream: Any) -> int:
         assert stream.value == 77

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,14 @@ from rbee_runtime.backend.bound_step import BoundStep, step_layout
 from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
-from rbee_runtime.device import Device
+from rbee_runtime.device import CudaDevice, Device
+from rbee_runtime.errors import RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
 from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
+
+_LOG = logging.getLogger("rbee.backend")
 
 
 class OnnxBackend:
@@ -78,14 +82,12 @@ class OnnxBackend:
         self._captures = self._on_gpu and graphs
         self._prompt = device.stage(step_layout(1, max(plan.chunk, BLOCK)))
         self._buckets = _buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
-        self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
         self._sampler: DeviceSampler | None = None
         if self._on_gpu:
             greedy = open_session(artifact.file("greedy"), device)
             sampler = open_session(artifact.file("sampler"), device)
             self._sampler = DeviceSampler(greedy, sampler, self._logits, device)
-            for rows in self._buckets:
-                self._sampler.prepare(rows, self._graph(rows))
+        self._prepare()
 
     @property
     def slots(self) -> int:
@@ -155,8 +157,28 @@ class OnnxBackend:
         """Run a token of a prompt and one of every slot; on a GPU, capture all there is to replay.
 
         See :class:`~rbee_runtime.backend.backend.Backend`: the provider keeps captured graphs for
-        the thread that captured them.
+        the thread that captured them. Where capturing fails, steps will run uncaptured.
         """
+        try:
+            self._run_each()
+        except RuntimeFault as error:
+            if not (self._captures and isinstance(self._device, CudaDevice)):
+                raise
+            # A device that has failed for good says so here, or at the next step.
+            self._device.end_capture()
+            _LOG.warning("Running without captured graphs, which is slower: %s", error)
+            self._captures = False
+            self._prepare()
+            self._run_each()
+
+    def _prepare(self) -> None:
+        """Make the bindings of steps that decode."""
+        self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
+        if self._sampler is not None:
+            for rows in self._buckets:
+                self._sampler.prepare(rows, self._graph(rows))
+
+    def _run_each(self) -> None:
         self._run(Step.of(0, 0, [0, 0]))
         for rows in self._buckets if self._on_gpu else self._buckets[-1:]:
             self._run(Step(0, [Row(0, [0])] * rows))

@@ -127,6 +127,15 @@ class CudaDevice:
         """
         return CudaGraph(self._library, self._library.capture(self.stream, work), self.stream)
 
+    def end_capture(self) -> None:
+        """Leave the capture of a graph that failed: until then, nothing runs on the stream.
+
+        Raises:
+            DeviceLost: The device itself has failed.
+        """
+        self._library.end_capture(self.stream)
+        self.finish()
+
     def address(self, array: Array) -> int:
         """See :class:`~rbee_runtime.device.device.Device`."""
         assert isinstance(array, CudaArray)

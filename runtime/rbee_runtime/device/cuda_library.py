@@ -116,6 +116,14 @@ class CudaLibrary:
         self._call("cudaStreamCreateWithFlags", ctypes.byref(pointer), 1)
         return pointer.value or 0
 
+    def end_capture(self, stream: int) -> None:
+        """End whatever capture a stream is in, and drop what was captured; none is no error."""
+        graph = ctypes.c_void_p()
+        self._cuda.cudaStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(graph))
+        if graph.value:
+            self._cuda.cudaGraphDestroy(graph)
+        self._cuda.cudaGetLastError()
+
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy from the host, in the order of a stream."""
         self._copy(target, source, size, TO_DEVICE, stream)

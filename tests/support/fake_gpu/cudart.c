@@ -8,6 +8,7 @@ static long handle;
 static int capturing;
 long fake_copies[5];   /* by kind: 1 to the device, 2 to the host, 3 within it */
 long fake_allocations, fake_captures, fake_replays, fake_waits;
+long fake_capture_fails;
 
 static int allocate(void **p, size_t size) {
   fake_allocations++;
@@ -71,7 +72,12 @@ int cudaStreamCreateWithFlags(void **s, unsigned f) { *s = &handle; return 0; }
 int cudaStreamSynchronize(void *s) { fake_waits++; return 0; }
 int cudaStreamBeginCapture(void *s, int m) { capturing = 1; fake_captures++; return 0; }
 int cudaStreamIsCapturing(void *s, int *o) { *o = capturing; return 0; }
-int cudaStreamEndCapture(void *s, void **g) { capturing = 0; *g = &handle; return 0; }
+int cudaStreamEndCapture(void *s, void **g) {
+  int failed = !capturing ? 401 : fake_capture_fails ? 901 : 0;  /* illegal state, invalidated */
+  capturing = 0;
+  *g = failed ? NULL : &handle;
+  return failed;
+}
 int cudaGraphInstantiate(void **e, void *g, unsigned long long f) { *e = &handle; return 0; }
 int cudaGraphLaunch(void *g, void *s) { fake_replays++; return 0; }
 int cudaEventCreate(void **e) { *e = &handle; return 0; }

@@ -2,7 +2,7 @@
 
 Run as a program, with the libraries in ``LD_LIBRARY_PATH``. Prints a JSON object for each artifact:
 the operators that are not the provider's, or the error; and after ``--decode``, what a step asks of
-the GPU.
+the GPU, which with ``--no-capture`` fails to capture.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Counts:
             name.removeprefix("fake_"): ctypes.c_long.in_dll(runtime, name) for name in names
         }
         self._copies = copies
+        self.capture_fails = ctypes.c_long.in_dll(runtime, "fake_capture_fails")
 
     def take(self) -> dict[str, int]:
         counts = {name: number.value for name, number in self._numbers.items()}
@@ -63,7 +64,7 @@ class Counts:
         return counts
 
 
-def decode(artifact: Artifact) -> dict[str, dict[str, int]]:
+def decode(artifact: Artifact, *, captures: bool) -> dict[str, dict[str, int]]:
     """Return what warming up and steps of three rows ask of the GPU."""
     library = CudaLibrary.load(0)
     device = CudaDevice(library, 0, lambda: 0)
@@ -71,6 +72,7 @@ def decode(artifact: Artifact) -> dict[str, dict[str, int]]:
     plan = plan_cache(manifest.cache, 320, 1 << 28, slots=4, context=320, chunk=256)
     backend = OnnxBackend(artifact, open_session(artifact.file("graph"), device), plan, device)
     counts = Counts()
+    counts.capture_fails.value = not captures
     asked = {}
     counts.take()
     backend.warm_up()
@@ -87,7 +89,7 @@ def decode(artifact: Artifact) -> dict[str, dict[str, int]]:
 
 def main(paths: list[str]) -> None:
     decodes = "--decode" in paths
-    for path in (Path(path) for path in paths if path != "--decode"):
+    for path in (Path(path) for path in paths if not path.startswith("--")):
         artifact = Artifact.open(path)
         report: dict[str, Any] = {"artifact": path.name}
         try:
@@ -96,7 +98,7 @@ def main(paths: list[str]) -> None:
                 if role in entries:
                     report[role] = outside(path / entries[role])
             if decodes:
-                report["asked"] = decode(artifact)
+                report["asked"] = decode(artifact, captures="--no-capture" not in paths)
         except (RuntimeFault, RuntimeError) as error:
             report["error"] = str(error)
         except Exception as error:  # ONNX Runtime's share no narrower base
