@@ -19,7 +19,7 @@ from support.makers import MakeArtifact
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import open_backend, opening
-from rbee_runtime.device import CudaLibrary, Nvml, cuda_copy, cuda_library
+from rbee_runtime.device import CudaLibrary, Gpu, Nvml, cuda_copy, cuda_library
 from rbee_runtime.device.nvml import Usage
 from rbee_runtime.errors import DeviceError, DeviceLost, OutOfMemory
 
@@ -67,6 +67,29 @@ def test_the_gpu_takes_what_is_made_for_it(
         record.message for record in caplog.records if f"{expected} device 0: " in record.message
     ]
     assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_the_log_names_the_gpu(
+    artifact: Callable[[str], Artifact], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "rbee.backend"):
+        open_backend(artifact("fp16"), "cuda", slots=1, context=64)
+    assert "No GPU, 1 GiB, compute capability 9.0, driver 580.1" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("name", ["cuda", None])
+def test_bf16_needs_a_gpu_that_computes_in_it(
+    name: str | None, artifact: Callable[[str], Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "has_driver", lambda: True)
+    monkeypatch.setattr(
+        opening, "open_cuda", lambda index: CudaOnHost(FakeCuda(), index, capability=(7, 5))
+    )
+    with pytest.raises(DeviceError, match=r"bf16.*capability 7\.5.*--precision fp16") as caught:
+        open_backend(artifact("bf16"), name, slots=1, context=64)
+    assert "\n" not in str(caught.value)
+    assert open_backend(artifact("fp16"), name, slots=1, context=64).name == "cuda"
 
 
 @pytest.mark.usefixtures("without_gpu")
@@ -164,11 +187,24 @@ class FakeNvml:
     used: int = 9_000
     processes: list[SimpleNamespace] = field(default_factory=list)
     lost: bool = False
+    asked: list[str] = field(default_factory=list)
 
     def nvmlDeviceGetHandleByPciBusId(self, bus_id: bytes) -> str:
         if bus_id != b"0000:01:00.0":
             raise NvmlFault("Not Found")
         return "handle"
+
+    def nvmlDeviceGetName(self, handle: str) -> str:
+        self.asked.append("name")
+        return "NVIDIA H200"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: str) -> list[int]:
+        self.asked.append("capability")
+        return [9, 0]
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        self.asked.append("driver")
+        return "580.159"
 
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
         if self.lost:
@@ -188,6 +224,16 @@ def test_memory_is_told_apart_by_process() -> None:
     assert (memory.total, memory.used, memory.own, memory.others) == (24_000, 9_000, 6_000, 3_000)
     fake.processes[-1].usedGpuMemory = None
     assert nvml.memory().others is None
+
+
+def test_what_a_gpu_is_is_asked_once() -> None:
+    fake = FakeNvml()
+    nvml = Nvml(fake, "0000:01:00.0")
+    usage = Usage(nvml)
+    for _ in range(3):
+        assert nvml.gpu == Gpu("NVIDIA H200", (9, 0), 24_000, "580.159")
+        usage.held()
+    assert sorted(fake.asked) == ["capability", "driver", "name"]
 
 
 def test_a_gpu_that_nvml_does_not_know_or_has_lost() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import OnnxBackend
 from rbee_runtime.backend.session import open_session
-from rbee_runtime.device import CudaDevice, CudaLibrary
+from rbee_runtime.device import CudaDevice, CudaLibrary, Gpu
 from rbee_runtime.memory import plan_cache
 from rbee_runtime.step import PREFILL_CHUNK
 
@@ -20,8 +20,11 @@ class CudaOnHost(CudaDevice):
 
     memory_name = "cpu"
 
-    def __init__(self, fake: FakeCuda, index: int = 0) -> None:
-        super().__init__(CudaLibrary(fake, index), index, lambda: fake.used)
+    def __init__(
+        self, fake: FakeCuda, index: int = 0, capability: tuple[int, int] = (9, 0)
+    ) -> None:
+        gpu = Gpu("No GPU", capability, fake.size, "580.1")
+        super().__init__(CudaLibrary(fake, index), index, lambda: fake.used, gpu)
 
 
 def open_on_fake(

@@ -26,6 +26,8 @@ from rbee_runtime.step import PREFILL_CHUNK
 _LOG = logging.getLogger("rbee.backend")
 
 _NAMES = ("cpu", "cuda", "tensorrt")
+_COMPUTES_BFLOAT16 = (8, 0)
+"""Compute capability from which on GPUs do."""
 
 
 def open_backend(
@@ -122,7 +124,7 @@ def choose_device(
             raise DeviceError(f"{unfit}; export with --target tensorrt")
         if fallback is None:
             raise DeviceError(f"{unfit}; export with --target tensorrt, or say --fallback cuda")
-        return _said(open_cuda(index), f"as --fallback says: {unfit}")
+        return _said(_cuda(artifact, index), f"as --fallback says: {unfit}")
     if name not in (None, *_NAMES):
         raise _unknown(name)
     if name == "cuda":
@@ -131,13 +133,13 @@ def choose_device(
                 f"{artifact.path}: this artifact is compiled for {target}; "
                 "export with --target cuda"
             )
-        return _said(open_cuda(index), "as asked")
+        return _said(_cuda(artifact, index), "as asked")
     if name == "cpu":
         return _said(_cpu(artifact, index), "as asked")
     if target != "cuda":
         return _said(_cpu(artifact, index), f"the artifact is compiled for {target}")
     if has_driver():
-        return _said(open_cuda(index), "an NVIDIA GPU is here and the artifact is for it")
+        return _said(_cuda(artifact, index), "an NVIDIA GPU is here and the artifact is for it")
     return _said(_cpu(artifact, index), "no NVIDIA driver is here")
 
 
@@ -145,6 +147,17 @@ def _unknown(name: str | None) -> DeviceError:
     return DeviceError(
         f"backend {name!r} is not known; use {', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
     )
+
+
+def _cuda(artifact: Artifact, index: int) -> CudaDevice:
+    device = open_cuda(index)
+    in_bfloat16 = artifact.manifest.cache.dtype == "bfloat16"
+    if in_bfloat16 and device.gpu is not None and device.gpu.capability < _COMPUTES_BFLOAT16:
+        raise DeviceError(
+            f"{artifact.path}: computes in bf16, for which this GPU has no operators "
+            f"({device.gpu}); export it again with --precision fp16"
+        )
+    return device
 
 
 def _cpu(artifact: Artifact, index: int) -> HostDevice:
@@ -159,5 +172,6 @@ def _cpu(artifact: Artifact, index: int) -> HostDevice:
 
 
 def _said(device: Device, why: str) -> Device:
-    _LOG.info("Running on %s device %d: %s", device.name, device.index, why)
+    gpu = f"; {device.gpu}" if isinstance(device, CudaDevice) and device.gpu is not None else ""
+    _LOG.info("Running on %s device %d: %s%s", device.name, device.index, why, gpu)
     return device

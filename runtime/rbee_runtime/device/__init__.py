@@ -5,7 +5,7 @@ from rbee_runtime.device.cuda_array import CudaArray
 from rbee_runtime.device.cuda_library import CudaLibrary
 from rbee_runtime.device.device import Array, Device, Layout, Staging
 from rbee_runtime.device.host import HostDevice
-from rbee_runtime.device.nvml import GpuMemory, Nvml, has_driver
+from rbee_runtime.device.nvml import Gpu, GpuMemory, Nvml, has_driver
 
 __all__ = [
     "Array",
@@ -13,6 +13,7 @@ __all__ = [
     "CudaDevice",
     "CudaLibrary",
     "Device",
+    "Gpu",
     "GpuMemory",
     "HostDevice",
     "Layout",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rbee_runtime.device.cuda_array import CudaArray, item_bytes, strips
 from rbee_runtime.device.cuda_library import CudaGraph, CudaLibrary, CudaMemory
 from rbee_runtime.device.device import Array, Layout, Staging
-from rbee_runtime.device.nvml import Nvml, Usage
+from rbee_runtime.device.nvml import Gpu, Nvml, Usage
 
 _ALIGNED = 256
 """Bytes to which arrays in one block are aligned, as ``cudaMalloc`` aligns them."""
@@ -28,20 +28,25 @@ class CudaDevice:
         index: Which GPU.
         memory_name: What ONNX Runtime calls its memory.
         stream: Address of the stream.
+        gpu: Which GPU it is; ``None`` where nobody asked the driver.
     """
 
     name = "cuda"
     memory_name = "cuda"
 
-    def __init__(self, library: CudaLibrary, index: int, held: Callable[[], int]) -> None:
+    def __init__(
+        self, library: CudaLibrary, index: int, held: Callable[[], int], gpu: Gpu | None = None
+    ) -> None:
         """Make a stream on a device.
 
         Args:
             library: The CUDA runtime, of that device.
             index: Its index.
             held: Tells the bytes of its memory that this process holds.
+            gpu: What the driver says of it.
         """
         self.index = index
+        self.gpu = gpu
         self._library = library
         self._held = held
         self.stream = library.stream()
@@ -173,4 +178,5 @@ def open_cuda(index: int) -> CudaDevice:
         DeviceError: A library, the driver or the GPU is missing; the message says which.
     """
     library = CudaLibrary.load(index)
-    return CudaDevice(library, index, Usage(Nvml.load(library.bus_id())).held)
+    nvml = Nvml.load(library.bus_id())
+    return CudaDevice(library, index, Usage(nvml).held, nvml.gpu)

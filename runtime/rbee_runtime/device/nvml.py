@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of a GPU's memory."""
+"""What NVIDIA's management library says of a GPU and its memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,30 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from rbee_runtime.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What never changes about a GPU, asked once when it is opened.
+
+    Attributes:
+        name: As the driver has it, e.g. ``NVIDIA H200``.
+        capability: Compute capability, e.g. ``(9, 0)``.
+        memory: Bytes of its memory.
+        driver: The driver's version.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+    driver: str
+
+    def __str__(self) -> str:
+        major, minor = self.capability
+        return (
+            f"{self.name}, {self.memory / 2**30:.0f} GiB, compute capability {major}.{minor}, "
+            f"driver {self.driver}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +57,9 @@ class GpuMemory:
 class Nvml:
     """The management library, on one GPU.
 
+    Attributes:
+        gpu: Which one.
+
     Args:
         library: The module ``pynvml``, or what behaves like it.
         bus_id: Where the GPU is on the PCI bus: CUDA and this library number GPUs differently.
@@ -45,6 +72,12 @@ class Nvml:
         self._nvml = library
         try:
             self._handle = library.nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+            self.gpu = Gpu(
+                str(library.nvmlDeviceGetName(self._handle)),
+                tuple(library.nvmlDeviceGetCudaComputeCapability(self._handle)),
+                int(library.nvmlDeviceGetMemoryInfo(self._handle).total),
+                str(library.nvmlSystemGetDriverVersion()),
+            )
         except library.NVMLError as error:
             raise DeviceError(f"NVML knows no GPU at {bus_id}: {error}") from error
 
