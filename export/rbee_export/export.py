@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-=======
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
->>>>>>> fafc441 (Export from a checkout that is not installed)
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -49,22 +44,6 @@ from rbee_runtime.artifact import (
     WeightGroup,
 )
 
-<<<<<<< HEAD
-=======
-
-def _version() -> str:
-    try:
-        return version("onnx-worker-rbee")
-    except PackageNotFoundError:
-        return "of a checkout"  # run from there, without having been installed
-
-
-EXPORTER = f"rbee-export {_version()}"
-
-_METHODS: Mapping[str, str] = MappingProxyType({"int4": "calibrated 1"})
-"""How precisions round, where that has changed: a mark by which older artifacts are told apart."""
-
->>>>>>> fafc441 (Export from a checkout that is not installed)
 _LONGEST_CONTEXT = 1 << 21
 """Positions whose rotary tables still fit into memory."""
 

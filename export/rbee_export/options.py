@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Literal
 
@@ -15,7 +15,15 @@ from rbee_export.checkpoint import Checkpoint
 from rbee_export.errors import ExportError
 from rbee_runtime.artifact import Precision
 
-EXPORTER = f"rbee-export {version('onnx-worker-rbee')}"
+
+def _version() -> str:
+    try:
+        return version("onnx-worker-rbee")
+    except PackageNotFoundError:
+        return "of a checkout"  # run from there, without having been installed
+
+
+EXPORTER = f"rbee-export {_version()}"
 
 _METHODS: Mapping[str, str] = MappingProxyType({"int4": "calibrated 2"})
 """How precisions round, where that has changed: a mark by which older artifacts are told apart."""
