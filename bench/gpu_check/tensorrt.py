@@ -12,7 +12,7 @@ from gpu_check.families import FAMILIES
 from gpu_check.parity import CLOSE, beside
 from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import ExportError, Options, UnsupportedModel
-from rbee_export.export import TensorRtTarget
+from rbee_export.options import TensorRtTarget
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
