@@ -261,20 +261,6 @@ void combine(const Partial* parts, size_t stride, size_t count, size_t size, flo
   divide_by(total, y, size);
 }
 
-void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to) {
-  const size_t half = angles.half;
-  const Floats factor = repeat(scale);
-  over(half, [&](size_t i, auto lanes) {
-    const Floats a = load(x + i, lanes), b = load(x + half + i, lanes);
-    const Floats cos = load(angles.cos + i, lanes), sin = load(angles.sin + i, lanes);
-    store(to + i, times(factor, multiply_subtract(a, cos, times(b, sin))), lanes);
-    store(to + half + i, times(factor, multiply_add(b, cos, times(a, sin))), lanes);
-  });
-  over(size - 2 * half, [&](size_t i, auto lanes) {
-    store(to + 2 * half + i, times(factor, load(x + 2 * half + i, lanes)), lanes);
-  });
-}
-
 void attend_many(const Query* queries, size_t count, const HeadCache& cache,
                  const Scoring& scoring, float* keys_by_element) {
   const size_t size = cache.size;

@@ -21,7 +21,4 @@ void combine(const Partial* parts, size_t stride, size_t count, size_t size, flo
 void attend_many(const Query* queries, size_t count, const HeadCache& cache,
                  const Scoring& scoring, float* keys);
 
-// to = scale * x, the first 2 * half elements turned: pairs are x[i] and x[i + half].
-void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to);
-
 }  // namespace rbee::RBEE_VARIANT

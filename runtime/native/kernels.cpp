@@ -8,8 +8,20 @@
 namespace rbee::RBEE_VARIANT {
 
 const Kernels kKernels = {
-    kTile,      quantise, multiply,     attend,        combine,  attend_many, rotate, gated_silu,
-    gated_gelu, add_norm, find_largest, weigh_stretch, sum_from, collect,
+    .tile = kTile,
+    .quantise = quantise,
+    .multiply = multiply,
+    .attend = attend,
+    .combine = combine,
+    .attend_many = attend_many,
+    .rotate = rotate,
+    .gated_silu = gated_silu,
+    .gated_gelu = gated_gelu,
+    .add_norm = add_norm,
+    .find_largest = find_largest,
+    .weigh_stretch = weigh_stretch,
+    .sum_from = sum_from,
+    .collect = collect,
 };
 
 }  // namespace rbee::RBEE_VARIANT

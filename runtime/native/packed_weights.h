@@ -41,7 +41,9 @@ class PackedWeights {
   RBEE_INLINED bool half_scales() const { return half_scales_; }
   RBEE_INLINED bool has_offsets() const { return has_offsets_; }
   RBEE_INLINED size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
-  RBEE_INLINED const uint8_t* panel(size_t index) const { return bytes_.get() + index * panel_bytes(); }
+  RBEE_INLINED const uint8_t* panel(size_t index) const {
+    return bytes_.get() + index * panel_bytes();
+  }
 
  private:
   struct Free {

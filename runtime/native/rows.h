@@ -1,7 +1,9 @@
-// Work on one row of numbers: the gate of an MLP, and a sum with its norm.
+// Work on one row of numbers: the gate of an MLP, a sum with its norm, and a head turned.
 #pragma once
 
 #include <cstddef>
+
+#include "head_cache.h"
 
 namespace rbee::RBEE_VARIANT {
 
@@ -12,5 +14,8 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y);
 // total = x + skip, y = total * gamma / sqrt(mean(total ** 2) + epsilon); y may be total.
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
               float* total, float* y);
+
+// to = scale * x, the first 2 * half elements turned: pairs are x[i] and x[i + half].
+void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to);
 
 }  // namespace rbee::RBEE_VARIANT

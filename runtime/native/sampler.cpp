@@ -152,7 +152,8 @@ Cutoff Row::find_cutoff(double limit, bool by_count) const {
     if (tops_[stretch] < least) continue;
     float some[kStretch];
     const float* from = values_ + stretch * kStretch;
-    left_.insert(left_.end(), some, some + kernels_.collect(from, size(stretch), least, below, some));
+    const size_t count = kernels_.collect(from, size(stretch), least, below, some);
+    left_.insert(left_.end(), some, some + count);
   }
   std::sort(left_.begin(), left_.end(), std::greater<>());
   Cutoff cutoff{below, 0, false, above};

@@ -10,7 +10,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Sums, or largest numbers, in four chains by turns: what each adds up does not wait for the others.
+// Sums, or largest numbers, in four chains by turns: none waits for what another adds up.
 constexpr size_t kChains = 4;
 
 struct Chains {

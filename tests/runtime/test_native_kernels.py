@@ -85,7 +85,8 @@ def test_products(
     k = blocks * block - 2 * (short_by // 2)  # whole bytes of the last block
     of = product(rng, n, k, bits, block, bias=bias, short_scales=short_scales)
     x = {"x": rng.standard_normal((rows, k), np.float32)}
-    assert_near(*both(of, x))
+    # What adds up to little may have been a sum of much.
+    assert_near(*both(of, x), tolerance=1e-5)
 
 
 @needs_kernels
@@ -115,7 +116,7 @@ def test_products_of_blocks_with_offsets(
     k = blocks * block
     of = product(rng, n, k, bits, block, bias=bias, offsets=True, short_scales=short_scales)
     x = {"x": rng.standard_normal((rows, k), np.float32)}
-    assert_near(*both(of, x))
+    assert_near(*both(of, x), tolerance=1e-5)
 
 
 @needs_kernels
