@@ -21,14 +21,6 @@ constexpr size_t kTogether = kRegisters == 32 ? 8 : 4;
 constexpr float kLowest = -1e30f;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// cap * tanh(x / cap); tanh(u) = 1 - 2 / (e**(2 u) + 1).
-Floats capped(Floats x, float cap) {
-  const Floats twice = times(x, repeat(2.0f / cap));
-  const Floats one = repeat(1.0f);
-  const Floats part = divide(repeat(2.0f), add(exponential(twice), one));
-  return times(repeat(cap), subtract(one, part));
-}
-
 // Turns scores into e**(score - largest), and returns their sum.
 float weigh(float* scores, size_t count, float largest) {
   Floats total = zeros();

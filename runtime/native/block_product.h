@@ -15,10 +15,13 @@ class BlockProduct {
   void compute(ort::KernelContext* context) const;
 
  private:
+  void compute_in_bf16(ort::KernelContext* context, const float* x, size_t count, float* y) const;
+
   OnnxRuntime ort_;
   const Kernels& kernels_;
   PackedWeights weights_;
   const float* bias_;
+  bool has_unit_;  // and these weights can be multiplied on it
 };
 
 // Of the domain com.microsoft: y = x @ w.T + bias.

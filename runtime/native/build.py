@@ -18,9 +18,10 @@ from types import MappingProxyType
 HERE = Path(__file__).parent
 LIBRARY = HERE.parent / "rbee_runtime" / "kernels" / "librbee_kernels.so"
 
-# The kernels are compiled once for each variant, into a namespace of its own; all other sources
-# once, for any processor.
+# The kernels are compiled once for each variant, into a namespace of its own; what runs on the
+# matrix unit (AMX) as a part of AVX-512's; all other sources once, for any processor.
 _KERNELS = ("attention", "kernels", "multiply", "rows", "stretch")
+_ON_AVX512 = ("bf16_attention", "bf16_product")
 _ANY = ""
 # Products and sums are fused where the sources say so and nowhere else: variants are to agree.
 _FLAGS = ("-std=c++20", "-O3", "-w", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
@@ -99,8 +100,14 @@ def _objects(directory: Path) -> list[_Object]:
         _Object(source, variant, directory / f"{source.stem}.{variant}.o")
         for variant in _INSTRUCTIONS
         for source in sources
-        if (source.stem in _KERNELS) == bool(variant)
+        if variant in _variants_of(source.stem)
     ]
+
+
+def _variants_of(source: str) -> tuple[str, ...]:
+    if source in _KERNELS:
+        return tuple(variant for variant in _INSTRUCTIONS if variant)
+    return ("avx512",) if source in _ON_AVX512 else (_ANY,)
 
 
 def _run(command: list[str]) -> None:

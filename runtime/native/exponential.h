@@ -1,4 +1,4 @@
-// The exponential function of sixteen numbers.
+// Exponential functions of sixteen numbers.
 #pragma once
 
 #include "simd.h"
@@ -21,6 +21,14 @@ inline Floats exponential(Floats x) {
   sum = multiply_add(sum, r, repeat(1.0f));
   sum = multiply_add(sum, r, repeat(1.0f));
   return times_power_of_two(sum, n);
+}
+
+// cap * tanh(x / cap); tanh(u) = 1 - 2 / (e**(2 u) + 1).
+inline Floats capped(Floats x, float cap) {
+  const Floats twice = times(x, repeat(2.0f / cap));
+  const Floats one = repeat(1.0f);
+  const Floats part = divide(repeat(2.0f), add(exponential(twice), one));
+  return times(repeat(cap), subtract(one, part));
 }
 
 }  // namespace rbee::RBEE_VARIANT

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <memory>
 
+#include "bf16_attention.h"
+
 namespace rbee {
 namespace {
 
@@ -25,6 +27,8 @@ enum Input : size_t {
 constexpr size_t kAlignment = 64;
 // Tokens of a row from which on its queries are worked on together.
 constexpr size_t kManyTokens = 4;
+// And from which on the matrix unit is worth its preparations.
+constexpr size_t kTokensForTheUnit = 24;
 // Numbers of keys and values, or of queries, that are worth the while of another thread.
 constexpr size_t kWorthAThread = 16 << 10;
 constexpr size_t kMostTasks = 16;
@@ -258,6 +262,7 @@ void GroupQueryAttention::attend_together(ort::KernelContext* context, const Ste
   const size_t queries = step.tokens * group;
   const size_t groups = (queries + kGroup - 1) / kGroup;
   const size_t items = step.batch * kv_heads_ * groups;
+  const bool on_unit = kernels_.matrix_unit && step.tokens >= kTokensForTheUnit;
   ort_.in_parallel(context, items, [&](size_t item) {
     const size_t row = item / (kv_heads_ * groups);
     const size_t head = item / groups % kv_heads_;
@@ -274,6 +279,7 @@ void GroupQueryAttention::attend_together(ort::KernelContext* context, const Ste
           ((row * step.tokens + token) * heads_ + head * group + q % group) * step.size;
       own[q - first] = {step.queries + offset, step.start(row) + token, step.y + offset};
     }
+    if (on_unit) return avx512::attend_many_bf16(own, last - first, cache, scoring_);
     // Registers are loaded from it, and none from two of the cache's lines.
     thread_local std::vector<float> room;
     room.resize(std::max(room.size(), step.size * kKeys + kAlignment));

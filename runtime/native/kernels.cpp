@@ -8,6 +8,7 @@
 namespace rbee::RBEE_VARIANT {
 
 const Kernels kKernels = {
+    .matrix_unit = false,
     .tile = kTile,
     .quantise = quantise,
     .multiply = multiply,

@@ -10,7 +10,8 @@ namespace rbee {
 // The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h
 // and stretch.h.
 struct Kernels {
-  size_t tile;  // rows that are multiplied together, at most
+  bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
+  size_t tile;       // rows that are multiplied together, at most
   void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
   void (*multiply)(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);

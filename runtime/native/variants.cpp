@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "matrix_unit.h"
 #include "operator.h"
 
 namespace rbee {
@@ -72,9 +73,19 @@ bool runs_avx512() {
   return runs;
 }
 
+bool runs_amx() { return runs_avx512() && has_matrix_unit(); }
+
+// What does not run on the matrix unit runs on AVX-512.
+const Kernels kAmx = [] {
+  Kernels kernels = avx512::kKernels;
+  kernels.matrix_unit = true;
+  return kernels;
+}();
+
 }  // namespace
 
 const Variant kVariants[] = {
+    {"amx", &kAmx, runs_amx},
     {"avx512", &avx512::kKernels, runs_avx512},
     {"avxvnni", &avxvnni::kKernels, runs_avxvnni},
     {"avx2", &avx2::kKernels, runs_avx2},

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
+from support.native import (
+    VARIANTS,
+    assert_near,
+    both,
+    model,
+    needs_kernels,
+    needs_matrix_unit,
+    session,
+)
 
 pytestmark = needs_kernels
 
@@ -175,6 +183,20 @@ def test_many_tokens_of_one_row(
         softcap=softcap,
         scale=scale,
     )
+
+
+@needs_matrix_unit
+@pytest.mark.parametrize(("tokens", "past"), [(24, 0), (70, 700), (256, 3), (300, 64)])
+@pytest.mark.parametrize("size", [40, 64, 128])
+def test_a_prompt_is_the_same_without_the_matrix_unit(tokens: int, past: int, size: int) -> None:
+    # The unit's numbers are two bfloat16s each: errors of 2**-16 where float32 has 2**-24.
+    given = inputs(
+        np.random.default_rng(tokens), (9, 3), size, [past], tokens=tokens, capacity=past + tokens
+    )
+    of, feeds = operator(given, (9, 3)), present(given)
+    unit = session(of, native=True, variant="amx").run(None, feeds)[0]
+    other = session(of, native=True, variant="avx512").run(None, feeds)[0]
+    assert_near([unit], [other], tolerance=2e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

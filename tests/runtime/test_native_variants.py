@@ -102,7 +102,8 @@ def test_a_choice_that_cannot_be_had(processor: Path, monkeypatch: pytest.Monkey
         kernels.library()
     monkeypatch.setenv(CHOICE, "AVX2")
     with pytest.raises(
-        DeviceError, match=r"^RBEE_KERNELS=AVX2 is not known; use avx2, avxvnni, avx512 or onnx"
+        DeviceError,
+        match=r"^RBEE_KERNELS=AVX2 is not known; use avx2, avxvnni, avx512, amx or onnx",
     ):
         kernels.library()
     monkeypatch.setenv(CHOICE, "avx2")

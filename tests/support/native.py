@@ -30,10 +30,14 @@ def usable() -> str:
     return ""
 
 
-VARIANTS = kernels.variants()
-"""Those that this processor runs."""
+VARIANTS = tuple(variant for variant in kernels.variants() if variant != "amx")
+"""Those that this processor runs and whose results are the same bits."""
 
 needs_kernels = pytest.mark.skipif(bool(usable()), reason=f"no native kernels: {usable()}")
+needs_matrix_unit = pytest.mark.skipif(
+    bool(usable()) or "amx" not in kernels.variants(),
+    reason="the processor has no matrix unit (amx_tile, amx_bf16), or there are no native kernels",
+)
 
 
 def model(

@@ -23,10 +23,19 @@ _LIBRARY = Path(__file__).with_name("librbee_kernels.so")
 _CHOICE = "RBEE_KERNELS"
 _PROCESSOR = Path("/proc/cpuinfo")
 _LEAST = frozenset({"avx2", "f16c", "fma"})
+_AVX512 = _LEAST | {
+    "avx512_vnni",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512f",
+    "avx512vl",
+    "bmi2",
+}
 _VARIANTS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "avx512": _LEAST
-        | {"avx512_vnni", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi2"},
+        "amx": _AVX512 | {"amx_bf16", "amx_tile", "avx512_bf16"},
+        "avx512": _AVX512,
         "avxvnni": _LEAST | {"avx_vnni"},
         "avx2": _LEAST,
     }

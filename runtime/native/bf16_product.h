@@ -1,0 +1,37 @@
+// Products of many rows on the processor's matrix unit, both factors rounded to bfloat16.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "packed_weights.h"
+
+namespace rbee::avx512 {
+
+// Activations rounded to bfloat16, in memory of the caller's: tiles of 16 rows by 32 inputs, the
+// inputs of 16 rows side by side; rows and inputs that are not there are zeros.
+struct Bf16Rows {
+  size_t rows;
+  size_t steps;  // tiles that hold a row's inputs
+  uint16_t* values;
+
+  Bf16Rows(void* memory, size_t rows, const WeightsShape& shape);
+  size_t tiles() const;  // that hold an input of all rows
+  static size_t bytes(size_t rows, const WeightsShape& shape);
+};
+
+// Whether blocks of this size can be laid out in tiles.
+bool fits_bf16(const WeightsShape& shape);
+
+// Rounds the rows of tiles [first, last) of x, float[rows, inputs].
+void round_rows(const float* x, size_t inputs, size_t first, size_t last, const Bf16Rows& to);
+
+// Panels are multiplied by twos.
+RBEE_INLINED size_t panel_pairs(const WeightsShape& shape) { return (shape.panels() + 1) / 2; }
+
+// Computes the outputs of pairs of panels [first, last) for every row: y is float[rows, outputs];
+// bias is float[outputs] or null. Weights become bfloat16 on the way, offsets and all.
+void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, size_t first, size_t last,
+                   const float* bias, float* y);
+
+}  // namespace rbee::avx512

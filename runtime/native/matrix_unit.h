@@ -1,0 +1,45 @@
+// The processor's matrix unit (AMX): tiles of 16 rows of 64 bytes.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+// Marks a function that works on tiles: the library as a whole is compiled for processors without.
+#define RBEE_MATRIX_UNIT __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
+
+namespace rbee {
+
+constexpr size_t kUnitRows = 16;
+constexpr size_t kUnitBytes = 64;
+
+// Whether the processor has the unit, with bfloat16, and the operating system lets this process use
+// it, which it is asked once.
+bool has_matrix_unit();
+
+// Readies the unit for this thread, all eight tiles at their full size, as long as it lives.
+class MatrixUnit {
+ public:
+  RBEE_MATRIX_UNIT MatrixUnit() {
+    struct alignas(64) {
+      uint8_t palette = 1;
+      uint8_t start = 0;
+      uint8_t reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shape;
+    for (size_t tile = 0; tile < 8; ++tile) {
+      shape.bytes[tile] = kUnitBytes;
+      shape.rows[tile] = kUnitRows;
+    }
+    // g++ believes that the next instruction reads eight bytes.
+    __asm__ volatile("" ::"r"(&shape) : "memory");
+    _tile_loadconfig(&shape);
+  }
+  RBEE_MATRIX_UNIT ~MatrixUnit() { _tile_release(); }
+  MatrixUnit(const MatrixUnit&) = delete;
+  MatrixUnit& operator=(const MatrixUnit&) = delete;
+};
+
+}  // namespace rbee
