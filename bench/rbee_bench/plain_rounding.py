@@ -81,11 +81,11 @@ def round_stacks(artifact: Path, checkpoint: Checkpoint) -> None:
         if stack.matrix.bits == 4:
             whole = np.concatenate([checkpoint.tensor(name).dense() for name in stack.names])
             packed, scales = _nearest(whole.reshape(*stack.matrix.scales.shape, -1))
-            contents = packed, scales.astype(stack.matrix.scales.dtype)
+            contents = packed.tobytes(), scales.astype(stack.matrix.scales.dtype).tobytes()
             for (file, offset), content in zip(stack.places, contents, strict=True):
                 with file.open("r+b") as stream:
                     stream.seek(offset)
-                    stream.write(content.tobytes())
+                    stream.write(content)
 
 
 def _nearest(blocks: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from rich.console import Console
 
@@ -29,16 +28,12 @@ _SAME = 0.01
 """Relative difference up to which two perplexities of one artifact are the same: processors round
 differently.
 """
-_PLAIN: Mapping[str, bool] = MappingProxyType(
-    {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
-)
-"""How a console shows text that strangers wrote: as it is."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code: 0 done, 2 bad arguments, 3 it failed."""
     arguments = parse(argv)
-    console = Console(stderr=True, **_PLAIN)
+    console = _console(stderr=True)
     programs = {None: _export, "inspect": _inspect, "verify": _verify}
     written = "; nothing was written" if arguments.command is None else ""
     try:
@@ -125,7 +120,7 @@ def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     if arguments.json:
         print(artifact.manifest.model_dump_json(indent=2))
     else:
-        Console(**_PLAIN).print(describe(artifact))
+        _console().print(describe(artifact))
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> None:
@@ -155,12 +150,17 @@ def _verify(arguments: argparse.Namespace, console: Console) -> None:
             "give that file with --calibration, or the checkpoint with --model"
         )
     again = perplexity(artifact, text)
-    if abs(again / recorded.perplexity - 1) > _SAME:
+    if not abs(again - recorded.perplexity) <= _SAME * recorded.perplexity:
         raise ExportError(
             f"{artifact.path}: perplexity is {again:.2f} here and was {recorded.perplexity:.2f} "
             "when it was exported; export the model again"
         )
     console.print(fidelity_table(recorded))
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is: much of it was written by strangers."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _digest(files: Sequence[Path], console: Console) -> str:

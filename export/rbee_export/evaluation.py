@@ -148,7 +148,7 @@ def _float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return ir.LazyTensor(
         lambda: ir.tensor(tensor.numpy().astype(np.float32)),
         dtype=ir.DataType.FLOAT,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -30,12 +32,13 @@ def fidelity_table(fidelity: Fidelity) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("KL divergence", "same top token", "perplexity", "reference", "text"):
         table.add_column(heading, justify="left" if heading == "text" else "right")
-    change = fidelity.perplexity / fidelity.reference_perplexity - 1
+    reference = fidelity.reference_perplexity
+    change = fidelity.perplexity / reference - 1 if reference else math.inf
     table.add_row(
         f"{fidelity.divergence:.4f} nats",
         f"{fidelity.agreement:.1%}",
         f"{fidelity.perplexity:.2f} ({change:+.2%})",
-        f"{fidelity.reference_perplexity:.2f}",
+        f"{reference:.2f}",
         _cell(f"{fidelity.text}, {fidelity.tokens} tokens"),
     )
     return table
@@ -45,7 +48,11 @@ def size(nbytes: int) -> str:
     """Return a number of bytes in a unit that suits it."""
     if nbytes < 1_000_000:
         return f"{nbytes / 1e3:.1f} kB"
-    return f"{nbytes / 1e6:.1f} MB" if nbytes < 1_000_000_000 else f"{nbytes / 1e9:.2f} GB"
+    if nbytes < 1_000_000_000:
+        return f"{nbytes / 1e6:.1f} MB"
+    # In whole numbers: what a manifest claims may be beyond what a float holds.
+    hundredths = (nbytes + 5_000_000) // 10_000_000
+    return f"{hundredths // 100}.{hundredths % 100:02} GB"
 
 
 def printable(text: str) -> str:

@@ -83,8 +83,11 @@ def test_an_engine_is_built_from_the_same_matrices(
     opened, target = open_checkpoint(tiny_llama), TensorRtTarget(("SM89",), max_batch=2, max_len=64)
     options = Options("int4", target=target)
     manifest = export(opened, tmp_path / "engine", options, digest(opened.files))
-    assert all(held(manifest)[name] == {CALIBRATED} for name in MATRICES)
-    assert held(manifest)["embedding"] == {"fp16"}  # nothing is left out of the report
+    sixteen = {f"{CALIBRATED}, scales of 16 bits"}
+    assert all(held(manifest)[name] == sixteen for name in MATRICES)
+    assert (
+        held(manifest)["embedding"] == held(manifest)["final_norm"] == {"fp16"}
+    )  # nothing is left out of the report
     (engine,) = manifest.engines
     assert (engine.library, engine.architecture) == ("tensorrt_rtx", "SM89")
     assert (engine.max_batch, engine.max_length) == (2, 64)

@@ -113,12 +113,21 @@ def test_what_a_stranger_wrote_is_shown_as_it_is(
     file = artifact / "artifact.json"
     manifest = json.loads(file.read_text())
     manifest["source"]["name"] = "[/red] \x1b[31m :smile:"
-    manifest["weights"][0]["held"] = "[bold]x \u202e"
+    manifest["weights"][0] |= {"held": "[bold]x \u202e", "nbytes": 10**400}
+    manifest["fidelity"] = {
+        "text": "\x1b",
+        "tokens": 1,
+        "divergence": 1e308,
+        "agreement": -1,
+        "perplexity": 0,
+        "reference_perplexity": 0,
+    }
     file.write_text(json.dumps(manifest))
     assert main(["inspect", str(artifact)]) == 0
     shown = capsys.readouterr().out
     assert "[/red] \N{REPLACEMENT CHARACTER}[31m :smile:" in shown
     assert "[bold]x \N{REPLACEMENT CHARACTER}" in shown
+    assert "0" * 16 in shown
     assert main(["--model", "hf:a:"]) == 3
     assert capsys.readouterr().err.startswith("rbee-export: hf:a:: not a model")
 
