@@ -20,6 +20,7 @@ from rbee_export import Options, digest, export, open_checkpoint
 from rbee_export.export import TensorRtTarget
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import DeviceLost, InferenceFailed, OutOfMemory
 from rbee_runtime.request import GREEDY, Request, SamplingParams
@@ -180,6 +181,33 @@ def test_it_goes_on_without_recording(
     (record,) = caplog.records
     assert record.message.startswith("Decoding without captured graphs: ")
     assert not fake.cuda.graphs
+    with load(cpu_path, "cpu") as engine:
+        assert answers(engine, requests) == said
+
+
+def test_it_goes_on_where_what_draws_tokens_cannot_be_captured(
+    artifacts: dict[str, tuple[Path, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, cpu_path = artifacts["llama"]
+    fake = install(monkeypatch, path)
+    warm_up, failed = DeviceSampler.warm_up, []
+
+    def fails_once(sampler: DeviceSampler, rows: int) -> None:
+        if not failed:
+            failed.append(rows)
+            raise InferenceFailed("the step failed in ONNX Runtime: capture")
+        warm_up(sampler, rows)
+
+    monkeypatch.setattr(DeviceSampler, "warm_up", fails_once)
+    requests = [Request(f"{n}", IDS[n : n + 30], 12, WARM) for n in range(3)]
+    with caplog.at_level(logging.WARNING, "rbee.backend"), load(path, "tensorrt") as engine:
+        before = len(fake.cuda.graphs)
+        said = answers(engine, requests)
+    assert len(fake.cuda.graphs) == before
+    (record,) = caplog.records
+    assert record.message.startswith("Running without captured graphs, which is slower: ")
     with load(cpu_path, "cpu") as engine:
         assert answers(engine, requests) == said
 

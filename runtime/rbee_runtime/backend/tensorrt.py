@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend.device_sampler import DeviceSampler
+from rbee_runtime.backend.session import GRAPH_OFF
 from rbee_runtime.backend.tensorrt_tensors import tensors
 from rbee_runtime.cache import KvArena
 from rbee_runtime.device import Array, CudaDevice, Layout, Staging
@@ -19,6 +21,8 @@ from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
 from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
+
+_LOG = logging.getLogger("rbee.backend")
 
 
 class Bound(Protocol):
@@ -52,6 +56,10 @@ class Executor(Protocol):
             rows: Of a step that decodes, and will do so often. ``None`` for one of a prompt, to be
                 run before the next such call.
         """
+        ...
+
+    def forgo_captures(self) -> None:
+        """Capture nothing any more; what was bound before is not to be run again."""
         ...
 
 
@@ -114,8 +122,7 @@ class TensorRtBackend:
         self._buckets = sorted({plan.slots, *(1 << n for n in range(plan.slots.bit_length()))})
         self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
         self._sampler = DeviceSampler(*samplers, self._logits, device)
-        for rows in self._buckets:
-            self._sampler.prepare(rows, rows)
+        self._prepare_sampler(captured=True)
 
     @property
     def slots(self) -> int:
@@ -175,6 +182,22 @@ class TensorRtBackend:
 
         See :class:`~rbee_runtime.backend.backend.Backend`.
         """
+        try:
+            self._run_each()
+        except RuntimeFault as error:
+            # ONNX Runtime's own captures end a step. A device that has failed says so here.
+            self._device.end_capture()
+            _LOG.warning("Running without captured graphs, which is slower: %s", error)
+            self._executor.forgo_captures()
+            self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
+            self._prepare_sampler(captured=False)
+            self._run_each()
+
+    def _prepare_sampler(self, *, captured: bool) -> None:
+        for rows in self._buckets:
+            self._sampler.prepare(rows, rows if captured else GRAPH_OFF)
+
+    def _run_each(self) -> None:
         self.advance(Step.of(0, 0, [0, 0]), None)
         for rows in self._buckets:
             self.advance(Step(0, [Row(0, [0])] * rows), None)

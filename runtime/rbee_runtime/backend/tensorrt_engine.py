@@ -120,6 +120,10 @@ class TensorRtEngine:
         if not context.execute_async_v3(self._device.stream):
             raise self._errors.fault(f"the step over {tokens} tokens")
 
+    def forgo_captures(self) -> None:
+        """See :class:`~rbee_runtime.backend.tensorrt.Executor`."""
+        self._captures = False
+
     def capture(self, context: Any, tokens: int) -> CudaGraph | None:
         """Record a step that has run, or return ``None`` and say why not in a log line."""
         if not self._captures:

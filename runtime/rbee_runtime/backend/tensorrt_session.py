@@ -46,6 +46,7 @@ class StandardSession:
         self.weight_bytes = weight_bytes
         self._session = session
         self._device = device
+        self._captures = name == "cuda"
         # The capacity is only the cache's concern here.
         self._tensors = list(tensors(manifest, 1))
 
@@ -55,12 +56,16 @@ class StandardSession:
         Only the CUDA provider captures graphs: TensorRT's has one context for all sizes, and a
         graph is good only for as long as its context stays as it was.
         """
-        captured = rows is not None and self.name == "cuda"
-        binding = Binding(self._session, self._device, rows if captured and rows else GRAPH_OFF)
+        graph = rows if self._captures and rows else GRAPH_OFF
+        binding = Binding(self._session, self._device, graph)
         for tensor in self._tensors:
             bind = binding.input if tensor.is_input else binding.output
             bind(tensor.name, arrays[tensor.name])
         return binding
+
+    def forgo_captures(self) -> None:
+        """See :class:`~rbee_runtime.backend.tensorrt.Executor`."""
+        self._captures = False
 
 
 def model_options(manifest: Manifest, capacity: int, rows: int, tokens: int) -> Mapping[str, str]:
