@@ -273,7 +273,7 @@ def test_a_checkout_that_is_not_installed_exports(monkeypatch: pytest.MonkeyPatc
     def unknown(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    exporting = sys.modules["rbee_export.export"]
+    exporting = sys.modules["rbee_export.options"]
     monkeypatch.setattr(exporting, "version", unknown)
     assert exporting._version() == "of a checkout"
 
