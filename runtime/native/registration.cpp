@@ -51,6 +51,10 @@ const rbee::Kernels* kernels() {
 
 }  // namespace
 
+// For the thread that calls: whether sessions that it opens from now on compute prompts in float32
+// throughout, which those with weights in blocks do not.
+RBEE_EXPORT void rbee_choose_exactly(int on) { rbee::choose_exactly(on != 0); }
+
 // Whether the function below has kernels here.
 RBEE_EXPORT int rbee_can_draw() { return kernels() != nullptr; }
 

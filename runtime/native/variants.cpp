@@ -73,6 +73,8 @@ bool runs_avx512() {
   return runs;
 }
 
+thread_local bool exactly = false;
+
 bool runs_amx() { return runs_avx512() && has_matrix_unit(); }
 
 // What does not run on the matrix unit runs on AVX-512.
@@ -91,10 +93,13 @@ const Variant kVariants[] = {
     {"avx2", &avx2::kKernels, runs_avx2},
 };
 
+void choose_exactly(bool on) { exactly = on; }
+
 const Variant& chosen_variant() {
   const char* name = std::getenv(kChoice);
   const bool any = name == nullptr || *name == '\0';
   for (const Variant& variant : kVariants) {
+    if (any && exactly && variant.kernels->matrix_unit) continue;
     if (any ? variant.runs_here() : std::strcmp(name, variant.name) == 0) {
       if (variant.runs_here()) return variant;
       throw Failure{std::string(kChoice) + "=" + name + ": the processor cannot run them"};

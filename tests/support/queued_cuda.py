@@ -14,6 +14,7 @@ from .fake_cuda_library import FakeCuda
 
 ALIGNED = 256
 UNSUPPORTED, INVALIDATED = 900, 901
+NOT_CAPTURING = 401
 CAPABILITY = {75: 8, 76: 9}
 Work = Callable[[], None]
 
@@ -82,7 +83,8 @@ class QueuedCuda(FakeCuda):
         return 0
 
     def cudaStreamEndCapture(self, stream: Any, graph: Any) -> int:
-        assert self._recorded is not None
+        if self._recorded is None:
+            return NOT_CAPTURING
         recorded, self._recorded = self._recorded, None
         if self._invalid:
             return INVALIDATED

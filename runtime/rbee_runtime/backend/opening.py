@@ -68,7 +68,12 @@ def open_backend(
     most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
     traced = manifest.dialect == "optimum"
     in_float32_on_the_cpu = chosen.name == "cpu" and manifest.cache.dtype == "float32"
-    session = open_session(artifact.file("graph"), chosen, native=in_float32_on_the_cpu)
+    session = open_session(
+        artifact.file("graph"),
+        chosen,
+        native=in_float32_on_the_cpu,
+        exact=manifest.precision == "fp32",
+    )
     plan = plan_cache(
         manifest.cache,
         manifest.shapes.context_length,

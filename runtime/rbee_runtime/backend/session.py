@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -92,6 +93,7 @@ def open_session(
     device: Device,
     *,
     native: bool = False,
+    exact: bool = False,
     tensorrt: TensorRtOptions | None = None,
 ) -> ort.InferenceSession:
     """Load a graph on the provider of a device.
@@ -101,6 +103,7 @@ def open_session(
         device: The device.
         native: Use the native kernels, where they are to be had; for graphs that compute in
             float32, on the CPU.
+        exact: Have those compute in float32 throughout: where weights are not rounded.
         tensorrt: Have the TensorRT provider build an engine of it, on a GPU.
 
     Raises:
@@ -108,7 +111,7 @@ def open_session(
         OutOfMemory: The device has no room for its weights.
         DeviceError: The provider does not work.
     """
-    if native and (with_kernels := _open_with_kernels(graph)) is not None:
+    if native and (with_kernels := _open_with_kernels(graph, exact=exact)) is not None:
         return with_kernels
     options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
@@ -152,7 +155,7 @@ def open_session(
     return session
 
 
-def _open_with_kernels(graph: Path) -> ort.InferenceSession | None:
+def _open_with_kernels(graph: Path, *, exact: bool) -> ort.InferenceSession | None:
     """Load a graph with the native kernels, or return None and say why not in one log line."""
     try:
         library = kernels.library()
@@ -161,7 +164,8 @@ def _open_with_kernels(graph: Path) -> ort.InferenceSession | None:
         return None
     options = _options()
     try:
-        options.register_custom_ops_library(str(library))
+        with kernels.exactly() if exact else nullcontext():
+            options.register_custom_ops_library(str(library))
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's exceptions share no narrower base
         # What is wrong with the graph itself, the plain session says again.

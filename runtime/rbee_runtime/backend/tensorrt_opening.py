@@ -186,9 +186,12 @@ def _check_context(context: int, longest: int, what: str) -> None:
 
 def _obstacle_on_cuda(artifact: Artifact) -> str | None:
     """Say why ONNX Runtime's CUDA provider cannot run the standard graph, if it cannot."""
-    if not any(group.held.startswith("8-bit") for group in artifact.manifest.weights):
-        return None
-    return "the CUDA provider cannot read 8-bit blocks of this graph; export with --target cuda"
+    in_bfloat16 = artifact.manifest.cache.dtype == "bfloat16"
+    held = {group.held[:5] for group in artifact.manifest.weights}
+    if "8-bit" in held or (in_bfloat16 and "4-bit" in held):
+        blocks = "8-bit blocks" if "8-bit" in held else "blocks in bf16"
+        return f"the CUDA provider cannot read {blocks} of this graph; export with --target cuda"
+    return None
 
 
 def _samplers(

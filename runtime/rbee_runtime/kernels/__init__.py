@@ -14,6 +14,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -77,6 +78,21 @@ def library() -> Path:
             raise DeviceError(f"{_CHOICE}={choice}: {why}; what it runs: {others}")
         raise NoKernels(why)
     return _LIBRARY
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Have sessions that register the library in this context compute in float32 throughout.
+
+    On a processor's matrix unit, attention falls short of that; where weights are rounded anyway,
+    that does not matter.
+    """
+    choose = ctypes.CDLL(str(_LIBRARY)).rbee_choose_exactly
+    choose(1)
+    try:
+        yield
+    finally:
+        choose(0)
 
 
 class NoKernels(Exception):
