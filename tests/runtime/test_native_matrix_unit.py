@@ -88,7 +88,7 @@ class Product:
     n=st.integers(1, 90),
     blocks=st.integers(1, 7),
     short_by=st.integers(0, 15),
-    rows=st.integers(24, 100),
+    rows=st.integers(2, 100),
     sequences=st.integers(1, 2),
     bits=st.sampled_from([4, 8]),
     block=st.sampled_from([16, 32, 64, 128]),
@@ -139,7 +139,7 @@ def test_a_token_is_the_same_in_any_long_chunk() -> None:
     of = Product(rng, 96, 256, 4, 32, bias=False, offsets=False, short_scales=True)
     x = rng.standard_normal((1, 200, 256), np.float32)
     together = of.run(x)
-    for first, last in ((0, 24), (5, 38), (100, 200)):
+    for first, last in ((0, 2), (5, 38), (100, 200)):
         np.testing.assert_array_equal(of.run(x[:, first:last]), together[:, first:last])
 
 
