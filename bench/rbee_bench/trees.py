@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from rbee_bench.start import start_once
 from rbee_bench.subject import Progress
 
 _PRECISION = "int4"
+_NATIVE = Path("runtime/native")
+_KERNELS = Path("runtime/rbee_runtime/kernels/librbee_kernels.so")
 Round = tuple[Mapping[str, float], Mapping[str, float]]
 """What each figure cost the base and this tree."""
 
@@ -126,6 +129,8 @@ def opened(base: str, model: Path | None, threads: int, progress: Progress) -> I
         progress(f"unpacking {base}", 0, 0)
         other = Path(place) / "tree"
         _unpack(root, commit, other)
+        progress(f"compiling the kernels of {base}", 0, 0)
+        _give_kernels(root, other)
         if model is None:
             model = Path(place) / "checkpoint"
             model.mkdir()
@@ -152,6 +157,33 @@ def _unpack(root: Path, commit: str, directory: Path) -> None:
     packed = _git(root, "archive", "--format=tar", commit)
     directory.mkdir()
     subprocess.run(["tar", "-x", "-C", str(directory)], input=packed, check=True)
+
+
+def _give_kernels(root: Path, other: Path) -> None:
+    """Compile a tree's native kernels if this one has its own, which serve where sources are equal.
+
+    Raises:
+        GateFault: They cannot be compiled.
+    """
+    ours, theirs = root / _KERNELS, other / _KERNELS
+    build = other / _NATIVE / "build.py"
+    if not ours.exists() or not build.exists():
+        return
+    if _sources(root / _NATIVE) == _sources(other / _NATIVE):
+        shutil.copy2(ours, theirs)
+        return
+    done = subprocess.run([sys.executable, build], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["(silent)"]
+        raise GateFault(f"the base's kernels: {lines[-1]}")
+
+
+def _sources(native: Path) -> Mapping[str, bytes]:
+    return {
+        file.name: file.read_bytes()
+        for file in native.iterdir()
+        if file.suffix in (".cpp", ".h", ".py")
+    }
 
 
 def _git(root: Path, *arguments: str) -> bytes:

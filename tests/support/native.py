@@ -40,6 +40,12 @@ needs_matrix_unit = pytest.mark.skipif(
 )
 
 
+def keep_off_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have prompts round activations to 8 bits on this processor too, as steps that decode do."""
+    if not needs_matrix_unit.args[0] and "RBEE_KERNELS" not in os.environ:
+        monkeypatch.setenv("RBEE_KERNELS", "avx512")
+
+
 def model(
     kind: str,
     inputs: Mapping[str, NDArray[Any] | None],
