@@ -6,9 +6,9 @@
 #include <limits>
 #include <vector>
 
-#include "exchange.h"
 #include "exponential.h"
 #include "matrix_unit.h"
+#include "transpose.h"
 
 namespace rbee::avx512 {
 namespace {

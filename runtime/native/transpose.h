@@ -7,15 +7,9 @@ namespace rbee::RBEE_VARIANT {
 
 #ifdef __AVX512F__
 
-// From `rows` rows of `columns` numbers, `stride` apart, up to sixteen each, to `columns` rows of
-// sixteen, `to_stride` apart; absent rows are zeros.
-inline void transpose(const float* from, size_t rows, size_t stride, size_t columns, float* to,
-                      size_t to_stride) {
-  __m512 a[kLanes], b[kLanes];
-  const First lanes(columns);
-  for (size_t r = 0; r < kLanes; ++r) {
-    a[r] = r < rows ? load(from + r * stride, lanes) : zeros();
-  }
+// Sixteen rows of sixteen 32-bit numbers become sixteen columns.
+inline void transpose(__m512 (&a)[kLanes]) {
+  __m512 b[kLanes];
   for (size_t r = 0; r < kLanes; r += 2) {
     b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
     b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
@@ -38,7 +32,20 @@ inline void transpose(const float* from, size_t rows, size_t stride, size_t colu
     b[8 + c] = _mm512_shuffle_f32x4(high, other_high, 0x88);
     b[12 + c] = _mm512_shuffle_f32x4(high, other_high, 0xdd);
   }
-  for (size_t c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * to_stride, b[c]);
+  for (size_t r = 0; r < kLanes; ++r) a[r] = b[r];
+}
+
+// From `rows` rows of `columns` numbers, `stride` apart, up to sixteen each, to `columns` rows of
+// sixteen, `to_stride` apart; absent rows are zeros.
+inline void transpose(const float* from, size_t rows, size_t stride, size_t columns, float* to,
+                      size_t to_stride) {
+  __m512 lines[kLanes];
+  const First lanes(columns);
+  for (size_t r = 0; r < kLanes; ++r) {
+    lines[r] = r < rows ? load(from + r * stride, lanes) : zeros();
+  }
+  transpose(lines);
+  for (size_t c = 0; c < columns; ++c) store(to + c * to_stride, lines[c]);
 }
 
 #else

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_runtime.artifact import Manifest
 from rbee_runtime.backend.session import Binding
 from rbee_runtime.device import Array, Device, Layout, Staging
 from rbee_runtime.step import Row
@@ -130,3 +131,21 @@ def step_layout(rows: int, width: int) -> Layout:
         "seqlens_k": ((rows,), "int32"),
         "window_seqlens_k": ((rows,), "int32"),
     }
+
+
+def first_turn(manifest: Manifest, row: Row) -> int:
+    """Return the row of the rotary tables that position 0 of a sequence takes."""
+    long_rope = manifest.long_rope
+    if long_rope is None or max(row.length, row.end) <= long_rope.original_context:
+        return 0
+    return long_rope.original_context
+
+
+def buckets(slots: int) -> list[int]:
+    """Return the numbers of rows to have bindings for: powers of two, and all slots."""
+    return sorted({slots, *(1 << n for n in range(slots.bit_length()))})
+
+
+def bucket_of(rows: int, sizes: Sequence[int]) -> int:
+    """Return the least of the sizes, which ascend, that holds so many rows."""
+    return next(size for size in sizes if size >= rows)

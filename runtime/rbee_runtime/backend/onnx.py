@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend.bound_step import BoundStep, step_layout
+from rbee_runtime.backend.bound_step import BoundStep, bucket_of, buckets, first_turn, step_layout
 from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
@@ -81,7 +81,7 @@ class OnnxBackend:
         self._on_gpu = device.name != "cpu"
         self._captures = self._on_gpu and graphs
         self._prompt = device.stage(step_layout(1, max(plan.chunk, BLOCK)))
-        self._buckets = _buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
+        self._buckets = buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
         self._sampler: DeviceSampler | None = None
         if self._on_gpu:
             greedy = open_session(artifact.file("greedy"), device)
@@ -196,7 +196,7 @@ class OnnxBackend:
         """Run a step and return how many rows it ran with."""
         rows, width = len(step.rows), len(step.rows[0].tokens)
         if step.slot == 0 and width == 1:
-            bound = self._decode.get(rows) or self._decode[_bucket(rows, self._buckets)]
+            bound = self._decode.get(rows) or self._decode[bucket_of(rows, self._buckets)]
         else:
             bound = self._bind(step.slot, rows, width)
         all_rows = [*step.rows, *(self._idle(slot) for slot in range(rows, bound.rows))]
@@ -206,7 +206,7 @@ class OnnxBackend:
             self._held[slot] = row.past + width
         slots = range(step.slot, step.slot + bound.rows)
         starts = [self._arena.start(slot) for slot in slots]
-        bound.set(all_rows, starts, [self._first_turn(row) for row in all_rows])
+        bound.set(all_rows, starts, [first_turn(self._manifest, row) for row in all_rows])
         bound.run(rows * width)
         return bound.rows
 
@@ -216,13 +216,6 @@ class OnnxBackend:
         A sequence never fills its slot: its last token is drawn, and not run.
         """
         return Row(min(self._held[slot], self.capacity - 1), (0,))
-
-    def _first_turn(self, row: Row) -> int:
-        """Return the row of the rotary tables that position 0 takes."""
-        long_rope = self._manifest.long_rope
-        if long_rope is None or max(row.length, row.end) <= long_rope.original_context:
-            return 0
-        return long_rope.original_context
 
     def _graph(self, rows: int) -> int:
         return rows if self._captures else GRAPH_OFF
@@ -263,12 +256,3 @@ class OnnxBackend:
                 binding.input(f"past_{kind}.{layer}", memory)
                 binding.output(f"present_{kind}.{layer}", memory)
         return bound
-
-
-def _buckets(slots: int) -> list[int]:
-    """Return the numbers of rows to have bindings for: powers of two, and all slots."""
-    return sorted({slots, *(1 << n for n in range(slots.bit_length()))})
-
-
-def _bucket(rows: int, buckets: Sequence[int]) -> int:
-    return next(size for size in buckets if size >= rows)

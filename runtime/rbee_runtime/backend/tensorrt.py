@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend.bound_step import bucket_of, buckets, first_turn
 from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF
 from rbee_runtime.backend.tensorrt_tensors import tensors
@@ -119,7 +120,7 @@ class TensorRtBackend:
         self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
         self._held = [0] * plan.slots
         self._prompt = device.stage(_layout(1, executor.most_tokens))
-        self._buckets = sorted({plan.slots, *(1 << n for n in range(plan.slots.bit_length()))})
+        self._buckets = buckets(plan.slots)
         self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
         self._sampler = DeviceSampler(*samplers, self._logits, device)
         self._prepare_sampler(captured=True)
@@ -208,7 +209,7 @@ class TensorRtBackend:
         self._device.use()
         rows = len(step.rows)
         if step.slot == 0 and len(step.rows[0].tokens) == 1:
-            bucket = next(size for size in self._buckets if size >= rows)
+            bucket = bucket_of(rows, self._buckets)
             self._run_decode(step.rows, bucket)
             return bucket
         for number in reversed(range(rows)):
@@ -230,12 +231,18 @@ class TensorRtBackend:
         host["input_ids"][:, 0] = [row.tokens[0] for row in all_rows]
         host["write_indices"][:] = [row.past for row in all_rows]
         np.add(host["write_indices"], 1, out=host["nonpad_kv_seqlen"])
-        host["position_ids"][:, 0] = [self._first_turn(row) + row.past for row in all_rows]
+        host["position_ids"][:, 0] = [
+            first_turn(self._manifest, row) + row.past for row in all_rows
+        ]
         self._give(bound, staging, bucket)
 
     def _run_prompt(self, slot: int, row: Row) -> None:
         """Run tokens of one sequence, in as many pieces as the executor makes of them."""
-        host, most, turn = self._prompt.host, self._executor.most_tokens, self._first_turn(row)
+        host, most, turn = (
+            self._prompt.host,
+            self._executor.most_tokens,
+            first_turn(self._manifest, row),
+        )
         for start in range(0, len(row.tokens), most):
             if start:
                 # What was staged may be overwritten once the device has taken it.
@@ -259,13 +266,6 @@ class TensorRtBackend:
             # Who tries again writes into what was staged. A device that has failed says so here.
             self._device.finish()
             raise
-
-    def _first_turn(self, row: Row) -> int:
-        """Return the row of the rotary tables that position 0 takes."""
-        long_rope = self._manifest.long_rope
-        if long_rope is None or max(row.length, row.end) <= long_rope.original_context:
-            return 0
-        return long_rope.original_context
 
     def _bind_decode(self, rows: int) -> tuple[Bound, Staging]:
         staging = self._device.stage(_layout(rows, 1))
