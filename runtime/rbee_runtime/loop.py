@@ -179,18 +179,21 @@ class DecodeLoop:
             if not self._watchdog.end():
                 raise _TooLate
         self._keep_pace(work, time.monotonic() - began, waiting)
-        drawn = []
+        ends: list[tuple[Live, Finished | Failed]] = [
+            (lives[number], Failed(fault)) for number, fault in faults.items()
+        ]
         for number, token in tokens.items():
-            sequence = work.sequences[number]
-            if sequence.advance(len(work.step.rows[number].tokens)):
-                drawn.append((lives[number], token))
-            # Before any of them ends: that may change the others' slots.
-            for store in self._scheduler.keep(sequence):
+            if work.sequences[number].advance(len(work.step.rows[number].tokens)):
+                end = self._accept(lives[number], token)
+                if end is not None:
+                    ends.append((lives[number], end))
+        # After what was drawn is told, for which somebody waits; before any of them ends, which may
+        # change the others' slots.
+        for number in tokens:
+            for store in self._scheduler.keep(work.sequences[number]):
                 self._backend.transfer(store)
-        for number, fault in faults.items():
-            self._end(lives[number], Failed(fault))
-        for live, token in drawn:
-            self._accept(live, token)
+        for live, event in ends:
+            self._end(live, event)
 
     def _keep_pace(self, work: Work, seconds: float, waiting: int) -> None:
         if work.sequences[0].phase is Phase.DECODE:
@@ -234,19 +237,17 @@ class DecodeLoop:
                 faults[number] = error
         return drawn, faults
 
-    def _accept(self, live: Live, token: int | None) -> None:
-        """Give a request its next token, or fail it for want of one."""
+    def _accept(self, live: Live, token: int | None) -> Finished | Failed | None:
+        """Give a request its next token, and return how it ends, if it does: for want of one, too."""
         if token is None:
             message = "the model's logits are not finite; export it at --precision fp32"
-            self._end(live, Failed(InferenceFailed(message)))
-            return
+            return Failed(InferenceFailed(message))
         sequence = live.sequence
         live.count_token()
         text = sequence.accept(token)
         if text:
             live.tell(Piece(text, len(sequence.tokens)))
-        if sequence.phase is Phase.FINISHED:
-            self._end(live, live.finished())
+        return live.finished() if sequence.phase is Phase.FINISHED else None
 
     def _take_unwanted(self) -> list[tuple[Live, RuntimeFault | None]]:
         """Return what was cancelled, and what is too late with the fault to say so."""
