@@ -14,10 +14,7 @@ namespace {
 constexpr size_t kStepInputs = kUnitBytes / sizeof(uint16_t);
 constexpr size_t kTileBytes = kUnitRows * kUnitBytes;
 constexpr size_t kTileNumbers = kUnitRows * kStepInputs;
-// Rounded activations that stay in a core's second-level cache while weights pass, and how many
-// inputs of them at least and at most: few make sums come and go often.
-constexpr size_t kNumbersInCache = 512 << 10;
-constexpr size_t kFewestInputs = 512;
+// Rows of so many inputs, and the weights of two panels, stay in a core's second-level cache.
 constexpr size_t kMostInputs = 4096;
 constexpr size_t kMostBlock = 128;
 
@@ -142,7 +139,8 @@ RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
     _tile_loadd(3, sums[1][1].from, sums[1][1].from_stride);
   }
   for (size_t step = 0; step < steps; ++step) {
-    _tile_loadd(4, rows, kUnitBytes);
+    // Weights stay in the first-level cache, which rows pass by.
+    _tile_stream_loadd(4, rows, kUnitBytes);
     _tile_loadd(6, weights, kUnitBytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (Panels == 2) {
@@ -150,7 +148,7 @@ RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (RowTiles == 2) {
-      _tile_loadd(5, rows + row_stride, kUnitBytes);
+      _tile_stream_loadd(5, rows + row_stride, kUnitBytes);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (Panels == 2) _tile_dpbf16ps(3, 5, 7);
     }
@@ -272,45 +270,39 @@ RBEE_MATRIX_UNIT void round_rows(const float* x, size_t inputs, size_t first, si
 }
 
 RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows,
-                                    size_t first, size_t last, const float* bias, float* y) {
+                                    const Bf16Part& part, const float* bias, float* y) {
   const WeightsShape& shape = weights.shape();
   const size_t block_bytes = weights.panel_bytes() / shape.blocks();
   const RoundPanel round =
       shape.bits == 4 ? round_panel_of<4>(weights) : round_panel_of<8>(weights);
-  const size_t inputs =
-      std::clamp(kNumbersInCache / rows.rows / kMostBlock * kMostBlock, kFewestInputs, kMostInputs);
-  const size_t slab_blocks = std::min(shape.blocks(), std::max<size_t>(1, inputs / shape.block));
+  const size_t slab_blocks = std::min(shape.blocks(), kMostInputs / shape.block);
   const size_t weights_stride =
       (slab_blocks * shape.block + kStepInputs - 1) / kStepInputs * kTileNumbers;
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), 2 * weights_stride / kStepInputs));
   uint16_t* rounded = memory.data()->numbers;
-  constexpr size_t kTogether = kNumbersInCache / kFewestInputs / kUnitRows;
 
   const MatrixUnit unit;
-  for (size_t tile = 0; tile < rows.tiles(); tile += kTogether) {
-    const size_t last_tile = std::min(rows.tiles(), tile + kTogether);
-    for (size_t block = 0; block < shape.blocks(); block += slab_blocks) {
-      const size_t blocks = std::min(slab_blocks, shape.blocks() - block);
-      const size_t steps = (blocks * shape.block + kStepInputs - 1) / kStepInputs;
-      for (size_t pair = first; pair < last; ++pair) {
-        const size_t panel = 2 * pair;
-        const size_t panels = std::min<size_t>(2, shape.panels() - panel);
-        for (size_t p = 0; p < panels; ++p) {
-          uint16_t* to = rounded + p * weights_stride;
-          round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, to);
-          // Half a tile may be left.
-          std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
-        }
-        const size_t column = panel * kPanel;
-        alignas(kUnitBytes) float start[2 * kPanel] = {};
-        if (bias != nullptr) {
-          std::copy_n(bias + column, std::min(2 * kPanel, shape.outputs - column), start);
-        }
-        multiply_slab({rounded, weights_stride, block * shape.block / kStepInputs, steps, column,
-                       panels, block == 0 ? start : nullptr},
-                      rows, tile, last_tile, shape.outputs, y);
+  for (size_t block = 0; block < shape.blocks(); block += slab_blocks) {
+    const size_t blocks = std::min(slab_blocks, shape.blocks() - block);
+    const size_t steps = (blocks * shape.block + kStepInputs - 1) / kStepInputs;
+    for (size_t pair = part.first_pair; pair < part.last_pair; ++pair) {
+      const size_t panel = 2 * pair;
+      const size_t panels = std::min<size_t>(2, shape.panels() - panel);
+      for (size_t p = 0; p < panels; ++p) {
+        uint16_t* to = rounded + p * weights_stride;
+        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, to);
+        // Half a tile may be left.
+        std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }
+      const size_t column = panel * kPanel;
+      alignas(kUnitBytes) float start[2 * kPanel] = {};
+      if (bias != nullptr) {
+        std::copy_n(bias + column, std::min(2 * kPanel, shape.outputs - column), start);
+      }
+      multiply_slab({rounded, weights_stride, block * shape.block / kStepInputs, steps, column,
+                     panels, block == 0 ? start : nullptr},
+                    rows, part.first_tile, part.last_tile, shape.outputs, y);
     }
   }
 }

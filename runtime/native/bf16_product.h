@@ -29,9 +29,17 @@ void round_rows(const float* x, size_t inputs, size_t first, size_t last, const 
 // Panels are multiplied by twos.
 RBEE_INLINED size_t panel_pairs(const WeightsShape& shape) { return (shape.panels() + 1) / 2; }
 
-// Computes the outputs of pairs of panels [first, last) for every row: y is float[rows, outputs];
-// bias is float[outputs] or null. Weights become bfloat16 on the way, offsets and all.
-void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, size_t first, size_t last,
+// Tiles of rows and pairs of panels, [first, last) each.
+struct Bf16Part {
+  size_t first_tile;
+  size_t last_tile;
+  size_t first_pair;
+  size_t last_pair;
+};
+
+// Computes some outputs of some rows: y is float[rows, outputs]; bias is float[outputs] or null.
+// Weights become bfloat16 on the way, offsets and all.
+void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, const Bf16Part& part,
                    const float* bias, float* y);
 
 }  // namespace rbee::avx512
