@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from rbee_bench import report, report_served, report_service
+from rbee_bench import report, report_gate, report_served, report_service
 from rbee_bench.arguments import parser
 from rbee_bench.arrivals import Arrivals
 from rbee_bench.batch import Batch
@@ -20,7 +20,7 @@ from rbee_bench.cold import Cold
 from rbee_bench.decode import Decode
 from rbee_bench.faults import Faults
 from rbee_bench.fidelity import Fidelity
-from rbee_bench.gate import Gate, Proof, Verdict
+from rbee_bench.gate import Gate, Verdict
 from rbee_bench.hostile import Hostile
 from rbee_bench.large import Large, LargeFault
 from rbee_bench.limits import Limits
@@ -32,6 +32,7 @@ from rbee_bench.parity import Parity
 from rbee_bench.peers import PeerFault
 from rbee_bench.plot import plot
 from rbee_bench.prefill import Prefill
+from rbee_bench.proof import Proof
 from rbee_bench.quick import Quick
 from rbee_bench.readme import ReadmeFault, rewrite
 from rbee_bench.sample_model import PACKAGE
@@ -139,9 +140,9 @@ def _layout(result: Result) -> RenderableType:
         case Limits():
             return report.limits_report(result)
         case Gate():
-            return report.gate_report(result)
+            return report_gate.gate_report(result)
         case Proof():
-            return report.proof_report(result)
+            return report_gate.proof_report(result)
         case Arrivals():
             return report_served.arrivals_report(result)
         case Chats():

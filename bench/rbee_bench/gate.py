@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -115,32 +114,6 @@ class Gate:
         return Verdict.PASSED
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Gates of an unchanged tree, each judged twice.
-
-    Attributes:
-        base: The revision as it was asked for.
-        slowdown: The part of its times that was added for the second judgement.
-        unchanged: Verdicts on what was measured.
-        slowed: Verdicts on the same with the slowdown added.
-        rounds: Rounds that each took.
-        bystanders: Share of the processor that other programs had meanwhile.
-    """
-
-    base: str
-    slowdown: float
-    unchanged: tuple[Verdict, ...]
-    slowed: tuple[Verdict, ...]
-    rounds: tuple[int, ...]
-    bystanders: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether every gate let the one through and kept the other out."""
-        return {*self.unchanged} == {Verdict.PASSED} and {*self.slowed} == {Verdict.FAILED}
-
-
 def measure_gate(
     base: str,
     model: Path | None,
@@ -155,7 +128,7 @@ def measure_gate(
     """Compare this tree with a revision, in rounds, until they agree or there are too many.
 
     A round opens both trees anew, for where a process's memory lands decides some per cent of its
-    speed; within it they take turns, and the best turn of each counts, for disturbances only slow.
+    speed; within it they take turns, and the middle one of each counts.
     The base is exported and run by its own packages; only this package, which measures, is this
     tree's for both.
 
@@ -178,48 +151,10 @@ def measure_gate(
     with opened(base, model, threads, progress) as trees:
         if counts_only:
             return Gate(base, trees.commit, _counted(trees), 0.0)
-        return _judge(base, trees, (slowdown,), least=least, most=most, progress=progress)[0]
+        return judge(base, trees, (slowdown,), least=least, most=most, progress=progress)[0]
 
 
-def prove_gate(
-    base: str,
-    model: Path | None,
-    threads: int,
-    progress: Progress,
-    *,
-    slowdown: float,
-    times: int,
-    least: int = LEAST,
-    most: int = MOST,
-) -> Proof:
-    """Hold the gate ``times`` times on a tree that is its base, as it is and made out to be slower.
-
-    What is added to this tree's times is in the same rounds: the two verdicts differ by it alone.
-
-    Raises:
-        GateFault: As :func:`measure_gate`, like PeerFault and StartFault.
-    """
-    gates = []
-    with opened(base, model, threads, progress) as trees:
-        for number in range(times):
-
-            def numbered(what: str, done: int, total: int, number: int = number) -> None:
-                progress(f"gate {number + 1} of {times}, {what}", done, total)
-
-            gates.append(
-                _judge(base, trees, (0.0, slowdown), least=least, most=most, progress=numbered)
-            )
-    return Proof(
-        base=base,
-        slowdown=slowdown,
-        unchanged=tuple(unchanged.verdict for unchanged, _ in gates),
-        slowed=tuple(slowed.verdict for _, slowed in gates),
-        rounds=tuple(unchanged.rounds for unchanged, _ in gates),
-        bystanders=statistics.fmean(unchanged.bystanders for unchanged, _ in gates),
-    )
-
-
-def _judge(
+def judge(
     base: str,
     trees: Trees,
     slowdowns: Sequence[float],
@@ -228,7 +163,23 @@ def _judge(
     most: int,
     progress: Progress,
 ) -> list[Gate]:
-    """Take rounds until there is a verdict for each slowdown, or there are too many."""
+    """Take rounds until there is a verdict for each slowdown, or there are too many.
+
+    Args:
+        base: The revision as it was asked for.
+        trees: Both, ready to run.
+        slowdowns: Parts of its times that are added to this tree's, each for a gate of its own.
+        least: Rounds before the first verdict.
+        most: Rounds at most.
+        progress: Called as it goes on.
+
+    Returns:
+        A gate for each slowdown, all from the same rounds.
+
+    Raises:
+        PeerFault: One of the trees cannot run its artifact.
+        StartFault: One of them does not start a worker on it.
+    """
     bystanders = Bystanders()
     rounds: list[Round] = []
     while True:

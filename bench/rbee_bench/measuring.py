@@ -17,7 +17,7 @@ from rbee_bench.cold import Cold, measure_cold
 from rbee_bench.decode import Decode, decode_specs, measure_decode
 from rbee_bench.faults import Faults, Model, measure_faults
 from rbee_bench.fidelity import Fidelity, measure_fidelity
-from rbee_bench.gate import Gate, Proof, measure_gate, prove_gate
+from rbee_bench.gate import Gate, measure_gate
 from rbee_bench.hostile import Hostile, measure_hostile
 from rbee_bench.large import CASES, Large, measure_large
 from rbee_bench.limits import Limits, measure_limits
@@ -25,6 +25,7 @@ from rbee_bench.load import Load, measure_load
 from rbee_bench.machine import Machine
 from rbee_bench.parity import Parity, measure_parity
 from rbee_bench.prefill import Prefill, measure_prefill, prefill_specs
+from rbee_bench.proof import Proof, prove_gate
 from rbee_bench.quick import Quick, measure_quick
 from rbee_bench.servers import ServerSpec, llama_server, python_server, worker
 from rbee_bench.serving import Serving, measure_serving

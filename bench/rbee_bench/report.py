@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,7 +11,6 @@ from rbee_bench import layout
 from rbee_bench.batch import Batch
 from rbee_bench.decode import Decode
 from rbee_bench.fidelity import Fidelity
-from rbee_bench.gate import Figure, Gate, Proof, Verdict
 from rbee_bench.large import Large
 from rbee_bench.limits import Limits
 from rbee_bench.parity import Parity
@@ -129,52 +127,6 @@ def limits_report(result: Limits) -> RenderableType:
     return Group(table, *layout.noise({**spreads, "int8": spread(result.int8)}, result.bystanders))
 
 
-def gate_report(result: Gate) -> RenderableType:
-    """Lay out what :func:`~rbee_bench.gate.measure_gate` found."""
-    how = f"{result.rounds} rounds by turns" if result.rounds else "counted"
-    table = layout.table(
-        f"This tree beside {result.base}, {how}",
-        ("", result.base, "this tree", "change", "surely within", "at most", ""),
-    )
-    for figure in result.figures:
-        low, high = figure.interval
-        table.add_row(
-            figure.name,
-            _figure(figure, figure.base),
-            _figure(figure, figure.this),
-            f"{figure.change:+.1%}",
-            f"{low:+.1%} to {high:+.1%}" if figure.bounded else "too few rounds",
-            f"{figure.limit:+.0%}",
-            figure.verdict.value,
-        )
-    notes = [Text(result.verdict.value)]
-    if result.verdict is Verdict.UNDECIDED:
-        doubts = f"other programs had {result.bystanders:.0%} of the processor"
-        notes.append(Text(f"the machine is too noisy to say: {doubts}; run it when it is quiet"))
-    return Group(table, *notes)
-
-
-def proof_report(result: Proof) -> RenderableType:
-    """Lay out what :func:`~rbee_bench.gate.prove_gate` found."""
-    slowed = f"{result.slowdown:.0%} slower"
-    table = layout.table(
-        f"The gate on {result.base} itself, {len(result.rounds)} times",
-        ("", "rounds", "unchanged", slowed),
-    )
-    for number, verdicts in enumerate(zip(result.unchanged, result.slowed, strict=True)):
-        unchanged, slower = verdicts
-        table.add_row(f"{number + 1}", f"{result.rounds[number]}", unchanged.value, slower.value)
-    total = len(result.rounds)
-    passed = result.unchanged.count(Verdict.PASSED)
-    caught = result.slowed.count(Verdict.FAILED)
-    lines = [f"unchanged passes {passed} of {total}; {slowed} is caught {caught} of {total}"]
-    undecided = (result.unchanged + result.slowed).count(Verdict.UNDECIDED)
-    if undecided:
-        others = f"other programs had {result.bystanders:.0%} of the processor"
-        lines.append(f"too noisy to say {undecided} times: {others}; run it when it is quiet")
-    return Group(table, *map(Text, lines))
-
-
 def batch_report(result: Batch) -> RenderableType:
     """Lay out what :func:`~rbee_bench.batch.measure_batch` found, a table for each number."""
     tables, notes, noise = [], [], {}
@@ -284,16 +236,3 @@ def large_report(result: Large) -> RenderableType:
     )
     bystanders = max((row.bystanders for row in result.rows), default=0.0)
     return Group(table, Text(bound), *layout.noise({}, bystanders))
-
-
-def _figure(figure: Figure, costs: Sequence[float]) -> str:
-    cost = statistics.median(costs)
-    match figure.unit:
-        case "bytes":
-            return layout.megabytes(round(cost))
-        case "seconds":
-            return f"{cost:.2f} s"
-        case "seconds a token":
-            return f"{1 / cost:.1f} tokens/s"
-        case "instructions":
-            return f"{cost:.0f} instructions a token"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rbee_bench.interleave import interleave
-from rbee_bench.peers import PeerProcess, Spec
+from rbee_bench.peers import PeerProcess, Spec, Timing
 from rbee_bench.random_checkpoint import ModelShape, write_checkpoint
 from rbee_bench.start import start_once
 from rbee_bench.subject import Progress
@@ -35,11 +36,19 @@ class GateFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """How long the parts of a round are: of a model of random weights, and of a real one."""
+    """How long the parts of a round are: of a model of random weights, and of a real one.
+
+    Attributes:
+        prompt: Tokens of the prompt that both parts run.
+        tokens: Tokens that a turn of decoding completes it with.
+        decodes: Turns of each tree.
+        prefills: As many of the prompt alone, which are shorter.
+    """
 
     prompt: int
     tokens: int
-    repeats: int
+    decodes: int
+    prefills: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +93,43 @@ class Trees:
             }
             decodes = interleave(
                 {
-                    name: partial(peer.decode, prompt, self.turn.tokens)
+                    name: partial(_alone, peer, partial(peer.decode, prompt, self.turn.tokens))
                     for name, peer in peers.items()
                 },
-                self.turn.repeats,
+                self.turn.decodes,
                 lambda _: None,
             )
             prefills = interleave(
-                {name: partial(peer.prefill, prompt) for name, peer in peers.items()},
-                self.turn.repeats,
+                {
+                    name: partial(_alone, peer, partial(peer.prefill, prompt))
+                    for name, peer in peers.items()
+                },
+                self.turn.prefills,
                 lambda _: None,
             )
         starts = {tree.spec.label: start_once(tree.spec.model, tree.search_path) for tree in order}
 
         def costs(name: str) -> dict[str, float]:
             return {
-                "decode": 1 / max(timing.rate for timing in decodes[name]),
-                "prefill": 1 / max(timing.rate for timing in prefills[name]),
+                "decode": 1 / statistics.median(timing.rate for timing in decodes[name]),
+                "prefill": 1 / statistics.median(timing.rate for timing in prefills[name]),
                 "start": starts[name].seconds,
                 "memory": starts[name].generated,
             }
 
         return costs("base"), costs("this")
+
+
+def _alone(peer: PeerProcess, turn: Callable[[], Timing]) -> Timing:
+    """Take a turn, out of which the peer is paused.
+
+    A thread of the one before would spin into it, on one of its cores, for some 30 ms.
+    """
+    peer.resume()
+    try:
+        return turn()
+    finally:
+        peer.pause()
 
 
 @contextmanager
@@ -124,7 +148,7 @@ def opened(base: str, model: Path | None, threads: int, progress: Progress) -> I
     """
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").decode().strip()
-    turn = _Turn(384, 96, 12) if model is None else _Turn(192, 48, 6)
+    turn = _Turn(384, 96, 12, 40) if model is None else _Turn(192, 48, 10, 12)
     with tempfile.TemporaryDirectory(prefix="rbee-gate-") as place:
         progress(f"unpacking {base}", 0, 0)
         other = Path(place) / "tree"

@@ -17,12 +17,11 @@ from rbee_bench.gate import (
     MOST,
     Figure,
     Gate,
-    Proof,
     Verdict,
     measure_gate,
-    prove_gate,
 )
-from rbee_bench.report import gate_report, proof_report
+from rbee_bench.proof import Proof, prove_gate
+from rbee_bench.report_gate import gate_report, proof_report
 from rbee_bench.trees import GateFault
 
 
@@ -164,11 +163,33 @@ def test_a_proof_never_has_the_gate_wrong(
     assert Verdict.PASSED not in proof.slowed
     assert proof.holds == (noise < 0.1)
     assert ("too noisy to say" in _proof_text(proof)) == (noise > 0.1)
+    assert {miss.figure for miss in proof.misses} == (set() if proof.holds else {"decode"})
+
+
+def test_a_proof_names_the_figures_that_were_undecided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = _Machine(monkeypatch, (2000.0, 2000.0))
+    # The second gate, whose rounds come after the first one's, cannot tell.
+    machine.noise = lambda number: 1.0 if number <= LEAST else 1.0 + 0.5 * (-1) ** number
+    proof = prove_gate("HEAD", tmp_path, 1, lambda *_: None, slowdown=0.04, times=2)
+    assert proof.unchanged == (Verdict.PASSED, Verdict.UNDECIDED)
+    # So little slower, the first one passes: not what it must say, and every figure had it say so.
+    assert [(miss.gate, miss.tree, miss.figure) for miss in proof.misses] == [
+        *((1, "slowed", name) for name in ("decode", "prefill", "start", "memory")),
+        *((1, "slowed", f"Python, {batch} at a time") for batch in (1, 8)),
+        *((2, "unchanged", "decode"), (2, "slowed", "decode")),
+    ]
+    doubt = proof.misses[-2]
+    assert doubt.verdict is Verdict.UNDECIDED
+    assert doubt.low < doubt.limit < doubt.high
+    said = f"{doubt.low:+.1%} to {doubt.high:+.1%}, at most +5%"
+    assert f"gate 2, unchanged: decode undecided, surely within {said}" in _proof_text(proof)
 
 
 def test_the_proof_counts_what_passed_and_what_was_caught() -> None:
     passed, failed = Verdict.PASSED, Verdict.FAILED
-    proof = Proof("main", 0.1, (passed, passed), (failed, passed), (8, 12), 0.0)
+    proof = Proof("main", 0.1, (passed, passed), (failed, passed), (8, 12), (), 0.0)
     assert not proof.holds
     assert "unchanged passes 2 of 2; 10% slower is caught 1 of 2" in _proof_text(proof)
 

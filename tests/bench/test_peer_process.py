@@ -71,6 +71,22 @@ def test_its_process_ends_with_the_block(spec: Spec) -> None:
     assert not process.is_running()
 
 
+def test_a_paused_peer_does_nothing_until_it_is_resumed(spec: Spec) -> None:
+    with PeerProcess(spec) as paused, PeerProcess(spec) as busy:
+        completion = paused.complete(PROMPT, 12)
+        paused.pause()
+        process = psutil.Process(paused.process_id)
+        while process.status() != psutil.STATUS_STOPPED:
+            pass
+        before = process.cpu_times()
+        assert busy.complete(PROMPT, 12) == completion
+        assert process.cpu_times() == before
+        paused.resume()
+        assert paused.complete(PROMPT, 12) == completion
+        paused.pause()
+    assert not process.is_running()
+
+
 def test_an_idle_peer_leaves_the_processor_to_the_others(spec: Spec) -> None:
     with PeerProcess(spec) as idle, PeerProcess(spec) as busy:
         idle.decode(PROMPT, 64)

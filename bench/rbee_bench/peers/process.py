@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,10 +100,22 @@ class PeerProcess:
         known = self._ask(call="reads")["reads"]
         return None if known is None else Reads(**known)
 
+    def pause(self) -> None:
+        """Stop its threads where they are, until :meth:`resume`; call it between two questions.
+
+        Engines' threads spin for a while after their work is done, on cores that others need.
+        """
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have a paused process go on; one that is not paused does anyway."""
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
-        """End the process, and wait for that."""
+        """End the process, paused or not, and wait for that."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.resume()
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
