@@ -13,7 +13,7 @@ from rbee_bench.agreement import Agreement, measure_agreement
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import interleave
 from rbee_bench.limits import Roof, Roofer
-from rbee_bench.peers import PeerFault, PeerProcess, Reads, Spec, Timing
+from rbee_bench.peers import PeerFault, PeerProcess, Reads, Spec, Timing, alone
 from rbee_bench.stats import halves, spread
 from rbee_bench.subject import Progress
 
@@ -162,12 +162,14 @@ def hold_contest(
             able = [spec for spec in specs if spec.label not in skipped]
             peers, unable = open_peers(stack, able, attempt, progress)
             skipped |= unable
+            for peer in peers.values():
+                peer.pause()
             turn = Turns(progress, len(works) * (len(peers) + 1) * (half + 1))
             others = Bystanders(peer.process_id for peer in peers.values())
             for work, measure in works.items():
                 subjects: dict[str, Callable[[], Timing | Roof]] = {look: roofer.measure}
                 for label, peer in peers.items():
-                    subjects[label] = partial(measure, peer)
+                    subjects[label] = partial(alone, peer, partial(measure, peer))
                 for label, taken in interleave(subjects, half, turn).items():
                     if label == look:
                         roofs[work] += tuple(one for one in taken if isinstance(one, Roof))
@@ -177,6 +179,7 @@ def hold_contest(
                         timings[work][label] = known + new
             bystanders = max(bystanders, others.share())
             for label, peer in peers.items():
+                peer.resume()
                 ours = peer.spec.kind == "compiled"
                 engines[label] = Contestant(ours, peer.version, peer.reads())
             agreement = agreement or measure_agreement(peers, ids)

@@ -9,14 +9,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rbee_bench.interleave import interleave
-from rbee_bench.peers import PeerProcess, Spec, Timing
+from rbee_bench.peers import PeerProcess, Spec, alone
 from rbee_bench.random_checkpoint import ModelShape, write_checkpoint
 from rbee_bench.start import start_once
 from rbee_bench.subject import Progress
@@ -93,7 +93,7 @@ class Trees:
             }
             decodes = interleave(
                 {
-                    name: partial(_alone, peer, partial(peer.decode, prompt, self.turn.tokens))
+                    name: partial(alone, peer, partial(peer.decode, prompt, self.turn.tokens))
                     for name, peer in peers.items()
                 },
                 self.turn.decodes,
@@ -101,7 +101,7 @@ class Trees:
             )
             prefills = interleave(
                 {
-                    name: partial(_alone, peer, partial(peer.prefill, prompt))
+                    name: partial(alone, peer, partial(peer.prefill, prompt))
                     for name, peer in peers.items()
                 },
                 self.turn.prefills,
@@ -118,18 +118,6 @@ class Trees:
             }
 
         return costs("base"), costs("this")
-
-
-def _alone(peer: PeerProcess, turn: Callable[[], Timing]) -> Timing:
-    """Take a turn, out of which the peer is paused.
-
-    A thread of the one before would spin into it, on one of its cores, for some 30 ms.
-    """
-    peer.resume()
-    try:
-        return turn()
-    finally:
-        peer.pause()
 
 
 @contextmanager

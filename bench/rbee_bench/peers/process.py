@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -160,3 +160,15 @@ class PeerProcess:
 
 def _openmp(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads)} if threads else {}
+
+
+def alone(peer: PeerProcess, turn: Callable[[], Timing]) -> Timing:
+    """Take a turn, out of which the peer is paused.
+
+    A thread of the one before would spin into it, on one of its cores, for some 30 ms.
+    """
+    peer.resume()
+    try:
+        return turn()
+    finally:
+        peer.pause()
