@@ -125,11 +125,23 @@ struct Sums {
   size_t to_stride;
 };
 
+// Weights that come next, fetched into the second-level cache meanwhile.
+struct Coming {
+  const uint8_t* next;
+  size_t lines;  // at a time
+
+  void fetch() {
+    for (size_t i = 0; i < lines; ++i, next += kUnitBytes) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    }
+  }
+};
+
 // Up to two tiles of rows times up to two panels, side by side in sums[row tile][panel].
 template <size_t RowTiles, size_t Panels>
 RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
                                      const uint16_t* weights, size_t weights_stride, size_t steps,
-                                     const Sums (&sums)[2][2]) {
+                                     const Sums (&sums)[2][2], Coming& coming) {
   // What was stored before must be there when tiles are loaded.
   __asm__ volatile("" ::: "memory");
   _tile_loadd(0, sums[0][0].from, sums[0][0].from_stride);
@@ -154,6 +166,7 @@ RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
     }
     rows += kTileNumbers;
     weights += kTileNumbers;
+    coming.fetch();
   }
   _tile_stored(0, sums[0][0].to, sums[0][0].to_stride);
   if constexpr (Panels == 2) _tile_stored(1, sums[0][1].to, sums[0][1].to_stride);
@@ -188,7 +201,7 @@ struct Slab {
 };
 
 RBEE_MATRIX_UNIT void multiply_slab(const Slab& slab, const Bf16Rows& rows, size_t first,
-                                    size_t last, size_t outputs, float* y) {
+                                    size_t last, size_t outputs, float* y, Coming coming) {
   const size_t row_stride = rows.steps * kTileNumbers;
   for (size_t tile = first; tile < last; tile += 2) {
     const size_t row_tiles = std::min<size_t>(2, last - tile);
@@ -218,7 +231,7 @@ RBEE_MATRIX_UNIT void multiply_slab(const Slab& slab, const Bf16Rows& rows, size
     const auto multiply = row_tiles == 2
                               ? slab.panels == 2 ? multiply_tiles<2, 2> : multiply_tiles<2, 1>
                               : slab.panels == 2 ? multiply_tiles<1, 2> : multiply_tiles<1, 1>;
-    multiply(from, row_stride, slab.weights, slab.weights_stride, slab.steps, sums);
+    multiply(from, row_stride, slab.weights, slab.weights_stride, slab.steps, sums, coming);
     for (size_t t = 0; t < row_tiles; ++t) {
       const size_t row = (tile + t) * kUnitRows;
       for (size_t p = 0; p < slab.panels; ++p) {
@@ -300,9 +313,13 @@ RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows
       if (bias != nullptr) {
         std::copy_n(bias + column, std::min(2 * kPanel, shape.outputs - column), start);
       }
+      const size_t bytes = 2 * blocks * block_bytes;
+      const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
+      const Coming coming{weights.panel(panel) + 2 * weights.panel_bytes(),
+                          bytes / kUnitBytes / all_steps + 1};
       multiply_slab({rounded, weights_stride, block * shape.block / kStepInputs, steps, column,
                      panels, block == 0 ? start : nullptr},
-                    rows, part.first_tile, part.last_tile, shape.outputs, y);
+                    rows, part.first_tile, part.last_tile, shape.outputs, y, coming);
     }
   }
 }

@@ -238,7 +238,7 @@ class DecodeLoop:
         return drawn, faults
 
     def _accept(self, live: Live, token: int | None) -> Finished | Failed | None:
-        """Give a request its next token, and return how it ends, if it does: for want of one, too."""
+        """Give a request its next token; return how it ends, if it does, be it for want of one."""
         if token is None:
             message = "the model's logits are not finite; export it at --precision fp32"
             return Failed(InferenceFailed(message))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,6 @@ class RowSampler:
         self.params = params
         self.seed = secrets.randbits(64) if params.seed is None else params.seed
         self.allowed: NDArray[np.bool_] | None = None
-        # Counter-based and keyed by the seed alone: a request draws the same numbers in any batch.
-        self._random = np.random.Generator(np.random.Philox(key=self.seed))
         self._seen = _Seen(prompt if params.repetition_penalty != 1.0 else ())
         self.drawn, self.last = 0, -1
         self.counts_tokens = (
@@ -106,6 +104,12 @@ class RowSampler:
         if self.allowed is not None:
             row[~self.allowed] = -np.inf
         return row
+
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        # Counter-based and keyed by the seed alone: a request draws the same numbers in any batch.
+        # Greedy requests need none, and the first to ask for one waits for the module.
+        return np.random.Generator(np.random.Philox(key=self.seed))
 
     def uniform(self) -> float:
         """Return the next number of the request's random stream, in [0, 1)."""

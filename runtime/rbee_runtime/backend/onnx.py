@@ -28,7 +28,7 @@ class OnnxBackend:
     """Runs an artifact of the ``ort`` dialect on the CPU or a GPU.
 
     Past and present of every layer are bound to the same memory, which the attention operator
-    extends in place: no step copies the cache. Bindings for steps that decode are made once; such a
+    extends in place: no step copies the cache. Bindings for steps that decode are kept; such a
     step writes its tokens into the bound inputs, and nothing is allocated.
 
     On a GPU, logits stay where they are and tokens are drawn there. Steps that decode are replayed
@@ -177,8 +177,8 @@ class OnnxBackend:
             self._run_each()
 
     def _prepare(self) -> None:
-        """Make the bindings of steps that decode."""
-        self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
+        """Have bindings made at the first step that needs them."""
+        self._decode: dict[int, BoundStep] = {}
         if self._sampler is not None:
             for rows in self._buckets:
                 self._sampler.prepare(rows, self._graph(rows))
@@ -196,7 +196,10 @@ class OnnxBackend:
         """Run a step and return how many rows it ran with."""
         rows, width = len(step.rows), len(step.rows[0].tokens)
         if step.slot == 0 and width == 1:
-            bound = self._decode.get(rows) or self._decode[bucket_of(rows, self._buckets)]
+            bucket = bucket_of(rows, self._buckets)
+            if bucket not in self._decode:
+                self._decode[bucket] = self._bind_decode(bucket)
+            bound = self._decode[bucket]
         else:
             bound = self._bind(step.slot, rows, width)
         all_rows = [*step.rows, *(self._idle(slot) for slot in range(rows, bound.rows))]
