@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gate.h"
 #include "packed_weights.h"
 
 namespace rbee::avx512 {
@@ -37,9 +38,10 @@ struct Bf16Part {
   size_t last_pair;
 };
 
-// Computes some outputs of some rows: y is float[rows, outputs]; bias is float[outputs] or null.
-// Weights become bfloat16 on the way, offsets and all.
+// Computes some outputs of some rows: y is float[rows, outputs]; bias is float[outputs] or null, in
+// the order of the panels. Weights become bfloat16 on the way, offsets and all. With a gate, weights
+// are in halves, its own and what it is for, and y is float[rows, outputs / 2].
 void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, const Bf16Part& part,
-                   const float* bias, float* y);
+                   const float* bias, Gate gate, float* y);
 
 }  // namespace rbee::avx512

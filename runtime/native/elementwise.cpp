@@ -46,7 +46,7 @@ void Gated::compute(ort::KernelContext* context) const {
   if (rows == 0) return;
   for_rows(ort_, context, rows, width, [&](size_t i) {
     const float* gate = x + i * 2 * width;
-    row_(gate, gate + width, width, y + i * width);
+    gate_(gate, gate + width, width, y + i * width);
   });
 }
 

@@ -9,9 +9,7 @@ namespace rbee {
 // activation(gate) * up, of float[..., 2 * width] with the gate first.
 class Gated {
  public:
-  using Row = void (*)(const float* gate, const float* up, size_t width, float* y);
-
-  Gated(ort::Api* api, Row row) : ort_(api), row_(row) {}
+  Gated(ort::Api* api, Gate gate) : ort_(api), gate_(gate) {}
 
   void compute(ort::KernelContext* context) const;
 
@@ -21,7 +19,7 @@ class Gated {
 
  private:
   OnnxRuntime ort_;
-  Row row_;
+  Gate gate_;
 };
 
 // x * sigmoid(x) for an activation.

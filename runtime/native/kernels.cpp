@@ -12,6 +12,7 @@ const Kernels kKernels = {
     .tile = kTile,
     .quantise = quantise,
     .multiply = multiply,
+    .multiply_gated = multiply_gated,
     .attend = attend,
     .combine = combine,
     .attend_many = attend_many,

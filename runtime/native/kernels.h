@@ -1,6 +1,7 @@
 // The kernels: what the operators leave to code that is compiled once for each variant.
 #pragma once
 
+#include "gate.h"
 #include "head_cache.h"
 #include "packed_weights.h"
 #include "quantised_rows.h"
@@ -15,14 +16,17 @@ struct Kernels {
   void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
   void (*multiply)(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);
+  void (*multiply_gated)(const PackedWeights& weights, const QuantisedRows& rows,
+                         const Tiles& tiles, size_t first, size_t last, const float* bias,
+                         Gate gate, float* y);
   void (*attend)(const float* queries, size_t count, const HeadCache& cache, Range range,
                  const Scoring& scoring, float* scores, Partial* partials);
   void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
   void (*attend_many)(const Query* queries, size_t count, const HeadCache& cache,
                       const Scoring& scoring, float* keys);
   void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, float* to);
-  void (*gated_silu)(const float* gate, const float* up, size_t width, float* y);
-  void (*gated_gelu)(const float* gate, const float* up, size_t width, float* y);
+  Gate gated_silu;
+  Gate gated_gelu;
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,
                    size_t width, float* total, float* y);
   float (*find_largest)(const float* values, size_t count);

@@ -104,6 +104,20 @@ const ByRows& table(const PackedWeights& weights) {
   return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
 }
 
+// Calls `multiply(index, tile)` for every tile of rows and every index of [first, last), rows of
+// which a core's cache holds what it needs first.
+template <typename Multiply>
+void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size_t last,
+               const Multiply& multiply) {
+  const size_t together = std::max<size_t>(1, kRowsInCache / (kTile * rows.padded()));
+  for (size_t from = 0; from < tiles.count(); from += together) {
+    const size_t to = std::min(tiles.count(), from + together);
+    for (size_t index = first; index < last; ++index) {
+      for (size_t tile = from; tile < to; ++tile) multiply(index, tiles[tile]);
+    }
+  }
+}
+
 }  // namespace
 
 void quantise(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to) {
@@ -140,20 +154,32 @@ void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Til
               size_t first, size_t last, const float* bias, float* y) {
   const ByRows& by_rows = table(weights);
   const size_t outputs = weights.shape().outputs;
-  const size_t together = std::max<size_t>(1, kRowsInCache / (kTile * rows.padded()));
-  for (size_t from = 0; from < tiles.count(); from += together) {
-    const size_t to = std::min(tiles.count(), from + together);
-    for (size_t panel = first; panel < last; ++panel) {
-      const size_t column = panel * kLanes;
-      const size_t count = std::min(kLanes, outputs - column);
-      const Floats start = bias != nullptr ? load(bias + column, First(count)) : zeros();
-      for (size_t index = from; index < to; ++index) {
-        const Tile tile = tiles[index];
-        const Output output{y + tile.first * outputs + column, outputs, start, count};
-        by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first, output);
-      }
+  for_tiles(rows, tiles, first, last, [&](size_t panel, Tile tile) {
+    const size_t column = panel * kLanes;
+    const size_t count = std::min(kLanes, outputs - column);
+    const Floats start = bias != nullptr ? load(bias + column, First(count)) : zeros();
+    const Output output{y + tile.first * outputs + column, outputs, start, count};
+    by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first, output);
+  });
+}
+
+void multiply_gated(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+                    size_t first, size_t last, const float* bias, Gate gate, float* y) {
+  const ByRows& by_rows = table(weights);
+  const size_t width = weights.shape().outputs / 2;
+  for_tiles(rows, tiles, first, last, [&](size_t pair, Tile tile) {
+    alignas(64) float sums[2][kTile * kLanes];
+    for (size_t half = 0; half < 2; ++half) {
+      const size_t panel = 2 * pair + half;
+      const Floats start = bias != nullptr ? load(bias + panel * kLanes) : zeros();
+      by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
+                             {sums[half], kLanes, start, kLanes});
     }
-  }
+    gate(sums[0], sums[1], tile.rows * kLanes, sums[0]);
+    for (size_t r = 0; r < tile.rows; ++r) {
+      store(y + (tile.first + r) * width + pair * kLanes, load(sums[0] + r * kLanes));
+    }
+  });
 }
 
 }  // namespace rbee::RBEE_VARIANT

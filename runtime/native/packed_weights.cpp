@@ -69,7 +69,7 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
   const size_t row_bytes = shape.block * shape.bits / 8;
   uint8_t* to = bytes;
   for (size_t panel = 0; panel < shape.panels(); ++panel) {
-    const size_t first = panel * kPanel;
+    const size_t first = shape.first_output(panel);
     const size_t lanes = std::min(kPanel, shape.outputs - first);
     for (size_t block = 0; block < blocks; ++block) {
       const auto at = [&](size_t lane) { return (first + lane) * blocks + block; };

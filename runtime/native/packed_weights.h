@@ -18,9 +18,13 @@ struct WeightsShape {
   size_t inputs;
   size_t bits;   // 4 or 8
   size_t block;  // inputs that share a scale: 16, 32, 64 or 128
+  bool halves;   // panels are of either half of the outputs by turns; both are whole panels
 
   RBEE_INLINED size_t blocks() const { return (inputs + block - 1) / block; }
   RBEE_INLINED size_t panels() const { return (outputs + kPanel - 1) / kPanel; }
+  RBEE_INLINED size_t first_output(size_t panel) const {
+    return halves ? panel % 2 * (outputs / 2) + panel / 2 * kPanel : panel * kPanel;
+  }
 };
 
 // A matrix cut into panels of 16 outputs, each one run of memory. A panel holds, block after

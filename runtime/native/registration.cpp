@@ -33,7 +33,9 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention, rbee::AddNorm>(
         ort, options, variant, "com.microsoft");
     // In place of functions that the model brings (rbee_export.dialect.functions).
-    rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedSilu, rbee::GatedGelu>(
+    rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedProduct<rbee::Silu>,
+                     rbee::GatedProduct<rbee::Gelu>, rbee::GatedOffsetProduct<rbee::Silu>,
+                     rbee::GatedOffsetProduct<rbee::Gelu>, rbee::GatedSilu, rbee::GatedGelu>(
         ort, options, variant, "rbee");
   });
 }

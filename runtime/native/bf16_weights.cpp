@@ -1,0 +1,109 @@
+#include "bf16_weights.h"
+
+#include <immintrin.h>
+
+#include "matrix_unit.h"
+
+namespace rbee::avx512 {
+namespace {
+
+constexpr size_t kNumbers = kUnitBytes / sizeof(uint16_t);
+
+// Numbers are cut off after the bits of a bfloat16, which takes half as long as rounding them: this
+// much larger before, what is cut off takes away as much on average.
+constexpr float kCutOff = 1.0028f;
+
+// Sixteen numbers of each input of a pair, side by side as the unit wants them.
+RBEE_MATRIX_UNIT inline __m512i pair(__m512 even, __m512 odd) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+  // low | (odd & mask)
+  return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(odd), _mm512_set1_epi32(0xffff0000u),
+                                   0xf8);
+}
+
+// Integers become floats in place: below the exponent of 2^(23 - bit), a mantissa whose bits from
+// `bit` on are q is the number 2^(23 - bit) + q.
+template <int Bit, int Bits>
+RBEE_MATRIX_UNIT inline __m512 above_power(__m512i word) {
+  constexpr int kExponent = (127 + 23 - Bit) << 23;
+  constexpr int kMask = ((1 << Bits) - 1) << Bit;
+  // (word & mask) | exponent
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(word, _mm512_set1_epi32(kMask),
+                                                       _mm512_set1_epi32(kExponent), 0xea));
+}
+
+template <int Bit, int Bits>
+RBEE_MATRIX_UNIT inline __m512 less_power(__m512 scale, __m512 offset) {
+  constexpr float kPower = static_cast<float>((1 << (23 - Bit)) + (1 << (Bits - 1)));
+  return _mm512_fnmadd_ps(scale, _mm512_set1_ps(kPower), offset);
+}
+
+template <size_t Bits, bool HalfScales, bool Offsets>
+RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t block,
+                                  uint16_t* to) {
+  for (size_t b = 0; b < blocks; ++b) {
+    __m512 scale;
+    if constexpr (HalfScales) {
+      scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel)));
+      panel += kPanel * sizeof(uint16_t);
+    } else {
+      scale = _mm512_loadu_ps(panel);
+      panel += kPanel * sizeof(float);
+    }
+    __m512 offset = _mm512_setzero_ps();
+    if constexpr (Offsets) {
+      offset = _mm512_loadu_ps(panel);
+      panel += kPanel * sizeof(float);
+    }
+    scale = _mm512_mul_ps(scale, _mm512_set1_ps(kCutOff));
+    offset = _mm512_mul_ps(offset, _mm512_set1_ps(kCutOff));
+    if constexpr (Bits == 4) {
+      const __m512 low = less_power<16, 4>(scale, offset);
+      const __m512 high = less_power<12, 4>(scale, offset);
+      for (size_t i = 0; i < block; i += 8, panel += kUnitBytes, to += 4 * kNumbers) {
+        const __m512i line = _mm512_loadu_si512(panel);
+        const __m512i by8 = _mm512_ror_epi32(line, 8);
+        const __m512i by16 = _mm512_ror_epi32(line, 16);
+        const __m512i by24 = _mm512_ror_epi32(line, 24);
+        const auto first = [&](__m512i word) RBEE_MATRIX_UNIT {
+          return _mm512_fmadd_ps(above_power<16, 4>(word), scale, low);
+        };
+        const auto second = [&](__m512i word) RBEE_MATRIX_UNIT {
+          return _mm512_fmadd_ps(above_power<12, 4>(word), scale, high);
+        };
+        _mm512_storeu_si512(to, pair(first(by16), first(by24)));
+        _mm512_storeu_si512(to + kNumbers, pair(first(line), first(by8)));
+        _mm512_storeu_si512(to + 2 * kNumbers, pair(second(by24), second(line)));
+        _mm512_storeu_si512(to + 3 * kNumbers, pair(second(by8), second(by16)));
+      }
+    } else {
+      const __m512 down = less_power<15, 8>(scale, offset);
+      for (size_t i = 0; i < block; i += 4, panel += kUnitBytes, to += 2 * kNumbers) {
+        const __m512i line = _mm512_loadu_si512(panel);
+        const auto number = [&](__m512i word) RBEE_MATRIX_UNIT {
+          return _mm512_fmadd_ps(above_power<15, 8>(word), scale, down);
+        };
+        _mm512_storeu_si512(to, pair(number(_mm512_ror_epi32(line, 17)),
+                                     number(_mm512_ror_epi32(line, 25))));
+        _mm512_storeu_si512(to + kNumbers, pair(number(_mm512_ror_epi32(line, 1)),
+                                                   number(_mm512_ror_epi32(line, 9))));
+      }
+    }
+  }
+}
+
+template <size_t Bits>
+RoundPanel of_bits(const PackedWeights& weights) {
+  if (weights.half_scales()) {
+    return weights.has_offsets() ? round_panel<Bits, true, true> : round_panel<Bits, true, false>;
+  }
+  return weights.has_offsets() ? round_panel<Bits, false, true> : round_panel<Bits, false, false>;
+}
+
+}  // namespace
+
+RoundPanel round_panel_of(const PackedWeights& weights) {
+  return weights.shape().bits == 4 ? of_bits<4>(weights) : of_bits<8>(weights);
+}
+
+}  // namespace rbee::avx512

@@ -1,0 +1,18 @@
+// Block-quantised weights as the processor's matrix unit takes them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "packed_weights.h"
+
+namespace rbee::avx512 {
+
+// Rounds the weights of so many blocks of one panel to bfloat16, scaled and with their offsets: for
+// each two inputs, those of 16 outputs side by side.
+using RoundPanel = void (*)(const uint8_t* panel, size_t blocks, size_t block, uint16_t* to);
+
+// The function for weights like these.
+RoundPanel round_panel_of(const PackedWeights& weights);
+
+}  // namespace rbee::avx512
