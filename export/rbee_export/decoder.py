@@ -65,8 +65,10 @@ class Dialect(Protocol[V]):
         """Apply an activation function."""
         ...
 
-    def gated(self, gate_up: V, kind: Activation) -> V:
-        """Return ``activation(gate) * up`` of two halves side by side (Shazeer 2020)."""
+    def gated(
+        self, x: V, columns: int, rows: Mapping[str, int], kind: Activation, *, bias: bool
+    ) -> V:
+        """Return ``activation(gate) * up``, of what two matrices make of ``x`` (Shazeer 2020)."""
         ...
 
     def last_position(self, x: V) -> V:
@@ -114,7 +116,7 @@ def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
 def _mlp(ops: Dialect[V], c: DecoderConfig, at: str, x: V) -> V:
     if c.gated:
         rows = {at + "gate": c.intermediate, at + "up": c.intermediate}
-        inner = ops.gated(ops.linear(x, c.hidden, rows, bias=c.mlp_bias), c.activation)
+        inner = ops.gated(x, c.hidden, rows, c.activation, bias=c.mlp_bias)
     else:
         up = ops.linear(x, c.hidden, {at + "up": c.intermediate}, bias=c.mlp_bias)
         inner = ops.activation(up, c.activation)

@@ -142,7 +142,7 @@ def stored_matrices(artifact: Path) -> dict[str, NDArray[np.float32]]:
     graph = ir.load(artifact / "model.onnx").graph
     found = {}
     for node in graph:
-        if node.op_type not in ("MatMulNBits", "BlockProduct"):
+        if node.op_type != "MatMulNBits" and not node.op_type.endswith("Product"):
             continue
         packed, scales = (value.const_value.numpy() for value in node.inputs[1:3])
         bits = node.attributes["bits"].as_int()

@@ -9,7 +9,11 @@ import onnx_ir as ir
 _PICKING = {"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding"}
 """Operators that read a row of a constant, not all of it."""
 
-_BLOCK_PRODUCTS = {"MatMulNBits", "BlockProduct"}
+_BLOCK_PRODUCTS = {
+    "MatMulNBits",
+    "BlockProduct",
+    *(f"Gated{gate}{kind}Product" for gate in ("Silu", "Gelu") for kind in ("", "Block")),
+}
 _PRODUCTS = {"MatMul", "Gemm"}
 
 

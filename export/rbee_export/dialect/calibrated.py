@@ -65,13 +65,7 @@ class CalibratedDialect(Generic[V]):
         self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int], *, bias: bool
     ) -> tuple[V, Floats]:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        inputs = InputMoments.of(x[1])
-        parts = [
-            x[1] @ self._weights.rounded(name, n, columns, inputs).T for name, n in rows.items()
-        ]
-        product: Floats = np.concatenate(parts, axis=-1)
-        if bias:
-            product += self._text.bias(rows)
+        product = self._rounded_product(x[1], columns, rows, bias=bias)
         return self._graph.linear(x[0], columns, rows, bias=bias), product
 
     def attention(
@@ -87,9 +81,19 @@ class CalibratedDialect(Generic[V]):
         """See :class:`~rbee_export.decoder.Dialect`."""
         return self._graph.activation(x[0], kind), self._text.activation(x[1], kind)
 
-    def gated(self, gate_up: tuple[V, Floats], kind: Activation) -> tuple[V, Floats]:
+    def gated(
+        self,
+        x: tuple[V, Floats],
+        columns: int,
+        rows: Mapping[str, int],
+        kind: Activation,
+        *,
+        bias: bool,
+    ) -> tuple[V, Floats]:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return self._graph.gated(gate_up[0], kind), self._text.gated(gate_up[1], kind)
+        product = self._rounded_product(x[1], columns, rows, bias=bias)
+        gated = self._graph.gated(x[0], columns, rows, kind, bias=bias)
+        return gated, self._text.gate(product, kind)
 
     def last_position(self, x: tuple[V, Floats]) -> tuple[V, Floats]:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -107,3 +111,14 @@ class CalibratedDialect(Generic[V]):
     ) -> None:
         """Have the graph give its logits; nothing comes after those of the text."""
         self._graph.logits(x[0], name, rows, tied=tied, bias=bias, cap=cap)
+
+    def _rounded_product(
+        self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool
+    ) -> Floats:
+        """Round matrices to what they multiply, and return what they then make of it."""
+        inputs = InputMoments.of(x)
+        parts = [x @ self._weights.rounded(name, n, columns, inputs).T for name, n in rows.items()]
+        product: Floats = np.concatenate(parts, axis=-1)
+        if bias:
+            product += self._text.bias(rows)
+        return product

@@ -33,19 +33,8 @@ def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
         attributes: What every ``MatMulNBits`` is told besides.
     """
     tape = Tape()
-    x, integers, scales, offsets, bias = inputs = _values(
-        "x", "integers", "scales", "offsets", "bias"
-    )
-    told: dict[str, ir.Attr | int] = {name: _same(name) for name in _PRODUCT}
-    told.update(attributes)
-    y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], told, domain=_MS)
-    # Sizes to cut x to: leading dimensions as they are, then blocks.
-    block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
-    width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
-    sizes = tape.op("Concat", [_ints(tape, [0, -1]), width], {"axis": 0})
-    last = _ints(tape, [-1])
-    sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
-    total = tape.op("Gemm", [sums, offsets, y], {"transB": 1})
+    inputs = _values("x", "integers", "scales", "offsets", "bias")
+    total = _product(tape, inputs, attributes)
     return _function("BlockProduct", _body(opset, inputs, tape, total), _PRODUCT)
 
 
@@ -57,13 +46,59 @@ def gated(opset: int, name: Gate) -> ir.Function:
     """
     tape = Tape()
     inputs = _values("gate_up")
-    gate, up = tape.op_multi_out("Split", inputs, {"axis": -1, "num_outputs": 2}, num_outputs=2)
+    return _function(name, _body(opset, inputs, tape, _gated(tape, inputs[0], name)))
+
+
+def gated_product(
+    opset: int, gate: Gate, attributes: Mapping[str, int], *, offsets: bool
+) -> ir.Function:
+    """Return a product with weights in blocks, and the gate of its outcome, in one.
+
+    That is ``GatedSiluProduct`` or ``GatedGeluProduct``, and for blocks with offsets
+    ``GatedSiluBlockProduct`` or ``GatedGeluBlockProduct``. Inputs and attributes are those of
+    ``BlockProduct``, without the offsets where there are none; the output, ``float[..., N / 2]``,
+    is that of :func:`gated`.
+
+    Args:
+        opset: Version of ONNX's own operators.
+        gate: The gate.
+        attributes: What every ``MatMulNBits`` is told besides.
+        offsets: Whether the blocks have offsets.
+    """
+    tape = Tape()
+    names = ("x", "integers", "scales", *(["offsets"] if offsets else []), "bias")
+    inputs = _values(*names)
+    y = _gated(tape, _product(tape, inputs, attributes), gate)
+    name = f"{gate}{'Block' if offsets else ''}Product"
+    return _function(name, _body(opset, inputs, tape, y), _PRODUCT)
+
+
+def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, int]) -> ir.Value:
+    """Multiply by weights in blocks; the offsets before the bias are there or not."""
+    x, integers, scales, *offsets, bias = inputs
+    told: dict[str, ir.Attr | int] = {name: _same(name) for name in _PRODUCT}
+    told.update(attributes)
+    y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], told, domain=_MS)
+    if not offsets:
+        return y
+    # Sizes to cut x to: leading dimensions as they are, then blocks.
+    block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
+    width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
+    sizes = tape.op("Concat", [_ints(tape, [0, -1]), width], {"axis": 0})
+    last = _ints(tape, [-1])
+    sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
+    return tape.op("Gemm", [sums, *offsets, y], {"transB": 1})
+
+
+def _gated(tape: Tape, gate_up: ir.Value, name: Gate) -> ir.Value:
+    halves = {"axis": -1, "num_outputs": 2}
+    gate, up = tape.op_multi_out("Split", [gate_up], halves, num_outputs=2)
     if name == "GatedSilu":
         # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
         active = tape.op("QuickGelu", [gate], {"alpha": 1.0}, domain=_MS)
     else:
         active = tape.op("Gelu", [gate], {"approximate": "tanh"})
-    return _function(name, _body(opset, inputs, tape, tape.op("Mul", [active, up])))
+    return tape.op("Mul", [active, up])
 
 
 def _function(name: str, body: ir.Graph, attributes: Sequence[str] = ()) -> ir.Function:

@@ -27,14 +27,14 @@ import onnx_ir as ir
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.config import Activation
-from rbee_export.dialect.functions import Gate, block_product, gated
+from rbee_export.dialect.functions import Gate
 from rbee_export.dialect.graph import GraphWriter
+from rbee_export.dialect.products import Products
 from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
 _MS = "com.microsoft"
-_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 _KEPT_IN_ROWS = ("int8", "int4")
 
 
@@ -50,9 +50,7 @@ class OrtDialect:
         self._row_shapes: dict[int, ir.Value] = {}
         self._flat = weights.precision not in _KEPT_IN_ROWS
         self._tied: Matrix | None = None
-        # GPUs multiply by what the integers stand for, in the type of the activations.
-        on_cpu = dtype == ir.DataType.FLOAT
-        self._accuracy = {"accuracy_level": _INT8_ACTIVATIONS} if on_cpu else {}
+        self._products = Products(self._graph, weights, OPSET)
 
         self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         self._filled: dict[str, list[ir.Value]] = {}
@@ -76,7 +74,7 @@ class OrtDialect:
         if not isinstance(table, BlockMatrix):
             return self._op("Gather", [self._graph.floats(name, table), ids])
         bytes_per_row = self._c.hidden * table.bits // 8
-        data, scales = self._blocks(name, table, [rows, bytes_per_row])
+        data, scales = self._products.blocks(name, table, [rows, bytes_per_row])
         vectors = self._op(
             "GatherBlockQuantized",
             [data, ids, scales],
@@ -124,9 +122,7 @@ class OrtDialect:
 
     def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        stacks = self._weights.stacked(rows, columns)
-        parts = [self._product(x, matrix, own, bias=bias) for own, matrix in stacks]
-        return parts[0] if len(parts) == 1 else self._op("Concat", parts, {"axis": -1})
+        return self._products.linear(x, columns, rows, bias=bias)
 
     def attention(self, qkv: ir.Value, layer: int, norms: tuple[str, str] | None) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -171,10 +167,18 @@ class OrtDialect:
         # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
         return self._op("QuickGelu", [x], {"alpha": 1.0}, domain=_MS)
 
-    def gated(self, gate_up: ir.Value, kind: Activation) -> ir.Value:
+    def gated(
+        self,
+        x: ir.Value,
+        columns: int,
+        rows: Mapping[str, int],
+        kind: Activation,
+        *,
+        bias: bool,
+    ) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        name: Gate = "GatedGelu" if kind == "gelu_tanh" else "GatedSilu"
-        return self._graph.call(gated(OPSET, name), [gate_up])
+        gate: Gate = "GatedGelu" if kind == "gelu_tanh" else "GatedSilu"
+        return self._products.gated(x, columns, rows, gate, bias=bias)
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -187,7 +191,7 @@ class OrtDialect:
         """See :class:`~rbee_export.decoder.Dialect`."""
         head = self._tied if tied else self._weights.matrix(name, rows, self._c.hidden)
         assert head is not None
-        y = self._product(x, head, {name: rows}, bias=bias)
+        y = self._products.product(x, head, {name: rows}, bias=bias)
         if cap is not None:
             limit = self._graph.number(cap)
             y = self._op("Mul", [self._op("Tanh", [self._op("Div", [y, limit])]), limit])
@@ -203,31 +207,6 @@ class OrtDialect:
                 self._graph.input(f"{kind}total_sequence_length", ir.DataType.INT32, []),
             ]
         return self._filled[kind]
-
-    def _product(
-        self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
-    ) -> ir.Value:
-        """Multiply activations by a matrix of ``[N, K]``, flat ones unless it is in blocks."""
-        name = "+".join(rows)
-        added = None
-        if bias:
-            added = self._graph.floats(f"{name}_bias", self._weights.bias(rows))
-        if not isinstance(matrix, BlockMatrix):
-            inputs = [x, self._graph.floats(name, matrix)]
-            return self._op("Gemm", [*inputs, added] if bias else inputs, {"transB": 1})
-        n, k = matrix.shape
-        inputs = [x, *self._blocks(name, matrix, matrix.packed.shape)]
-        shape = {"N": n, "K": k, "bits": matrix.bits, "block_size": matrix.block}
-        if matrix.offsets is not None:
-            offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
-            product = block_product(OPSET, self._accuracy)
-            return self._graph.call(product, [*inputs, offsets, added], shape)
-        return self._op(
-            "MatMulNBits",
-            [*inputs, None, None, added] if bias else inputs,
-            {**shape, **self._accuracy},
-            domain=_MS,
-        )
 
     def _cut(self, block: int) -> ir.Value:
         return self._graph.ints(f"blocks.{block}", [0, -1, block])
@@ -265,10 +244,6 @@ class OrtDialect:
             parts = [shape, self._graph.ints(f"width.{width}", [width])]
             self._row_shapes[width] = self._op("Concat", parts, {"axis": 0})
         return self._op("Reshape", [x, self._row_shapes[width]])
-
-    def _blocks(self, name: str, matrix: BlockMatrix, shape: Sequence[int]) -> list[ir.Value]:
-        packed = self._graph.stored(f"{name}.packed", matrix.packed, shape)
-        return [packed, self._graph.floats(f"{name}.scales", matrix.scales)]
 
     def _op(
         self,

@@ -119,8 +119,14 @@ class ReferenceDialect:
         cubic: Floats = np.tanh(_GELU * (x + np.float32(0.044715) * x * x * x))
         return np.float32(0.5) * x * (1 + cubic)
 
-    def gated(self, gate_up: Floats, kind: Activation) -> Floats:
+    def gated(
+        self, x: Floats, columns: int, rows: Mapping[str, int], kind: Activation, *, bias: bool
+    ) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
+        return self.gate(self.linear(x, columns, rows, bias=bias), kind)
+
+    def gate(self, gate_up: Floats, kind: Activation) -> Floats:
+        """Return ``activation(gate) * up`` of two halves side by side."""
         gate, up = np.split(gate_up, 2, axis=-1)
         return self.activation(gate, kind) * up
 

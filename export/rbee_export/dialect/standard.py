@@ -148,8 +148,17 @@ class StandardDialect:
             return self._op("Gelu", [x], {"approximate": "tanh"})
         return self._op("Mul", [x, self._op("Sigmoid", [x])])
 
-    def gated(self, gate_up: ir.Value, kind: Activation) -> ir.Value:
+    def gated(
+        self,
+        x: ir.Value,
+        columns: int,
+        rows: Mapping[str, int],
+        kind: Activation,
+        *,
+        bias: bool,
+    ) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
+        gate_up = self.linear(x, columns, rows, bias=bias)
         attributes = {"axis": -1, "num_outputs": 2}
         gate, up = self._graph.op_multi_out("Split", [gate_up], attributes, 2)
         return self._op("Mul", [self.activation(gate, kind), up])

@@ -1,0 +1,116 @@
+"""Products with a model's matrices, as the ``ort`` dialect's graphs have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from rbee_export.blocks import BlockMatrix
+from rbee_export.dialect.functions import Gate, block_product, gated, gated_product
+from rbee_export.dialect.graph import GraphWriter
+from rbee_export.weights import Matrix, Weights
+
+_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
+_PANEL = 16  # outputs that our kernels compute together
+
+
+class Products:
+    """Emits products of activations and a model's weights.
+
+    Args:
+        graph: The graph to emit them to.
+        weights: The weights.
+        opset: Version of ONNX's own operators.
+    """
+
+    def __init__(self, graph: GraphWriter, weights: Weights, opset: int) -> None:
+        self._graph = graph
+        self._weights = weights
+        self._opset = opset
+        # GPUs multiply by what the integers stand for, in the type of the activations.
+        self._on_cpu = graph.dtype == ir.DataType.FLOAT
+        self._accuracy = {"accuracy_level": _INT8_ACTIVATIONS} if self._on_cpu else {}
+
+    def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return self._joined(x, self._weights.stacked(rows, columns), bias=bias)
+
+    def gated(
+        self, x: ir.Value, columns: int, rows: Mapping[str, int], gate: Gate, *, bias: bool
+    ) -> ir.Value:
+        """Return ``activation(gate) * up``, of what two matrices make of ``x``.
+
+        One operator does it where our kernels can: on the CPU, for matrices in blocks of one kind,
+        whose outputs are whole panels.
+        """
+        stacks = self._weights.stacked(rows, columns)
+        both, matrix = stacks[0]
+        if (
+            self._on_cpu
+            and len(stacks) == 1
+            and isinstance(matrix, BlockMatrix)
+            and matrix.shape[0] % (2 * _PANEL) == 0
+        ):
+            offsets = matrix.offsets is not None
+            function = gated_product(self._opset, gate, self._accuracy, offsets=offsets)
+            inputs = self._inputs(x, matrix, both, bias=bias)
+            return self._graph.call(function, inputs, _shape(matrix))
+        gate_up = self._joined(x, stacks, bias=bias)
+        return self._graph.call(gated(self._opset, gate), [gate_up])
+
+    def product(
+        self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
+    ) -> ir.Value:
+        """Multiply activations by a matrix of ``[N, K]``, flat ones unless it is in blocks.
+
+        Args:
+            x: The activations.
+            matrix: The matrix.
+            rows: Weights that it consists of, with the rows of each.
+            bias: Add their biases.
+        """
+        inputs = self._inputs(x, matrix, rows, bias=bias)
+        if not isinstance(matrix, BlockMatrix):
+            return self._graph.op("Gemm", inputs if bias else inputs[:2], {"transB": 1})
+        if matrix.offsets is not None:
+            function = block_product(self._opset, self._accuracy)
+            return self._graph.call(function, inputs, _shape(matrix))
+        *given, added = inputs
+        return self._graph.op(
+            "MatMulNBits",
+            [*given, None, None, added] if bias else given,
+            {**_shape(matrix), **self._accuracy},
+            domain="com.microsoft",
+        )
+
+    def blocks(self, name: str, matrix: BlockMatrix, shape: Sequence[int]) -> list[ir.Value]:
+        """Return a matrix's integers, in such a shape, and its scales."""
+        packed = self._graph.stored(f"{name}.packed", matrix.packed, shape)
+        return [packed, self._graph.floats(f"{name}.scales", matrix.scales)]
+
+    def _joined(
+        self, x: ir.Value, stacks: Sequence[tuple[Mapping[str, int], Matrix]], *, bias: bool
+    ) -> ir.Value:
+        parts = [self.product(x, matrix, own, bias=bias) for own, matrix in stacks]
+        return parts[0] if len(parts) == 1 else self._graph.op("Concat", parts, {"axis": -1})
+
+    def _inputs(
+        self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
+    ) -> list[ir.Value | None]:
+        """Return the activations, all that a matrix is, and the bias or nothing."""
+        name = "+".join(rows)
+        added = None
+        if bias:
+            added = self._graph.floats(f"{name}_bias", self._weights.bias(rows))
+        if not isinstance(matrix, BlockMatrix):
+            return [x, self._graph.floats(name, matrix), added]
+        parts = self.blocks(name, matrix, matrix.packed.shape)
+        if matrix.offsets is not None:
+            parts.append(self._graph.floats(f"{name}.offsets", matrix.offsets))
+        return [x, *parts, added]
+
+
+def _shape(matrix: BlockMatrix) -> dict[str, int]:
+    n, k = matrix.shape
+    return {"N": n, "K": k, "bits": matrix.bits, "block_size": matrix.block}
