@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.native import keep_off_matrix_unit
 from support.running import forced_logits, greedy, open_cpu, prefill, relative_error
 from support.tiny_llama import load_reference, reference_logits, with_rounded_products, with_weights
 
@@ -65,9 +66,13 @@ def test_every_matrix_of_every_type_is_exact(kind: str, make_gguf: MakeGguf) -> 
 
 
 def test_an_offset_that_is_rounded_costs_one_rounding(
-    make_gguf: MakeGguf, make_artifact: MakeArtifact, tmp_path: Path
+    make_gguf: MakeGguf,
+    make_artifact: MakeArtifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A minimum so small beside its scale that their sum does not fit a float32."""
+    keep_off_matrix_unit(monkeypatch)
     file = make_gguf("Q4_1")
     stored = gguf.GGUFReader(file.path)
     tensor = next(t for t in stored.tensors if t.name == "blk.0.ffn_up.weight")
@@ -245,12 +250,15 @@ BLOCK_FILES: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("variant", BLOCK_FILES)
 def test_kept_blocks_compute_what_their_dequantised_weights_do(
+    *,
     variant: str,
     tied: bool,
     make_llama: MakeLlama,
     make_gguf: MakeGguf,
     make_artifact: MakeArtifact,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    keep_off_matrix_unit(monkeypatch)
     checkpoint = make_llama(tie_word_embeddings=tied)
     file = make_gguf(checkpoint=checkpoint, **BLOCK_FILES[variant])
     backend = open_cpu(make_artifact(file.path, "gguf"))

@@ -82,12 +82,14 @@ def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, in
     if not offsets:
         return y
     # Sizes to cut x to: leading dimensions as they are, then blocks.
+    leading = tape.op("Shape", [x], {"end": -1})
     block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
     width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
-    sizes = tape.op("Concat", [_ints(tape, [0, -1]), width], {"axis": 0})
     last = _ints(tape, [-1])
+    sizes = tape.op("Concat", [leading, last, width], {"axis": 0})
     sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
-    return tape.op("Gemm", [sums, *offsets, y], {"transB": 1})
+    shifts = tape.op("FusedMatMul", [sums, *offsets], {"transB": 1}, domain=_MS)
+    return tape.op("Add", [y, shifts])
 
 
 def _gated(tape: Tape, gate_up: ir.Value, name: Gate) -> ir.Value:

@@ -13,9 +13,9 @@ The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the 
 Layers with a window have ``window_seqlens_k`` and ``window_total_sequence_length`` instead, and a
 ``window_capacity``: their cache may leave out what no window reaches any more.
 
-Where every product is a ``MatMulNBits``, activations keep their rows, ``float[B, S, width]``. A
-``Gemm`` takes matrices only, so the other precisions run on flat ones, ``float[B * S, width]``,
-with a ``Reshape`` on either side of the attention.
+With weights in blocks, activations keep their rows, ``float[B, S, width]``, by which kernels know
+a prompt. Otherwise they are flat, ``float[B * S, width]``, for a product is then a ``Gemm``, which
+takes matrices only; there is a ``Reshape`` on either side of the attention.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
 _MS = "com.microsoft"
-_KEPT_IN_ROWS = ("int8", "int4")
+_KEPT_IN_ROWS = ("int8", "int4", "gguf")
 
 
 class OrtDialect:
@@ -50,7 +50,7 @@ class OrtDialect:
         self._row_shapes: dict[int, ir.Value] = {}
         self._flat = weights.precision not in _KEPT_IN_ROWS
         self._tied: Matrix | None = None
-        self._products = Products(self._graph, weights, OPSET)
+        self._products = Products(self._graph, weights, OPSET, flat=self._flat)
 
         self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         self._filled: dict[str, list[ir.Value]] = {}
@@ -89,10 +89,10 @@ class OrtDialect:
         if table.offsets is None:
             return vectors
         offsets = self._op("Gather", [self._graph.floats(f"{name}.offsets", table.offsets), ids])
-        cut = self._op("Reshape", [vectors, self._cut(table.block)])
+        cut = self._op("Reshape", [vectors, self._graph.ints("blocks", [0, 0, -1, table.block])])
         last = self._graph.ints("[-1]", [-1])
         shifted = self._op("Add", [cut, self._op("Unsqueeze", [offsets, last])])
-        return self._op("Reshape", [shifted, self._graph.ints("whole", [0, -1])])
+        return self._op("Reshape", [shifted, self._graph.ints("joined", [0, 0, -1])])
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -207,9 +207,6 @@ class OrtDialect:
                 self._graph.input(f"{kind}total_sequence_length", ir.DataType.INT32, []),
             ]
         return self._filled[kind]
-
-    def _cut(self, block: int) -> ir.Value:
-        return self._graph.ints(f"blocks.{block}", [0, -1, block])
 
     def _normed(self, qkv: ir.Value, norms: tuple[str, str]) -> list[ir.Value]:
         """Return queries and keys normalised, and values, each ``float[B, S, width]``."""

@@ -11,6 +11,7 @@ from rbee_export.dialect.functions import Gate, block_product, gated, gated_prod
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.weights import Matrix, Weights
 
+_MS = "com.microsoft"
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 _PANEL = 16  # outputs that our kernels compute together
 
@@ -22,12 +23,14 @@ class Products:
         graph: The graph to emit them to.
         weights: The weights.
         opset: Version of ONNX's own operators.
+        flat: Whether activations are ``float[B * S, width]``; else they are in rows.
     """
 
-    def __init__(self, graph: GraphWriter, weights: Weights, opset: int) -> None:
+    def __init__(self, graph: GraphWriter, weights: Weights, opset: int, *, flat: bool) -> None:
         self._graph = graph
         self._weights = weights
         self._opset = opset
+        self._flat = flat
         # GPUs multiply by what the integers stand for, in the type of the activations.
         self._on_cpu = graph.dtype == ir.DataType.FLOAT
         self._accuracy = {"accuracy_level": _INT8_ACTIVATIONS} if self._on_cpu else {}
@@ -62,7 +65,7 @@ class Products:
     def product(
         self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
     ) -> ir.Value:
-        """Multiply activations by a matrix of ``[N, K]``, flat ones unless it is in blocks.
+        """Multiply activations by a matrix of ``[N, K]``.
 
         Args:
             x: The activations.
@@ -72,7 +75,11 @@ class Products:
         """
         inputs = self._inputs(x, matrix, rows, bias=bias)
         if not isinstance(matrix, BlockMatrix):
-            return self._graph.op("Gemm", inputs if bias else inputs[:2], {"transB": 1})
+            if self._flat:
+                return self._graph.op("Gemm", inputs if bias else inputs[:2], {"transB": 1})
+            *factors, added = inputs
+            y = self._graph.op("FusedMatMul", factors, {"transB": 1}, domain=_MS)
+            return self._graph.op("Add", [y, added]) if bias else y
         if matrix.offsets is not None:
             function = block_product(self._opset, self._accuracy)
             return self._graph.call(function, inputs, _shape(matrix))
@@ -81,7 +88,7 @@ class Products:
             "MatMulNBits",
             [*given, None, None, added] if bias else given,
             {**_shape(matrix), **self._accuracy},
-            domain="com.microsoft",
+            domain=_MS,
         )
 
     def blocks(self, name: str, matrix: BlockMatrix, shape: Sequence[int]) -> list[ir.Value]:
