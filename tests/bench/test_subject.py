@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -39,4 +40,10 @@ def test_an_artifact_of_another_file_of_that_name_is_replaced(
 def test_a_damaged_artifact_is_replaced(gguf: Path) -> None:
     path, _ = _export(gguf)
     (path / "model.onnx.data").write_bytes(b"short")
+    assert _export(gguf) == (path, True)
+
+
+def test_an_artifact_of_an_earlier_exporter_is_replaced(gguf: Path) -> None:
+    path, _ = _export(gguf)
+    os.utime(path / "artifact.json", (0, 0))
     assert _export(gguf) == (path, True)
