@@ -62,3 +62,13 @@ def test_a_token_s_operations_are_as_many(tiny_llama: Path, tmp_path: Path) -> N
         gates(tiny_llama, tmp_path / target, precision, "cuda" if target == "cuda" else "cpu")
         counts.append(matrix_operations(tmp_path / target / "model.onnx"))
     assert counts[0] == counts[1]
+
+
+def test_a_gguf_s_matrices_of_numbers_count_as_those_in_blocks(
+    make_gguf: MakeGguf, tmp_path: Path
+) -> None:
+    counts = []
+    for kind in ("F16", "Q4_0"):
+        gates(make_gguf(kind).path, tmp_path / kind, "gguf")
+        counts.append(matrix_operations(tmp_path / kind / "model.onnx"))
+    assert counts[0] == counts[1]

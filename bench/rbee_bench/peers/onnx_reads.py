@@ -14,7 +14,7 @@ _BLOCK_PRODUCTS = {
     "BlockProduct",
     *(f"Gated{gate}{kind}Product" for gate in ("Silu", "Gelu") for kind in ("", "Block")),
 }
-_PRODUCTS = {"MatMul", "Gemm"}
+_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm"}
 
 
 def weight_bytes(file: Path) -> int:
