@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "bf16_tiles.h"
 #include "exponential.h"
 #include "matrix_unit.h"
 #include "transpose.h"
@@ -13,8 +14,8 @@
 namespace rbee::avx512 {
 namespace {
 
-constexpr size_t kStep = 32;  // numbers in bfloat16 of a tile's row
-constexpr size_t kTile = kUnitRows * kStep;
+constexpr size_t kStep = kStepInputs;
+constexpr size_t kTile = kTileNumbers;
 constexpr size_t kSums = kUnitRows * kLanes;
 // Keys that are worked on together, and elements of values: four tiles of sums.
 constexpr size_t kKeys = 64;
@@ -34,13 +35,6 @@ inline __m512 power_of_two(__m512 x) {
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(0.695833540f));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(0.999925220f));
   return _mm512_scalef_ps(sum, x);
-}
-
-// The upper halves of two registers' numbers side by side: those of `even` first.
-inline __m512i side_by_side(__m512 even, __m512 odd) {
-  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
-  return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(odd), _mm512_set1_epi32(0xffff0000u),
-                                   0xf8);  // low | (odd & mask)
 }
 
 // The number whose upper half is `x` rounded to bfloat16.
@@ -199,7 +193,8 @@ RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, const Scoring&
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (size_t j = 0; j < kKeys; j += 2) {
-    const __m512i pair = side_by_side(weight(scores + j * kLanes), weight(scores + (j + 1) * kLanes));
+    const float* even = scores + j * kLanes;
+    const __m512i pair = side_by_side(weight(even), weight(even + kLanes));
     sums[j / 2 % 2] = _mm512_dpbf16_ps(sums[j / 2 % 2], (__m512bh)pair, ones);
     _mm512_store_si512(to + j / kStep * kTile + j % kStep / 2 * kStep, pair);
   }
@@ -209,10 +204,6 @@ RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, const Scoring&
   _mm512_store_ps(state.largest, largest);
   return factor;
 }
-
-struct alignas(64) Line {
-  uint16_t numbers[kStep];
-};
 
 // Hands out parts of one run of memory.
 struct Room {

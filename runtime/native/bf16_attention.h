@@ -7,8 +7,8 @@
 
 namespace rbee::avx512 {
 
-// What attend_many does, to nearly the same accuracy: every number is the sum of two in bfloat16, and
-// of their four products only that of both remainders is left out.
+// What attend_many does, of queries, keys, values and weights rounded to bfloat16; sums and
+// exponentials are in float32.
 void attend_many_bf16(const Query* queries, size_t count, const HeadCache& cache,
                       const Scoring& scoring);
 

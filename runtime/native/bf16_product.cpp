@@ -7,22 +7,17 @@
 #include <vector>
 
 #include "bf16_outputs.h"
+#include "bf16_tiles.h"
 #include "bf16_weights.h"
 #include "matrix_unit.h"
 
 namespace rbee::avx512 {
 namespace {
 
-constexpr size_t kStepInputs = kUnitBytes / sizeof(uint16_t);
 constexpr size_t kTileBytes = kUnitRows * kUnitBytes;
-constexpr size_t kTileNumbers = kUnitRows * kStepInputs;
 // Rows of so many inputs, and the weights of two panels, stay in a core's second-level cache.
 constexpr size_t kMostInputs = 4096;
 constexpr size_t kMostBlock = 128;
-
-struct alignas(kUnitBytes) Line {
-  uint16_t numbers[kStepInputs];
-};
 
 // Weights that come next, fetched into the second-level cache meanwhile.
 struct Coming {

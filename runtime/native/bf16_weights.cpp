@@ -2,24 +2,14 @@
 
 #include <immintrin.h>
 
-#include "matrix_unit.h"
+#include "bf16_tiles.h"
 
 namespace rbee::avx512 {
 namespace {
 
-constexpr size_t kNumbers = kUnitBytes / sizeof(uint16_t);
-
 // Numbers are cut off after the bits of a bfloat16, which takes half as long as rounding them: this
 // much larger before, what is cut off takes away as much on average.
 constexpr float kCutOff = 1.0028f;
-
-// Sixteen numbers of each input of a pair, side by side as the unit wants them.
-RBEE_MATRIX_UNIT inline __m512i pair(__m512 even, __m512 odd) {
-  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
-  // low | (odd & mask)
-  return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(odd), _mm512_set1_epi32(0xffff0000u),
-                                   0xf8);
-}
 
 // Integers become floats in place: below the exponent of 2^(23 - bit), a mantissa whose bits from
 // `bit` on are q is the number 2^(23 - bit) + q.
@@ -60,7 +50,7 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
     if constexpr (Bits == 4) {
       const __m512 low = less_power<16, 4>(scale, offset);
       const __m512 high = less_power<12, 4>(scale, offset);
-      for (size_t i = 0; i < block; i += 8, panel += kUnitBytes, to += 4 * kNumbers) {
+      for (size_t i = 0; i < block; i += 8, panel += kUnitBytes, to += 4 * kStepInputs) {
         const __m512i line = _mm512_loadu_si512(panel);
         const __m512i by8 = _mm512_ror_epi32(line, 8);
         const __m512i by16 = _mm512_ror_epi32(line, 16);
@@ -71,21 +61,21 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
         const auto second = [&](__m512i word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(above_power<12, 4>(word), scale, high);
         };
-        _mm512_storeu_si512(to, pair(first(by16), first(by24)));
-        _mm512_storeu_si512(to + kNumbers, pair(first(line), first(by8)));
-        _mm512_storeu_si512(to + 2 * kNumbers, pair(second(by24), second(line)));
-        _mm512_storeu_si512(to + 3 * kNumbers, pair(second(by8), second(by16)));
+        _mm512_storeu_si512(to, side_by_side(first(by16), first(by24)));
+        _mm512_storeu_si512(to + kStepInputs, side_by_side(first(line), first(by8)));
+        _mm512_storeu_si512(to + 2 * kStepInputs, side_by_side(second(by24), second(line)));
+        _mm512_storeu_si512(to + 3 * kStepInputs, side_by_side(second(by8), second(by16)));
       }
     } else {
       const __m512 down = less_power<15, 8>(scale, offset);
-      for (size_t i = 0; i < block; i += 4, panel += kUnitBytes, to += 2 * kNumbers) {
+      for (size_t i = 0; i < block; i += 4, panel += kUnitBytes, to += 2 * kStepInputs) {
         const __m512i line = _mm512_loadu_si512(panel);
         const auto number = [&](__m512i word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(above_power<15, 8>(word), scale, down);
         };
-        _mm512_storeu_si512(to, pair(number(_mm512_ror_epi32(line, 17)),
+        _mm512_storeu_si512(to, side_by_side(number(_mm512_ror_epi32(line, 17)),
                                      number(_mm512_ror_epi32(line, 25))));
-        _mm512_storeu_si512(to + kNumbers, pair(number(_mm512_ror_epi32(line, 1)),
+        _mm512_storeu_si512(to + kStepInputs, side_by_side(number(_mm512_ror_epi32(line, 1)),
                                                    number(_mm512_ror_epi32(line, 9))));
       }
     }
