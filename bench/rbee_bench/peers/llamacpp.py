@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from gguf import GGUFReader
 
 from rbee_bench.peers.peer import (
     Logits,
@@ -89,6 +88,8 @@ class LlamaCppPeer:
 
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
+        from gguf import GGUFReader  # no start is to wait for it
+
         model, llama = self._model, self._llama
         tensors = {tensor.name: tensor for tensor in GGUFReader(self._file).tensors}
         if "output.weight" in tensors:

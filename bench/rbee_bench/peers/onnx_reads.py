@@ -1,10 +1,11 @@
-"""What an ONNX graph reads and computes for one token."""
+"""What an ONNX graph reads and computes for one token.
+
+An engine whose start is measured must not wait for the library that reads graphs, nor hold it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import onnx_ir as ir
 
 _PICKING = {"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding"}
 """Operators that read a row of a constant, not all of it."""
@@ -19,6 +20,8 @@ _PRODUCTS = {"MatMul", "FusedMatMul", "Gemm"}
 
 def weight_bytes(file: Path) -> int:
     """Return the bytes of all constants that a step reads from end to end, as they are stored."""
+    import onnx_ir as ir
+
     return sum(
         value.const_value.nbytes
         for value in ir.load(file).graph.initializers.values()
@@ -29,6 +32,8 @@ def weight_bytes(file: Path) -> int:
 
 def matrix_operations(file: Path) -> int:
     """Return the operations of a token's products with constant matrices, two a weight."""
+    import onnx_ir as ir
+
     count = 0
     for node in ir.load(file).graph:
         if node.op_type in _BLOCK_PRODUCTS:
