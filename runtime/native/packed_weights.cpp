@@ -1,11 +1,17 @@
 #include "packed_weights.h"
 
+#include <emmintrin.h>
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <new>
 #include <optional>
+#include <vector>
 
 namespace rbee {
 namespace {
@@ -30,21 +36,88 @@ std::optional<uint16_t> half(float value) {
   return std::nullopt;
 }
 
+// Of many values at a time, since nearly all of those that are tell it by their bits alone.
 bool all_are_halves(const float* values, size_t count) {
-  return std::all_of(values, values + count, [](float value) { return half(value).has_value(); });
+  constexpr size_t kTogether = 256;
+  for (size_t first = 0; first < count; first += kTogether) {
+    const size_t last = std::min(first + kTogether, count);
+    uint32_t doubtful = 0;
+    for (size_t i = first; i < last; ++i) {
+      const auto bits = std::bit_cast<uint32_t>(values[i]);
+      const uint32_t above_least = (bits & 0x7fffffff) - (113u << 23);  // of exponents -14 to 15
+      doubtful |= (bits & 0x1fff) | static_cast<uint32_t>(above_least >= 30u << 23);
+    }
+    if (doubtful != 0 && !std::all_of(values + first, values + last,
+                                      [](float value) { return half(value).has_value(); })) {
+      return false;
+    }
+  }
+  return true;
 }
 
-// Four neighbouring inputs of one output, as four bytes.
-uint32_t four_bytes(const uint8_t* row, size_t bits, size_t input) {
-  uint32_t word;
-  if (bits == 8) {
-    std::memcpy(&word, row + input, sizeof word);
-    return word;
+// Of four dwords, each eight 4-bit integers in the order of inputs: the first four of a dword in the
+// low nibbles of its bytes, the others in the high ones.
+RBEE_INLINED __m128i paired_nibbles(__m128i dwords) {
+  const __m128i low = _mm_set1_epi8(0xf);
+  const __m128i even = _mm_and_si128(dwords, low);
+  const __m128i odd = _mm_and_si128(_mm_srli_epi16(dwords, 4), low);
+  const __m128 here = _mm_castsi128_ps(_mm_unpacklo_epi8(even, odd));
+  const __m128 there = _mm_castsi128_ps(_mm_unpackhi_epi8(even, odd));
+  const __m128i first = _mm_castps_si128(_mm_shuffle_ps(here, there, _MM_SHUFFLE(2, 0, 2, 0)));
+  const __m128i last = _mm_castps_si128(_mm_shuffle_ps(here, there, _MM_SHUFFLE(3, 1, 3, 1)));
+  return _mm_or_si128(first, _mm_slli_epi16(last, 4));
+}
+
+// Copies 8 or 16 bytes of each of 16 rows, so many bytes apart, as lines of a dword of each row.
+template <size_t kBytes>
+RBEE_INLINED void transpose_dwords(const uint8_t* rows, size_t stride, bool nibbles, uint8_t* to) {
+  for (size_t lane = 0; lane < kPanel; lane += 4) {
+    std::array<__m128i, 4> row{};
+    for (size_t i = 0; i < row.size(); ++i) {
+      std::memcpy(&row[i], rows + (lane + i) * stride, kBytes);
+      if (nibbles) row[i] = paired_nibbles(row[i]);
+    }
+    const __m128i low01 = _mm_unpacklo_epi32(row[0], row[1]);
+    const __m128i low23 = _mm_unpacklo_epi32(row[2], row[3]);
+    const __m128i high01 = _mm_unpackhi_epi32(row[0], row[1]);
+    const __m128i high23 = _mm_unpackhi_epi32(row[2], row[3]);
+    const auto store = [&](size_t line, __m128i dwords) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (line * kPanel + lane) * 4), dwords);
+    };
+    store(0, _mm_unpacklo_epi64(low01, low23));
+    store(1, _mm_unpackhi_epi64(low01, low23));
+    if (kBytes == 8) continue;
+    store(2, _mm_unpacklo_epi64(high01, high23));
+    store(3, _mm_unpackhi_epi64(high01, high23));
   }
-  uint16_t nibbles;
-  std::memcpy(&nibbles, row + input / 2, sizeof nibbles);
-  return (nibbles & 0xfu) | (nibbles & 0xf0u) << 4 | (nibbles & 0xf00u) << 8 |
-         (nibbles & 0xf000u) << 12;
+}
+
+// Has the whole pages of fresh memory come at once; one by one they cost more than what is written
+// to them. A system that does not know how lets them come as they are needed.
+void populate(uint8_t* from, const uint8_t* to) {
+#ifdef MADV_POPULATE_WRITE
+  constexpr size_t kPage = 4096;
+  const size_t skipped = -reinterpret_cast<uintptr_t>(from) % kPage;
+  const size_t bytes = static_cast<size_t>(to - from);
+  if (bytes < skipped + kPage) return;
+  madvise(from + skipped, (bytes - skipped) / kPage * kPage, MADV_POPULATE_WRITE);
+#endif
+}
+
+// Calls `work(first, last)` for parts of so many panels, on two threads where they are large: a
+// session makes one operator after the other.
+template <typename Work>
+void in_halves(size_t panels, size_t bytes, const Work& work) {
+  constexpr size_t kWorthAThread = 512 << 10;
+  const size_t middle = bytes < kWorthAThread ? panels : panels / 2;
+  std::future<void> rest;
+  if (middle < panels) {
+    // Where no thread is to be had, it is done here, when it is waited for.
+    constexpr auto kEither = std::launch::async | std::launch::deferred;
+    rest = std::async(kEither, [&] { work(middle, panels); });
+  }
+  work(size_t{0}, middle);
+  if (rest.valid()) rest.get();
 }
 
 }  // namespace
@@ -65,42 +138,55 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
   if (bytes == nullptr) throw std::bad_alloc();
   bytes_.reset(bytes);
 
-  const size_t blocks = shape.blocks();
-  const size_t row_bytes = shape.block * shape.bits / 8;
-  uint8_t* to = bytes;
-  for (size_t panel = 0; panel < shape.panels(); ++panel) {
-    const size_t first = shape.first_output(panel);
-    const size_t lanes = std::min(kPanel, shape.outputs - first);
-    for (size_t block = 0; block < blocks; ++block) {
-      const auto at = [&](size_t lane) { return (first + lane) * blocks + block; };
-      // Lanes beyond the last output keep a scale of zero.
-      std::memset(to, 0, block_bytes_);
-      for (size_t lane = 0; lane < lanes; ++lane) {
-        if (half_scales_) {
-          const uint16_t scale = half(scales[at(lane)]).value_or(0);
-          std::memcpy(to + lane * sizeof scale, &scale, sizeof scale);
-        } else {
-          std::memcpy(to + lane * sizeof(float), &scales[at(lane)], sizeof(float));
-        }
-      }
-      to += kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float));
-      if (has_offsets_) {
-        for (size_t lane = 0; lane < lanes; ++lane) {
-          std::memcpy(to + lane * sizeof(float), &offsets[at(lane)], sizeof(float));
-        }
-        to += kPanel * sizeof(float);
-      }
-      const size_t inputs_per_line = shape.bits == 8 ? 4 : 8;
-      for (size_t input = 0; input < shape.block; input += inputs_per_line) {
-        for (size_t lane = 0; lane < lanes; ++lane) {
-          const uint8_t* row = integers + at(lane) * row_bytes;
-          uint32_t word = four_bytes(row, shape.bits, input);
-          if (shape.bits == 4) word |= four_bytes(row, 4, input + 4) << 4;
-          std::memcpy(to + lane * sizeof word, &word, sizeof word);
-        }
-        to += kPanel * sizeof(uint32_t);
+  in_halves(shape.panels(), total, [&](size_t first, size_t last) {
+    populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
+    for (size_t i = first; i < last; ++i) {
+      pack_panel(i, integers, scales, offsets, bytes + i * panel_bytes());
+    }
+  });
+}
+
+void PackedWeights::pack_panel(size_t index, const uint8_t* integers, const float* scales,
+                               const float* offsets, uint8_t* to) const {
+  const size_t blocks = shape_.blocks();
+  const size_t row_bytes = shape_.block * shape_.bits / 8;
+  const size_t first = shape_.first_output(index);
+  const size_t lanes = std::min(kPanel, shape_.outputs - first);
+  // Lanes beyond the last output: rows and scales of zeros.
+  std::vector<uint8_t> padded(lanes < kPanel ? kPanel * row_bytes : 0);
+  for (size_t block = 0; block < blocks; ++block) {
+    const auto at = [&](size_t lane) { return (first + lane) * blocks + block; };
+    std::memset(to, 0, lanes < kPanel ? block_bytes_ : 0);
+    for (size_t lane = 0; lane < lanes; ++lane) {
+      if (half_scales_) {
+        const uint16_t scale = half(scales[at(lane)]).value_or(0);
+        std::memcpy(to + lane * sizeof scale, &scale, sizeof scale);
+      } else {
+        std::memcpy(to + lane * sizeof(float), &scales[at(lane)], sizeof(float));
       }
     }
+    to += kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float));
+    if (has_offsets_) {
+      for (size_t lane = 0; lane < lanes; ++lane) {
+        std::memcpy(to + lane * sizeof(float), &offsets[at(lane)], sizeof(float));
+      }
+      to += kPanel * sizeof(float);
+    }
+    const uint8_t* rows = integers + at(0) * row_bytes;
+    size_t stride = blocks * row_bytes;
+    if (lanes < kPanel) {
+      for (size_t lane = 0; lane < lanes; ++lane) {
+        std::memcpy(padded.data() + lane * row_bytes, rows + lane * stride, row_bytes);
+      }
+      rows = padded.data();
+      stride = row_bytes;
+    }
+    const bool nibbles = shape_.bits == 4;
+    for (size_t byte = 0; byte < row_bytes; byte += 16) {
+      const auto transpose = row_bytes == 8 ? transpose_dwords<8> : transpose_dwords<16>;
+      transpose(rows + byte, stride, nibbles, to + byte * kPanel);
+    }
+    to += kPanel * row_bytes;
   }
 }
 

@@ -50,6 +50,9 @@ class PackedWeights {
   }
 
  private:
+  void pack_panel(size_t index, const uint8_t* integers, const float* scales, const float* offsets,
+                  uint8_t* to) const;
+
   struct Free {
     void operator()(uint8_t* bytes) const;
   };

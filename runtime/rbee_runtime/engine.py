@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
+import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,7 +120,10 @@ class Engine:
         manifest = artifact.manifest
         layers = manifest.shapes.layers
 
+        reads = threading.Event()
+
         def report(done: int, total: int) -> None:
+            reads.set()
             if progress is not None:
                 progress(LoadProgress("loading_to_vram", done * layers // total, layers, done))
 
@@ -128,7 +131,11 @@ class Engine:
         # Weights are numbers to whoever reads them, damaged or not: they are checked meanwhile.
         with ThreadPoolExecutor(1, "rbee-reader") as aside:
             reading = aside.submit(artifact.verify, report, weights=True)
+            reading.add_done_callback(lambda _: reads.set())
             try:
+                # The tokenizer's library keeps the interpreter's lock while it reads a vocabulary:
+                # nothing that needs it in order to begin would be done meanwhile.
+                reads.wait()
                 tokenizer = Tokenizer.open(
                     artifact.file("tokenizer"),
                     manifest.chat_template,
@@ -280,6 +287,8 @@ class Engine:
 
     async def astream(self, request: Request) -> AsyncGenerator[Started | Piece | Finished]:
         """As :meth:`stream`, for ``async for``: the event loop is never held up."""
+        import asyncio  # which no start is to wait for
+
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tokenizers
 
-from rbee_runtime.chat_template import BadTemplate, ChatTemplate
 from rbee_runtime.errors import ArtifactError, InvalidRequest
+
+if TYPE_CHECKING:
+    from rbee_runtime.chat_template import ChatTemplate
 
 _REPLACEMENT = "\ufffd"
 """What decoding puts in the place of bytes that are no whole character (yet)."""
@@ -125,6 +127,9 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise InvalidRequest("messages", "this model has no chat template; send a plain prompt")
+        # Jinja takes longer to import than a step to run; what only completes texts has no need.
+        from rbee_runtime.chat_template import BadTemplate, ChatTemplate
+
         # The names and defaults are those of transformers, which templates are written for.
         variables = {
             "messages": messages,

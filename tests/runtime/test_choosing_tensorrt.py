@@ -21,8 +21,9 @@ from support.tensorrt_on_host import install
 
 from rbee_export.cli import main as export_main
 from rbee_runtime.artifact import MANIFEST_NAME, Artifact
-from rbee_runtime.backend import TensorRtBackend, open_backend, opening
+from rbee_runtime.backend import open_backend, opening
 from rbee_runtime.backend.session import TensorRtOptions, open_session
+from rbee_runtime.backend.tensorrt import TensorRtBackend
 from rbee_runtime.backend.tensorrt_session import model_options
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting

@@ -23,7 +23,8 @@ from rbee_runtime.artifact import (
     Shapes,
     Source,
 )
-from rbee_runtime.backend import DynamicBackend, open_backend
+from rbee_runtime.backend import open_backend
+from rbee_runtime.backend.dynamic import DynamicBackend
 from rbee_runtime.backend.session import open_session
 from rbee_runtime.device import HostDevice
 from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory

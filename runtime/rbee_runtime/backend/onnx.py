@@ -159,7 +159,7 @@ class OnnxBackend:
                 held[slot] = position + BLOCK
 
     def warm_up(self) -> None:
-        """Run a token of a prompt and one of every slot; on a GPU, capture all there is to replay.
+        """Run a token of a prompt and one that decodes; on a GPU, capture all there is to replay.
 
         See :class:`~rbee_runtime.backend.backend.Backend`: the provider keeps captured graphs for
         the thread that captured them. Where capturing fails, steps will run uncaptured.
@@ -185,7 +185,8 @@ class OnnxBackend:
 
     def _run_each(self) -> None:
         self._run(Step.of(0, 0, [0, 0]))
-        for rows in self._buckets if self._on_gpu else self._buckets[-1:]:
+        # Nothing that the CPU does is kept from one number of rows to another.
+        for rows in self._buckets if self._on_gpu else self._buckets[:1]:
             # With a past: operators have kernels of their own for steps that decode.
             self._run(Step(0, [Row(1, [0])] * rows))
             if self._sampler is not None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend.backend import Backend
-from rbee_runtime.backend.dynamic import DynamicBackend
 from rbee_runtime.backend.onnx import OnnxBackend
 from rbee_runtime.backend.session import open_session
-from rbee_runtime.backend.tensorrt_opening import Fallback, open_standard
 from rbee_runtime.device import CudaDevice, Device, HostDevice, has_driver, open_cuda
 from rbee_runtime.errors import DeviceError
 from rbee_runtime.memory import (
@@ -22,6 +21,9 @@ from rbee_runtime.memory import (
     plan_cache,
 )
 from rbee_runtime.step import PREFILL_CHUNK
+
+if TYPE_CHECKING:
+    from rbee_runtime.backend.tensorrt_opening import Fallback
 
 _LOG = logging.getLogger("rbee.backend")
 
@@ -59,8 +61,11 @@ def open_backend(
         OutOfMemory: The cache does not fit.
         InvalidSetting: A number is out of its range.
     """
+    # What only some artifacts run on is imported for those: a start is to be short.
     manifest = artifact.manifest
     if manifest.target == "tensorrt":
+        from rbee_runtime.backend.tensorrt_opening import open_standard
+
         wish = CacheWish(slots, context, chunk, budget)
         gpu = _gpu_for_standard(artifact, name, device)
         return open_standard(artifact, name or "tensorrt", gpu, wish, fallback)
@@ -86,6 +91,8 @@ def open_backend(
         most_slots=most_slots,
     )
     if traced:
+        from rbee_runtime.backend.dynamic import DynamicBackend
+
         return DynamicBackend(artifact, session, plan)
     return OnnxBackend(artifact, session, plan, chosen)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import ml_dtypes
 import numpy as np
 
-_WIDTHS = {"bfloat16": np.dtype(ml_dtypes.bfloat16).itemsize}
+_WIDTHS = {"bfloat16": 2}
+"""Bytes of the types that NumPy has not."""
 
 
 def item_bytes(dtype: str) -> int:
