@@ -10,7 +10,6 @@ import re
 from functools import cache
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader
 from sanic import HTTPResponse, Request
 
 from rbee_service.http.app import App
@@ -81,8 +80,10 @@ def _routes(app: App) -> list[Route]:
 
 
 def _draw(made: dict[str, object]) -> str:
-    environment = Environment(
-        loader=PackageLoader("rbee_service.http", "pages"),
+    import jinja2  # as above
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rbee_service.http", "pages"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
