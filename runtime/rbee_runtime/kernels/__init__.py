@@ -18,11 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from rbee_runtime.errors import DeviceError
 
 _LIBRARY = Path(__file__).with_name("librbee_kernels.so")
 _CHOICE = "RBEE_KERNELS"
 _PROCESSOR = Path("/proc/cpuinfo")
+_RANGES, _PAGES = Path("/proc/self/maps"), Path("/proc/self/pagemap")
+_STATE = np.dtype(np.uint64)
+_HELD, _OF_FILE = np.uint64(3 << 62), np.uint64(1 << 61)
+"""Of a page's state: it is in memory or swapped out; it is the file's own, not a changed copy."""
+
 _LEAST = frozenset({"avx2", "f16c", "fma"})
 _AVX512 = _LEAST | {
     "avx512_vnni",
@@ -113,14 +120,16 @@ def forget_pages(directory: Path) -> None:
 
 def _mirrored(inside: str) -> Iterator[tuple[int, int]]:
     """Yield address and size of what mirrors a file below a path and was never written to."""
-    start = size = 0
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        first, _, rest = line.partition(" ")
-        if not first.endswith(":"):
-            low, high = (int(address, 16) for address in first.split("-"))
-            start, size = low, high - low if inside in rest else 0
-        elif first == "Anonymous:" and size and rest.split()[0] == "0":
-            yield start, size
+    # smaps would tell, too, but only after a look at every page that the process holds.
+    with _PAGES.open("rb") as pages:
+        for line in _RANGES.read_text(encoding="utf-8").splitlines():
+            if inside in line:
+                low, high = (int(address, 16) for address in line.split()[0].split("-"))
+                pages.seek(low // mmap.PAGESIZE * _STATE.itemsize)
+                size = (high - low) // mmap.PAGESIZE * _STATE.itemsize
+                states = np.frombuffer(pages.read(size), _STATE)
+                if not ((states & _HELD != 0) & (states & _OF_FILE == 0)).any():
+                    yield low, high - low
 
 
 def _instructions() -> frozenset[str]:
