@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ from rbee_export import Options, digest, export, open_checkpoint
 
 # ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported and collected: it stays to the end."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust no certificate: nothing here speaks TLS.
+
+    An HTTP client reads those of the public authorities when it is made, which takes it longer
+    than most tests take for everything else.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,7 @@ class Hive:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are written one after the other
 
             def do_POST(self) -> None:  # the base class names it
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))

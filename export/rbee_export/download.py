@@ -16,6 +16,9 @@ from rbee_export.errors import CheckpointError
 ATTEMPTS = 5
 """Attempts in a row that bring nothing, before giving up."""
 
+PAUSE_SECONDS = 0.25
+"""At most, before the second attempt; each later pause may be twice as long."""
+
 _CHUNK = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
@@ -166,7 +169,7 @@ def retrying(passing: Callable[[BaseException], bool]) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(passing),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_random_exponential(multiplier=0.25, max=8),
+        wait=tenacity.wait_random_exponential(multiplier=PAUSE_SECONDS, max=8),
         reraise=True,
     )
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from support.hub_stand_in import HubStandIn, serve_hub
 from support.makers import MakeGguf, MakeLlama
 
-from rbee_export import CheckpointError, ExportError, digest, open_checkpoint
+from rbee_export import CheckpointError, ExportError, digest, download, open_checkpoint
 from rbee_export.source import ModelSource, model_reference, resolve
 
 Find = Callable[..., ModelSource]
@@ -50,6 +50,7 @@ LEFT = {
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", os.devnull)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
     with serve_hub() as served:
         yield served
 
@@ -327,7 +328,8 @@ def test_a_broken_hub(find: Find, hub: HubStandIn) -> None:
     assert f"{hub.url} answers with status 500; try again later" in said(find, "hf:org/tiny")
 
 
-def test_no_hub_at_all(tmp_path: Path) -> None:
+def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
