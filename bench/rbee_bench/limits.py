@@ -21,6 +21,7 @@ from rbee_bench.subject import Progress
 _ROUNDS = 5
 _TURN_SECONDS = 0.4
 _LEAST_READ = 1 << 28
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _WIDTH = 1024
 _OPSET = 21
 _TRIES = 3
@@ -91,14 +92,18 @@ class MemoryReader:
 
     The buffer is at least four times the largest cache, and 256 MB at least.
 
+    Attributes:
+        nbytes: Size of the buffer.
+
     Args:
         threads: How many read, each a part of its own.
     """
 
     def __init__(self, threads: int) -> None:
-        part = max(_LEAST_READ, 4 * _largest_cache()) // threads // 8
+        part = max(_LEAST_READ, 4 * largest_cache()) // threads // 8
         # Written to: pages nobody wrote to are all the same one.
         self._parts = [np.ones(part, np.int64) for _ in range(threads)]
+        self.nbytes = sum(part.nbytes for part in self._parts)
         self._pool = ThreadPoolExecutor(threads)
 
     def read(self) -> float:
@@ -106,7 +111,7 @@ class MemoryReader:
         start = time.perf_counter()
         # Adding up integers costs less than reading them, and NumPy lets other threads run.
         list(self._pool.map(np.add.reduce, self._parts))
-        return sum(part.nbytes for part in self._parts) / (time.perf_counter() - start)
+        return self.nbytes / (time.perf_counter() - start)
 
 
 def measure_limits(threads: int, progress: Progress) -> Limits:
@@ -182,6 +187,20 @@ def batch_ceiling(reads: Reads, sequences: int, context: int, tokens: int, roof:
     return sequences * tokens / seconds
 
 
+def largest_cache(directory: Path = _CACHES) -> int:
+    """Return the bytes of the processor's largest cache; 0 where the system does not say.
+
+    Args:
+        directory: Where Linux describes the caches.
+    """
+    units = {"K": 1 << 10, "M": 1 << 20}
+    largest = 0
+    for file in directory.glob("index*/size"):
+        text = file.read_text().strip()
+        largest = max(largest, int(text[:-1]) * units.get(text[-1], 0))
+    return largest
+
+
 def _best(measure: Callable[[], float]) -> float:
     end, best = time.perf_counter() + _TURN_SECONDS, 0.0
     while time.perf_counter() < end:
@@ -220,13 +239,3 @@ def _product(
         return float(2 * _WIDTH**3 / (time.perf_counter() - start))
 
     return measure
-
-
-def _largest_cache() -> int:
-    """Return the bytes of the processor's largest cache; 0 where the system does not say."""
-    units = {"K": 1 << 10, "M": 1 << 20}
-    largest = 0
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        largest = max(largest, int(text[:-1]) * units.get(text[-1], 0))
-    return largest

@@ -35,7 +35,7 @@ class GateFault(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
     """How long the parts of a round are: of a model of random weights, and of a real one.
 
     Attributes:
@@ -49,6 +49,10 @@ class _Turn:
     tokens: int
     decodes: int
     prefills: int
+
+
+_TURN, QUICK_TURN = Turn(192, 48, 10, 12), Turn(384, 96, 12, 40)
+"""With a real model, and with a small one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Trees:
     commit: str
     base: Tree
     this: Tree
-    turn: _Turn
+    turn: Turn
 
     def round(self, number: int) -> Round:
         """Run both by turns, in processes of their own; who goes first alternates by round."""
@@ -136,7 +140,7 @@ def opened(base: str, model: Path | None, threads: int, progress: Progress) -> I
     """
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").decode().strip()
-    turn = _Turn(384, 96, 12, 40) if model is None else _Turn(192, 48, 10, 12)
+    turn = QUICK_TURN if model is None else _TURN
     with tempfile.TemporaryDirectory(prefix="rbee-gate-") as place:
         progress(f"unpacking {base}", 0, 0)
         other = Path(place) / "tree"

@@ -194,7 +194,9 @@ def test_the_proof_counts_what_passed_and_what_was_caught() -> None:
     assert "unchanged passes 2 of 2; 10% slower is caught 1 of 2" in _proof_text(proof)
 
 
-def test_two_trees_are_exported_run_and_compared() -> None:
+def test_two_trees_are_exported_run_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = module.Turn(prompt=96, tokens=24, decodes=6, prefills=12)
+    monkeypatch.setattr(module, "QUICK_TURN", few)
     gate = measure_gate("HEAD", None, 1, lambda *_: None, least=1, most=1)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert gate.commit == head.stdout.strip()

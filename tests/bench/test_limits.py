@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from rich.console import Console
 
-from rbee_bench.limits import Limits, MemoryReader, decode_ceiling
+from rbee_bench import limits as module
+from rbee_bench.limits import Limits, MemoryReader, decode_ceiling, largest_cache
 from rbee_bench.peers import PeerProcess, Reads, Spec
 from rbee_bench.peers.onnx_reads import weight_bytes
 from rbee_bench.report import limits_report
@@ -25,6 +26,23 @@ def test_a_token_reads_the_weights_and_the_positions_before_it() -> None:
 def test_memory_is_read_at_a_rate_that_memory_can_have() -> None:
     # Slower than a disk or faster than any memory would be a mistake in the arithmetic.
     assert 1e8 < MemoryReader(2).read() < 1e13
+
+
+def test_what_is_read_fits_into_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "largest_cache", lambda: 70 << 20)
+    assert MemoryReader(2).nbytes == 280 << 20
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_the_largest_cache_is_found(place: int, tmp_path: Path) -> None:
+    assert largest_cache(tmp_path) == 0
+    sizes = ["48K", "2048K", "1024K"]
+    sizes.insert(place, "32M")
+    for number, size in enumerate(sizes):
+        cache = tmp_path / f"index{number}"
+        cache.mkdir()
+        (cache / "size").write_text(f"{size}\n")
+    assert largest_cache(tmp_path) == 32 << 20
 
 
 def test_an_artifact_reads_its_products_and_not_its_embedding(

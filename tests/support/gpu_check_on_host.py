@@ -1,17 +1,12 @@
 """Runs one of gpu-check's checks over what stands for a GPU, on shapes that the CPU computes.
 
 Run as a program with a check's name, as ``gpu_check.child`` is. The runtime library works on the
-host's memory, the sessions are on the CPU provider, and torch computes there too. Names of other
-things than checks misbehave: ``hang``, ``crash``, ``die``.
+host's memory, the sessions are on the CPU provider, and torch computes there too.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,7 +14,6 @@ from typing import Any
 
 from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed
 from gpu_check.families import FAMILIES
-from gpu_check.plan import Check
 from rbee_bench.random_checkpoint import ModelShape
 from rbee_export import Options
 from rbee_runtime.artifact import Artifact
@@ -84,24 +78,7 @@ def stand_in() -> None:
     speed.BATCHES, speed.PREFILLS = (1, 2, 64), (1, 2)
 
 
-def misbehave(how: str) -> None:
-    """Find something, and then do what no check should."""
-    report = child.Report(os.dup(1), None)  # type: ignore[arg-type]
-    report.row(what="found in time", holds=True)
-    if how == "crash":
-        print("what it said last", file=sys.stderr, flush=True)
-        sys.exit(3)
-    if how == "die":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if how == "hang":
-        time.sleep(1000)
-    report.end(child.Status(how))
-
-
 def main(arguments: Sequence[str]) -> int:
-    if arguments[0] in ("crash", "die", "hang", "passed", "skipped", "missing"):
-        misbehave(arguments[0])
-        return 0
     stand_in()
     if arguments[0].endswith("compiled"):
         import torch
@@ -111,8 +88,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 _OPEN, _RUN, _COMPILED = opening.open_session, Binding.run, place.compiled
-wrong = functools.partial(Check, entry="", needs=())
-"""``wrong(name)``: a check that misbehaves so."""
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
