@@ -22,6 +22,7 @@ from rbee_runtime.errors import (
 from rbee_runtime.events import Event, Piece, Started
 from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.request import Request
+from rbee_service import worker as worker_module
 from rbee_service.exit_codes import ExitCode
 from rbee_service.worker import WorkerFault
 
@@ -174,7 +175,10 @@ async def test_an_engine_that_dies_takes_the_worker_with_it(tmp_path: Path) -> N
     assert engine.closed
 
 
-async def test_a_dead_engine_does_not_wait_for_a_reader(tmp_path: Path) -> None:
+async def test_a_dead_engine_does_not_wait_for_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_LAST_WORDS_SECONDS", 0.05)
     engine = StandInEngine(endless)
     async with (
         running(tmp_path, opened(engine), "--grace", "3600") as worker,

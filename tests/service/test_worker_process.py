@@ -45,13 +45,13 @@ async def reported(hive: Hive, count: int = 1) -> Received:
 
 
 async def test_the_whole_life(tiny_artifact: Path, hive: Hive) -> None:
-    hive.answer(READY, [500, 500, 200])
+    hive.answer(READY, [500, 200])
     flags = ["--model", str(tiny_artifact), "--port", "0", "--host", "127.0.0.1"]
     flags += ["--callback-url", hive.url + READY, "--hive-url", hive.url, "--worker-id", "w-1"]
     flags += ["--heartbeat-interval", "0.5", "--model-ref", "hf:test/tiny", "--backend", "cpu"]
     environment = {"LLORCH_API_TOKEN": SECRET, "LLORCH_LOG_FORMAT": "json"}
     with started(REAL, *flags, environment=environment) as worker:
-        report = await reported(hive, 3)
+        report = await reported(hive, 2)
         assert report.authorization == f"Bearer {SECRET}"
         assert report.body["worker_id"] == "w-1"
         assert report.body["model_ref"] == "hf:test/tiny"
