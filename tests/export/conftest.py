@@ -1,9 +1,15 @@
-"""Shows what the tests of families measured, as a table: family, source, precision."""
+"""Shows what the tests of families measured, as a table: family, source, precision.
+
+And has the reader that the real file is compared with read it once.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 
+import gguf
 import pytest
 
 COLUMNS = (
@@ -21,6 +27,23 @@ the others the mean divergence from it in nats, of ``gguf`` from what the file's
 """
 
 Cells = dict[str, dict[str, str]]
+
+
+@functools.cache
+def _read_by_the_library(file: str) -> gguf.GGUFReader:
+    return _READER(file)
+
+
+_READER = gguf.GGUFReader
+
+
+@pytest.fixture
+def library_reads_once(sample_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share what the gguf package makes of the real file, which takes it seconds.
+
+    For tests that use its reader, or ``transformers``, on that file and no other.
+    """
+    monkeypatch.setattr(gguf, "GGUFReader", lambda file: _read_by_the_library(str(file)))
 
 
 @pytest.hookimpl

@@ -57,7 +57,7 @@ def test_it_costs_at_most_half_of_what_plain_rounding_does(
     plain = rounded_plainly(Artifact.open(path), checkpoint, tmp_path / "plain")
     other = resources.files("rbee_bench").joinpath("text.txt").read_text(encoding="utf-8")
     for text in (Text.built_in(), Text("other", other)):
-        ids = text.ids(Artifact.open(path))
+        ids = text.ids(Artifact.open(path))[:128]  # enough to tell the two apart
         reference = reference_logits(checkpoint, "fp32", ids, quiet)
         ours, theirs = (
             compare(text, ids, artifact_logits(Artifact.open(artifact), ids), reference)

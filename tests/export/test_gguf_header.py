@@ -43,6 +43,7 @@ def assert_read_alike(ours: GgufHeader, path: Path) -> None:
         np.testing.assert_array_equal(read.data, tensor.data)
 
 
+@pytest.mark.usefixtures("library_reads_once")
 def test_the_real_file_is_read_as_the_library_reads_it(sample_gguf: Path) -> None:
     assert_read_alike(read_header(sample_gguf), sample_gguf)
 

@@ -216,6 +216,7 @@ def test_real_file_facts(real: TokenizerSource) -> None:
     assert decode(real, [1, 504, 3575, 2]) == "The capital"
 
 
+@pytest.mark.usefixtures("library_reads_once")
 def test_real_file_ids_equal_transformers(real: TokenizerSource, real_path: Path) -> None:
     from transformers import AutoTokenizer
 

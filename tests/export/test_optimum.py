@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -297,17 +298,36 @@ BAD: Mapping[str, Bad] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    checkpoint: Path
+    staging: Path
+    outcome: Future[Compiled]
+
+
+@pytest.fixture(scope="module")
+def tried(neox: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Tried]]:
+    """By name, what becomes of bad checkpoints: two at a time, each may start a process."""
+    with ThreadPoolExecutor(2) as pool:
+        started = {}
+        for name, bad in BAD.items():
+            root = tmp_path_factory.mktemp("bad")
+            checkpoint, staging = copy_of(neox.checkpoint, root), root / "staging"
+            staging.mkdir()
+            bad.damage(checkpoint)
+            outcome = pool.submit(export_with_optimum, checkpoint, staging)
+            started[name] = Tried(checkpoint, staging, outcome)
+        yield started
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_bad_checkpoints(name: str, neox: Made, tmp_path: Path) -> None:
-    bad, checkpoint = BAD[name], copy_of(neox.checkpoint, tmp_path)
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    bad.damage(checkpoint)
+def test_bad_checkpoints(name: str, tried: Mapping[str, Tried]) -> None:
+    bad, one = BAD[name], tried[name]
     with pytest.raises(bad.error, match=bad.message) as error:
-        export_with_optimum(checkpoint, staging)
-    assert str(checkpoint) in str(error.value)
+        one.outcome.result()
+    assert str(one.checkpoint) in str(error.value)
     assert "\n" not in str(error.value)
-    assert not any(staging.iterdir())
+    assert not any(one.staging.iterdir())
 
 
 def test_a_gguf_file_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,20 @@ from rbee_runtime.step import Row, Step
 
 
 def outside(graph: Path) -> list[str]:
-    """Return the operators of a graph that run on the CPU beside the provider."""
+    """Return the operators of a graph that run on the CPU beside the provider.
+
+    Small graphs that draw tokens are the same for many models: each is opened once.
+    """
+    content = graph.read_bytes()
+    if content not in _KNOWN:
+        _KNOWN[content] = _outside(graph)
+    return _KNOWN[content]
+
+
+_KNOWN: dict[bytes, list[str]] = {}
+
+
+def _outside(graph: Path) -> list[str]:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
