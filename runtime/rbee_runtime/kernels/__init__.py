@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -110,12 +110,14 @@ def forget_pages(directory: Path) -> None:
     """Give back memory that only mirrors a directory's files.
 
     The kernels hold weights in an order of their own. ONNX Runtime keeps the files mapped that they
-    were read from; a page that is read again comes from the file again.
+    were read from; a page that is read again comes from the file again. Where the system does not
+    tell of pages, they stay.
     """
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for start, size in _mirrored(f"{directory.resolve()}/"):
-        libc.madvise(start, size, mmap.MADV_DONTNEED)
+    with suppress(OSError):
+        for start, size in _mirrored(f"{directory.resolve()}/"):
+            libc.madvise(start, size, mmap.MADV_DONTNEED)
 
 
 def _mirrored(inside: str) -> Iterator[tuple[int, int]]:
