@@ -82,10 +82,11 @@ class Batch:
     def roofline(self, part: Together, row: Throughput) -> float | None:
         """Return the part of its ceiling that an engine reached, the median of the rounds.
 
-        ``None`` where what it reads is not known. See :func:`~rbee_bench.limits.batch_ceiling`.
+        ``None`` where what it reads and computes in is not known. See
+        :func:`~rbee_bench.limits.batch_ceiling`.
         """
         reads, size = row.reads, row.sequences
-        if reads is None:
+        if reads is None or reads.arithmetic is None:
             return None
         ceilings = [
             batch_ceiling(reads, size, self.context, self.tokens, roof) for roof in part.roofs
@@ -114,7 +115,7 @@ def batch_specs(
         for spec in together
         if alone and sequences > 1
     ]
-    kinds: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "eager")
+    kinds: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
     others = [subject.peer(kind, capacity, sequences) for kind in kinds]
     return [*together, *single, *others]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
@@ -19,12 +20,12 @@ class Bystanders:
     engines alike: threads that wait for each other by spinning suffer most.
 
     Args:
-        processes: Ids of processes that belong to the measurement, besides this one and the
-            children it has waited for.
+        processes: Ids of processes that belong to the measurement, with what they have started,
+            besides this one and the children it has waited for.
     """
 
     def __init__(self, processes: Iterable[int] = ()) -> None:
-        self._ours = [psutil.Process(), *map(psutil.Process, processes)]
+        self._others = [psutil.Process(process) for process in processes]
         self._began = time.monotonic()
         self._before = self._seconds()
 
@@ -40,7 +41,9 @@ class Bystanders:
         counted = {"user", "nice", "system", "irq", "softirq", "steal"}
         busy = sum(getattr(machine, name, 0.0) for name in counted)
         ours = 0.0
-        for process in self._ours:
-            times = process.cpu_times()
-            ours += times.user + times.system + times.children_user + times.children_system
+        started = [one for each in self._others for one in each.children(recursive=True)]
+        for process in (psutil.Process(), *self._others, *started):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                ours += times.user + times.system + times.children_user + times.children_system
         return float(busy - ours)

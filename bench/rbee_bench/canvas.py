@@ -22,12 +22,14 @@ _STYLES = MappingProxyType(
         "llama.cpp": ("#D55E00", "^"),
         "ONNX Runtime GenAI int4": ("#CC79A7", "v"),
         "OpenVINO GenAI": ("#E69F00", "P"),
+        "vLLM": ("#999999", "*"),
         "eager torch fp32": ("#000000", "X"),
         "llama.cpp, llama-server": ("#D55E00", "^"),
         "llama.cpp, its Python server": ("#E69F00", "v"),
+        "vLLM, vllm serve": ("#999999", "*"),
     }
 )
-_OTHER_STYLES = (("#999999", "*"), ("#F0E442", "h"), ("#666666", "d"))
+_OTHER_STYLES = (("#F0E442", "h"), ("#666666", "d"))
 
 
 class PlotFault(Exception):

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,15 +29,17 @@ from rbee_runtime.artifact import Precision
 _TOKENS = 64
 _CAPACITY = 512
 _PRECISIONS: tuple[Precision, ...] = ("gguf", "int4")
-_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "eager")
+_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
+_SLOW: tuple[Kind, ...] = ("vllm",)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process held.
+    """What a process held, and those that it had started.
 
     Attributes:
-        peak: Most resident bytes since its start, shared pages included.
+        peak: Most resident bytes since its start, shared pages included; of several processes the
+            sum, though each may have had its most at another time.
         serving: Proportional bytes after a completion of 64 tokens: a page that ``n`` processes
             share counts for an ``n``-th.
     """
@@ -47,9 +50,13 @@ class Memory:
     @classmethod
     def of(cls, process: int) -> Memory:
         """Return that of a process that lives."""
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
-        (peak,) = (line.split()[1] for line in lines.splitlines() if line.startswith("VmHWM:"))
-        return cls(int(peak) * 1024, int(psutil.Process(process).memory_full_info().pss))
+        first = psutil.Process(process)
+        peak = serving = 0
+        for one in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+                serving += int(one.memory_full_info().pss)
+                peak += _peak_bytes(one.pid)
+        return cls(peak, serving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,11 @@ class Cold:
     bystanders: float
 
 
+def _peak_bytes(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    return sum(int(line.split()[1]) << 10 for line in lines.splitlines() if "VmHWM:" in line)
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     seconds: float
@@ -122,6 +134,7 @@ def measure_cold(
     progress: Progress,
     *,
     convert: bool,
+    slow: bool = True,
 ) -> Cold:
     """Start everything once to warm the page cache, then ``rounds`` times by turns.
 
@@ -132,8 +145,11 @@ def measure_cold(
         rounds: Starts that count.
         progress: Called as it goes on.
         convert: Also time how long each takes to make what it opens, which can be minutes.
+        slow: Also start what takes most of a minute.
     """
-    subjects = [*_ours(subject, ids, progress), *_served(servers), *_peers(subject, ids)]
+    kinds = [kind for kind in _KINDS if slow or kind not in _SLOW]
+    started = [spec for spec in servers if slow or not spec.slow]
+    subjects = [*_ours(subject, ids, progress), *_served(started), *_peers(subject, kinds, ids)]
     turn = Turns(progress, len(subjects) * (rounds + 1 + convert))
     bystanders = Bystanders()
     taken: dict[str, list[_Start]] = {one.label: [] for one in subjects}
@@ -194,9 +210,9 @@ def _served(servers: Sequence[ServerSpec]) -> list[_Subject]:
     ]
 
 
-def _peers(subject: Subject, ids: Sequence[int]) -> list[_Subject]:
+def _peers(subject: Subject, kinds: Sequence[Kind], ids: Sequence[int]) -> list[_Subject]:
     rows = []
-    for kind in _KINDS:
+    for kind in kinds:
         spec = subject.peer(kind, _CAPACITY)
 
         def convert(again: float, spec: Spec = spec) -> float | None:

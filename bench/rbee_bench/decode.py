@@ -90,7 +90,7 @@ def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Sp
         *(subject.compiled(precision, progress) for precision in ("int4", "gguf", "int8")),
         *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai")),
         subject.untuned("genai", capacity),  # its default threads are not its best
-        *(subject.peer(kind, capacity) for kind in ("openvino", "eager")),
+        *(subject.peer(kind, capacity) for kind in ("openvino", "vllm", "eager")),
     ]
 
 

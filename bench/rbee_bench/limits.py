@@ -63,7 +63,8 @@ class Roof:
     int8: float
 
     def arithmetic(self, reads: Reads) -> float:
-        """Return the operations a second that hold for an engine."""
+        """Return the operations a second that hold for an engine whose arithmetic is known."""
+        assert reads.arithmetic is not None
         return self.fp32 if reads.arithmetic == "fp32" else self.int8
 
 

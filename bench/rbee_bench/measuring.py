@@ -27,7 +27,7 @@ from rbee_bench.parity import Parity, measure_parity
 from rbee_bench.prefill import Prefill, measure_prefill, prefill_specs
 from rbee_bench.proof import Proof, prove_gate
 from rbee_bench.quick import Quick, measure_quick
-from rbee_bench.servers import ServerSpec, llama_server, python_server, worker
+from rbee_bench.servers import ServerSpec, llama_server, python_server, vllm_server, worker
 from rbee_bench.serving import Serving, measure_serving
 from rbee_bench.start import Start, measure_start
 from rbee_bench.streaming import Streaming, measure_streaming
@@ -170,6 +170,7 @@ def _servers(subject: Subject, progress: OnProgress, *, keep_prompts: bool) -> l
         *ours,
         llama_server(subject.gguf, context, threads, slots=16),
         python_server(subject.gguf, context, threads, keep_prompts=keep_prompts),
+        vllm_server(subject.gguf, subject.workspace, context, threads, slots=16),
     ]
 
 

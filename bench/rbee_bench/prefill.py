@@ -10,12 +10,13 @@ from itertools import cycle, islice
 from rbee_bench.agreement import Agreement
 from rbee_bench.contest import Rounds, hold_contest
 from rbee_bench.limits import Roof, prefill_ceiling
-from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
+from rbee_bench.peers import Kind, PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("int4", "gguf")
+_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,11 @@ class Prefill:
     def roofline(self, row: Reading) -> float | None:
         """Return the part of its ceiling that an engine reached, the median of the rounds.
 
-        ``None`` where what it reads is not known. See
+        ``None`` where what it reads and computes in is not known. See
         :func:`~rbee_bench.limits.prefill_ceiling`.
         """
         reads = row.reads
-        if reads is None:
+        if reads is None or reads.arithmetic is None:
             return None
         ceilings = [prefill_ceiling(reads, row.length, roof) for roof in self.roofs[row.length]]
         return paired_ratio(row.rates, ceilings)
@@ -76,7 +77,7 @@ def prefill_specs(subject: Subject, capacity: int, progress: Progress) -> list[S
     """Describe everything that is timed, the compiled runtime first."""
     return [
         *(subject.compiled(one, progress, capacity=capacity) for one in _PRECISIONS),
-        *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai", "openvino", "eager")),
+        *(subject.peer(kind, capacity) for kind in _KINDS),
     ]
 
 

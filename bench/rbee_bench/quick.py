@@ -50,7 +50,7 @@ class Quick:
         engines: Those that ran, the compiled ones first.
         agreement: Whether they say the right thing.
         burst: Servers that were asked for as much at once as the engines together.
-        cold: Starts of both.
+        cold: Starts of both, of those that take less than most of a minute.
         skipped: By label, why an engine did not run.
         bystanders: Share of the processor that other programs had meanwhile, at worst.
     """
@@ -118,7 +118,7 @@ def measure_quick(
         barred=barred,
         progress=progress,
     )
-    cold = measure_cold(subject, servers, ids, _STARTS, progress, convert=False)
+    cold = measure_cold(subject, servers, ids, _STARTS, progress, convert=False, slow=False)
     return Quick(
         engines,
         contest.agreement,

@@ -22,6 +22,7 @@ _LABELS: dict[Kind, str] = {
     "llama.cpp": "llama.cpp",
     "genai": "ONNX Runtime GenAI int4",
     "openvino": "OpenVINO GenAI",
+    "vllm": "vLLM",
     "eager": "eager torch fp32",
 }
 
@@ -82,17 +83,17 @@ class Subject:
     ) -> Spec:
         """Describe the runtime on the artifact at this precision; see :meth:`artifact`."""
         path = self.artifact(precision, progress).path
-        return Spec("compiled", precision, path, capacity, self.threads, self._workspace, sequences)
+        return Spec("compiled", precision, path, capacity, self.threads, self.workspace, sequences)
 
     def peer(self, kind: Kind, capacity: int, sequences: int = 1) -> Spec:
         """Describe another engine on the file, with room for ``capacity`` positions a sequence."""
         label = _LABELS[kind]
-        return Spec(kind, label, self.gguf, capacity, self.threads, self._workspace, sequences)
+        return Spec(kind, label, self.gguf, capacity, self.threads, self.workspace, sequences)
 
     def untuned(self, kind: Kind, capacity: int) -> Spec:
         """As :meth:`peer`, but with the threads the engine takes when nobody tells it."""
         label = f"{_LABELS[kind]}{UNTUNED}"
-        return Spec(kind, label, self.gguf, capacity, 0, self._workspace)
+        return Spec(kind, label, self.gguf, capacity, 0, self.workspace)
 
     def tokenizer(self, progress: Progress) -> Tokenizer:
         """Return the model's tokenizer."""
@@ -102,7 +103,8 @@ class Subject:
         )
 
     @property
-    def _workspace(self) -> Path:
+    def workspace(self) -> Path:
+        """Where peers keep what they make of the file."""
         return self.artifacts / ".bench" / f"{self.gguf.stem}-{self.content[:12]}"
 
 

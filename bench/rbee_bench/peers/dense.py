@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rbee_bench.peers.peer import Arithmetic, Reads
 
 
 def dense_directory(gguf: Path, workspace: Path) -> Path:
@@ -16,11 +22,44 @@ def dense_directory(gguf: Path, workspace: Path) -> Path:
     Raises:
         ImportError: torch or transformers is not installed.
     """
-    target = workspace / "dense"
+    target = workspace / _NAME
     if not target.is_dir():
         with whole_directory(target) as directory:
             _save(gguf, directory)
     return target
+
+
+def made_dense_directory(gguf: Path, workspace: Path) -> Path:
+    """Return what :func:`dense_directory` does, with torch in a process that ends.
+
+    Raises:
+        RuntimeError: It cannot be made; one line says why.
+    """
+    command = [sys.executable, "-m", __name__, str(gguf), str(workspace)]
+    if not (workspace / _NAME).is_dir():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = done.stderr.strip() or f"ended with code {done.returncode}"
+            raise RuntimeError(f"its weights cannot be made: {said.splitlines()[-1]}")
+    return workspace / _NAME
+
+
+def dense_reads(directory: Path, item_bytes: int, arithmetic: Arithmetic | None) -> Reads:
+    """Return what a token reads of the model in ``directory``, in numbers of so many bytes each."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    shapes: dict[str, list[int]] = {}
+    for file in directory.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        shapes |= {name: one["shape"] for name, one in header.items() if "shape" in one}
+    if "lm_head.weight" in shapes:
+        del shapes["model.embed_tokens.weight"]
+    weights = sum(map(math.prod, shapes.values()))
+    numbers = sum(math.prod(shape) for shape in shapes.values() if len(shape) > 1)
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    cached = config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * width
+    return Reads(item_bytes * weights, 2 * item_bytes * cached, 2 * numbers, arithmetic)
 
 
 @contextmanager
@@ -52,3 +91,9 @@ def _save(gguf: Path, directory: Path) -> None:
     transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(
         directory
     )
+
+
+_NAME = "dense"
+
+if __name__ == "__main__":
+    dense_directory(*map(Path, sys.argv[1:]))

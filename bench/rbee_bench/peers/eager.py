@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rbee_bench.peers.dense import dense_directory
+from rbee_bench.peers.dense import dense_directory, dense_reads
 from rbee_bench.peers.peer import (
     Logits,
     Reads,
@@ -31,8 +31,9 @@ class EagerPeer:
         transformers: Any = importlib.import_module("transformers")
         self.version = f"torch {self._torch.__version__}, transformers {transformers.__version__}"
         self._torch.set_num_threads(spec.threads)
+        self._directory = dense_directory(spec.model, spec.workspace)
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
-            dense_directory(spec.model, spec.workspace), dtype=self._torch.float32
+            self._directory, dtype=self._torch.float32
         ).eval()
         self._cache: Any = None
 
@@ -65,16 +66,7 @@ class EagerPeer:
 
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        config = self._model.config
-        weights = sum(weight.nbytes for weight in self._model.parameters())
-        numbers = sum(weight.numel() for weight in self._model.parameters() if weight.ndim > 1)
-        if not config.tie_word_embeddings:
-            weights -= self._model.get_input_embeddings().weight.nbytes
-            numbers -= self._model.get_input_embeddings().weight.numel()
-        heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        position = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4
-        return Reads(weights, position, 2 * numbers, "fp32")
+        return dense_reads(self._directory, 4, "fp32")
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """See :class:`~rbee_bench.peers.peer.Stepper`."""

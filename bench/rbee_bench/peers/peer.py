@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "eager"]
+Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "vllm", "eager"]
 Arithmetic = Literal["fp32", "int8"]
 Logits = NDArray[np.float32]
 
@@ -80,13 +80,14 @@ class Reads:
         position: Bytes of the KV cache for each position that the token attends to.
         operations: What it multiplies and adds: two for each weight of those matrices. Attention,
             which depends on the position, is not counted.
-        arithmetic: In what it multiplies: which of the machine's limits holds for it.
+        arithmetic: In what it multiplies: which of the machine's limits holds for it. ``None``
+            where none of those that are measured does.
     """
 
     weights: int
     position: int
     operations: int
-    arithmetic: Arithmetic
+    arithmetic: Arithmetic | None
 
 
 class Peer(Protocol):

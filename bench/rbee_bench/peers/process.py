@@ -15,10 +15,22 @@ from typing import Any, Self
 
 import numpy as np
 
+import rbee_bench
+from rbee_bench import vllm_program
+from rbee_bench.peers.dense import made_dense_directory
 from rbee_bench.peers.peer import Logits, Reads, Spec, Timing
 
 _GRACE_SECONDS = 5.0
 """An idle peer ends at once when its stdin does; one that is still computing is killed."""
+
+_ELSEWHERE = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from rbee_bench.peers import worker
+sys.path.pop()
+worker.main()
+"""
+"""Opens a peer in another environment, which is to find nothing but this package of ours."""
 
 
 class PeerFault(Exception):
@@ -42,17 +54,18 @@ class PeerProcess:
 
     def __init__(self, spec: Spec, search_path: str = "") -> None:
         self.spec = spec
+        command, variables = _command(spec)
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
-        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", **variables}
         if search_path:
             quiet["PYTHONPATH"] = search_path
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rbee_bench.peers.worker", spec.to_json()],
+            [*command, spec.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._noise,
             text=True,
-            env={**os.environ, **quiet, **_openmp(spec.threads)},
+            env={**os.environ, **quiet},
         )
         try:
             self.version: str = self._hear()["version"]
@@ -158,8 +171,20 @@ class PeerProcess:
         return PeerFault(f"its process ended with code {code}: {last}".removesuffix(": "))
 
 
-def _openmp(threads: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(threads)} if threads else {}
+def _command(spec: Spec) -> tuple[list[str], dict[str, str]]:
+    """Return what opens a peer, less its spec, and the variables it is to find."""
+    if spec.kind != "vllm":
+        threads = {"OMP_NUM_THREADS": str(spec.threads)} if spec.threads else {}
+        return [sys.executable, "-m", "rbee_bench.peers.worker"], threads
+    try:
+        python = vllm_program.interpreter()
+        made_dense_directory(spec.model, spec.workspace)
+    except LookupError as error:
+        raise PeerFault(f"not installed: {error}") from None
+    except RuntimeError as error:
+        raise PeerFault(str(error)) from None
+    packages = str(Path(rbee_bench.__file__).parents[1])
+    return [str(python), "-c", _ELSEWHERE, packages], vllm_program.variables(python, spec.threads)
 
 
 def alone(peer: PeerProcess, turn: Callable[[], Timing]) -> Timing:

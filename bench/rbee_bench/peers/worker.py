@@ -58,6 +58,10 @@ def _open(spec: Spec) -> Peer:
             from rbee_bench.peers.openvino import OpenvinoPeer
 
             return OpenvinoPeer(spec)
+        case "vllm":
+            from rbee_bench.peers.vllm import VllmPeer
+
+            return VllmPeer(spec)
         case "eager":
             from rbee_bench.peers.eager import EagerPeer
 

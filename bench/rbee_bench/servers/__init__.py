@@ -2,7 +2,7 @@
 
 from rbee_bench.servers.client import Answer, Question, ask
 from rbee_bench.servers.process import ServerFault, ServerProcess
-from rbee_bench.servers.spec import ServerSpec, llama_server, python_server, worker
+from rbee_bench.servers.spec import ServerSpec, llama_server, python_server, vllm_server, worker
 
 __all__ = [
     "Answer",
@@ -13,5 +13,6 @@ __all__ = [
     "ask",
     "llama_server",
     "python_server",
+    "vllm_server",
     "worker",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from typing import Self
 
 import httpx
@@ -14,7 +17,7 @@ from rbee_bench.local_process import end, free_port, plain_environment
 from rbee_bench.servers.client import Answer, Question, ask
 from rbee_bench.servers.spec import ServerSpec
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS, _SLOW_SECONDS = 60.0, 300.0
 _RETRY_SECONDS = 0.02
 _GRACE_SECONDS = 10.0
 _OPENING = Question("Once upon a time", 1)
@@ -37,24 +40,32 @@ class ServerProcess:
         spec: What to start.
 
     Raises:
-        ServerFault: It ended, or gave no answer in a minute.
+        ServerFault: It cannot be started, ended, or gave no answer in a minute, of a slow one in
+            five.
     """
 
     def __init__(self, spec: ServerSpec) -> None:
+        if spec.fault:
+            raise ServerFault(spec.fault)
         self.spec = spec
+        self._patience = _SLOW_SECONDS if spec.slow else _PATIENCE_SECONDS
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         began = time.perf_counter()
         try:
             self._process = subprocess.Popen(
-                spec.at(port), stdout=self._log, stderr=self._log, env=plain_environment()
+                spec.at(port),
+                stdout=self._log,
+                stderr=self._log,
+                env=plain_environment() | dict(spec.variables),
+                start_new_session=True,  # what it starts itself ends with it
             )
         except OSError as error:
             self._log.close()
             raise ServerFault(f"not installed: {error}") from None
         try:
-            self.model, answer = asyncio.run(self._open(began + _PATIENCE_SECONDS))
+            self.model, answer = asyncio.run(self._open(began + self._patience))
         except BaseException:
             self.close()
             raise
@@ -62,12 +73,14 @@ class ServerProcess:
 
     @property
     def process_id(self) -> int:
-        """Its process, while it lives."""
+        """Its process, while it lives; it may have started others."""
         return self._process.pid
 
     def close(self) -> None:
         """End the process, and wait for that."""
         end(self._process, _GRACE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -79,7 +92,7 @@ class ServerProcess:
     async def _open(self, deadline: float) -> tuple[str, Answer]:
         """Ask until there is an answer, which is also the clock's resolution."""
         latest = "nothing listens"
-        async with httpx.AsyncClient(base_url=self.url, timeout=_PATIENCE_SECONDS) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=self._patience) as client:
             while time.perf_counter() < deadline:
                 if self._process.poll() is not None:
                     raise ServerFault(self._death())
@@ -96,7 +109,7 @@ class ServerProcess:
                         return model, answer
                     latest = answer.fault
                 await asyncio.sleep(_RETRY_SECONDS)
-        raise ServerFault(f"no answer in {_PATIENCE_SECONDS:.0f} s: {latest}")
+        raise ServerFault(f"no answer in {self._patience:.0f} s: {latest}")
 
     def _death(self) -> str:
         self._log.seek(0)

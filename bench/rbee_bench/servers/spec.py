@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rbee_bench import vllm_program
+from rbee_bench.peers.dense import made_dense_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,19 @@ class ServerSpec:
         ours: Whether it is the compiled worker.
         command: What starts it; ``{port}`` stands for the port to listen on.
         note: What is to be known of it when its figures are read; may be empty.
+        variables: What it finds in its environment, besides what there is.
+        slow: Whether its start takes most of a minute, and the first of all more.
+        fault: Why it cannot be started here, in one line; empty if nothing is known to be in the
+            way.
     """
 
     label: str
     ours: bool
     command: tuple[str, ...]
     note: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
+    fault: str = ""
 
     def at(self, port: int) -> list[str]:
         """Return the command for this port."""
@@ -84,4 +95,41 @@ def llama_server(gguf: Path, context: int, threads: int, slots: int) -> ServerSp
     command += ["--threads", str(threads), "--parallel", str(slots)]
     return ServerSpec(
         "llama.cpp, llama-server", False, (*command, "--ctx-size", str(context * slots))
+    )
+
+
+def vllm_server(gguf: Path, workspace: Path, context: int, threads: int, slots: int) -> ServerSpec:
+    """Describe vLLM's own server, where ``vllm`` is on the path, on the dequantised weights.
+
+    It keeps what it has read, for prompts that begin alike, as is its default.
+
+    Args:
+        gguf: The model.
+        workspace: Where its dequantised weights are, or are to be made.
+        context: Positions of each sequence.
+        threads: Threads it computes with.
+        slots: Sequences at a time.
+    """
+    label = "vLLM, vllm serve"
+    try:
+        python = vllm_program.interpreter()
+        directory = made_dense_directory(gguf, workspace)
+    except LookupError as error:
+        return ServerSpec(label, False, (), fault=f"not installed: {error}")
+    except RuntimeError as error:
+        return ServerSpec(label, False, (), fault=str(error))
+    settings = {
+        "host": "127.0.0.1",
+        "port": "{port}",
+        "max-model-len": str(context),
+        "max-num-seqs": str(slots),
+        "kv-cache-memory-bytes": str(vllm_program.cache_bytes(directory, context, slots)),
+    }
+    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    return ServerSpec(
+        label,
+        False,
+        (str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(directory), *options),
+        variables=vllm_program.variables(python, threads),
+        slow=True,
     )

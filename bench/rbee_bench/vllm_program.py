@@ -1,0 +1,100 @@
+"""The ``vllm`` program, whose Python opens the engine and the server.
+
+vLLM and what the bench compares with want different versions of the same packages, so that it is
+looked for as a program, in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from rbee_bench.peers.dense import dense_reads
+
+_BLOCK = 128
+"""Positions of a block of its cache on a CPU; on a GPU it has smaller ones."""
+
+_ITEM_BYTES = 2
+"""Of a number in its cache: it takes a type of 16 bits where weights have 32."""
+
+
+def interpreter() -> Path:
+    """Return the Python of the ``vllm`` that is on the path, or beside the Python that runs this.
+
+    Raises:
+        LookupError: There is none; one line says what is missing.
+    """
+    here = Path(sys.executable).parent
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), str(here)])
+    program = shutil.which("vllm", path=places)
+    if program is None:
+        raise LookupError("no vllm program on the path")
+    python = shutil.which(_first_python(Path(program)), path=places)
+    if python is None:
+        raise LookupError(f"{program} does not say in its first line which Python runs it")
+    return Path(python)
+
+
+def is_elsewhere(python: Path) -> bool:
+    """Return whether it is of another environment than the Python that runs this."""
+    return python.parent != Path(sys.executable).parent
+
+
+def variables(python: Path, threads: int) -> dict[str, str]:
+    """Return what its processes are to find in their environment, besides what is there.
+
+    Args:
+        python: See :func:`interpreter`.
+        threads: Threads to compute with; 0 leaves it to vLLM.
+    """
+    found = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        # On a CPU, 0.32 cannot read what it keeps of a compiled model, and compiles it every time.
+        # Without, it finds the compiler's own cache, and the code is the same.
+        "VLLM_USE_AOT_COMPILE": "0",
+    }
+    if is_elsewhere(python):
+        found["PYTHONPATH"] = ""  # packages of the environment that runs this
+    if threads:
+        found["OMP_NUM_THREADS"] = str(threads)
+        # On a CPU, it would keep one core of each memory node for its other processes.
+        found["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(
+            str(core) for core in sorted(os.sched_getaffinity(0))[:threads]
+        )
+    openmp = python.parent.parent / "lib" / "libiomp5.so"
+    before = os.environ.get("LD_PRELOAD", "")
+    if openmp.is_file() and "libiomp" not in before:
+        # As its installation for CPUs asks for; that of GPUs does not bring it.
+        found["LD_PRELOAD"] = f"{openmp}:{before}".removesuffix(":")
+    return found
+
+
+def cache_bytes(directory: Path, capacity: int, sequences: int) -> int:
+    """Return what a cache takes for so many sequences of so many positions at a time.
+
+    Args:
+        directory: The model.
+        capacity: Positions of a sequence.
+        sequences: At a time.
+    """
+    position = dense_reads(directory, _ITEM_BYTES, None).position
+    # One block is kept empty.
+    blocks = sequences * -(-capacity // _BLOCK) + 1
+    return blocks * _BLOCK * position
+
+
+def _first_python(program: Path) -> str:
+    lines = program.read_bytes()[:1024].decode(errors="replace").splitlines()
+    first, second, *_ = *lines, "", ""
+    # A path with a blank, or one too long for the kernel, is in the second line, for a shell.
+    line = second if first.endswith("/sh") else first
+    words: list[str] = []
+    with suppress(ValueError):  # quotes that do not close: no line of an installer's
+        words = shlex.split(line.removeprefix("#!"))
+    return next((word for word in words if Path(word).name.startswith("python")), "")
