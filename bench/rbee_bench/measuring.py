@@ -162,15 +162,15 @@ def _gate(arguments: argparse.Namespace, threads: int, progress: OnProgress) -> 
 
 def _servers(subject: Subject, progress: OnProgress, *, keep_prompts: bool) -> list[ServerSpec]:
     context, threads = _SERVER_CONTEXT, subject.threads
-    ours = [
-        worker(precision, subject.artifact(precision, progress).path)
-        for precision in ("int4", "gguf")
-    ]
+    gguf = subject.artifact("gguf", progress)
     return [
-        *ours,
+        worker("int4", subject.artifact("int4", progress).path),
+        worker("gguf", gguf.path),
         llama_server(subject.gguf, context, threads, slots=16),
         python_server(subject.gguf, context, threads, keep_prompts=keep_prompts),
-        vllm_server(subject.gguf, subject.workspace, context, threads, slots=16),
+        vllm_server(
+            subject.gguf, gguf, subject.workspace, context=context, threads=threads, slots=16
+        ),
     ]
 
 

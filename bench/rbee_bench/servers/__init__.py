@@ -2,7 +2,8 @@
 
 from rbee_bench.servers.client import Answer, Question, ask
 from rbee_bench.servers.process import ServerFault, ServerProcess
-from rbee_bench.servers.spec import ServerSpec, llama_server, python_server, vllm_server, worker
+from rbee_bench.servers.spec import ServerSpec, llama_server, python_server, worker
+from rbee_bench.servers.vllm import vllm_server
 
 __all__ = [
     "Answer",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Self
 
 import httpx
+import psutil
 
 from rbee_bench.local_process import end, free_port, plain_environment
 from rbee_bench.servers.client import Answer, Question, ask
@@ -77,10 +78,14 @@ class ServerProcess:
         return self._process.pid
 
     def close(self) -> None:
-        """End the process, and wait for that."""
+        """End the process and what it has started, and wait for that."""
+        started: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self._process.pid).children(recursive=True)
         end(self._process, _GRACE_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        psutil.wait_procs(started, _GRACE_SECONDS)
         self._log.close()
 
     def __enter__(self) -> Self:

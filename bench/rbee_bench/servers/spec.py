@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbee_bench import vllm_program
-from rbee_bench.peers.dense import made_dense_directory
-
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
@@ -95,41 +92,4 @@ def llama_server(gguf: Path, context: int, threads: int, slots: int) -> ServerSp
     command += ["--threads", str(threads), "--parallel", str(slots)]
     return ServerSpec(
         "llama.cpp, llama-server", False, (*command, "--ctx-size", str(context * slots))
-    )
-
-
-def vllm_server(gguf: Path, workspace: Path, context: int, threads: int, slots: int) -> ServerSpec:
-    """Describe vLLM's own server, where ``vllm`` is on the path, on the dequantised weights.
-
-    It keeps what it has read, for prompts that begin alike, as is its default.
-
-    Args:
-        gguf: The model.
-        workspace: Where its dequantised weights are, or are to be made.
-        context: Positions of each sequence.
-        threads: Threads it computes with.
-        slots: Sequences at a time.
-    """
-    label = "vLLM, vllm serve"
-    try:
-        python = vllm_program.interpreter()
-        directory = made_dense_directory(gguf, workspace)
-    except LookupError as error:
-        return ServerSpec(label, False, (), fault=f"not installed: {error}")
-    except RuntimeError as error:
-        return ServerSpec(label, False, (), fault=str(error))
-    settings = {
-        "host": "127.0.0.1",
-        "port": "{port}",
-        "max-model-len": str(context),
-        "max-num-seqs": str(slots),
-        "kv-cache-memory-bytes": str(vllm_program.cache_bytes(directory, context, slots)),
-    }
-    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-    return ServerSpec(
-        label,
-        False,
-        (str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(directory), *options),
-        variables=vllm_program.variables(python, threads),
-        slow=True,
     )
