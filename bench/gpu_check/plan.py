@@ -81,6 +81,8 @@ CHECKS = (
     Check("1B eager", "gpu_check.torch_speed:eager", ("1B",), 60, needs=TORCH),
     Check("8B int4", "gpu_check.speed:measure", ("8B", "int4"), limit=90, least=25),
     Check("1B int4", "gpu_check.speed:measure", ("1B", "int4"), limit=75),
+    Check("8B vLLM", "gpu_check.vllm_speed:measure", ("8B",), 120, 45, (), True),
+    Check("1B vLLM", "gpu_check.vllm_speed:measure", ("1B",), 90, 40, (), True),
     Check("1B compiled", "gpu_check.torch_speed:compiled", ("1B",), 120, 30, TORCH, True),
     Check("8B compiled", "gpu_check.torch_speed:compiled", ("8B",), 180, 45, TORCH, True),
 )

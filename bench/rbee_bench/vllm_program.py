@@ -13,14 +13,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from rbee_bench.peers.dense import dense_reads
-
-_BLOCK = 128
-"""Positions of a block of its cache on a CPU; on a GPU it has smaller ones."""
-
-_ITEM_BYTES = 2
-"""Of a number in its cache: it takes a type of 16 bits where weights have 32."""
-
 
 def interpreter() -> Path:
     """Return the Python of the ``vllm`` that is on the path, or beside the Python that runs this.
@@ -73,20 +65,6 @@ def variables(python: Path, threads: int) -> dict[str, str]:
         # As its installation for CPUs asks for; that of GPUs does not bring it.
         found["LD_PRELOAD"] = f"{openmp}:{before}".removesuffix(":")
     return found
-
-
-def cache_bytes(directory: Path, capacity: int, sequences: int) -> int:
-    """Return what a cache takes for so many sequences of so many positions at a time.
-
-    Args:
-        directory: The model.
-        capacity: Positions of a sequence.
-        sequences: At a time.
-    """
-    position = dense_reads(directory, _ITEM_BYTES, None).position
-    # One block is kept empty.
-    blocks = sequences * -(-capacity // _BLOCK) + 1
-    return blocks * _BLOCK * position
 
 
 def _first_python(program: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rbee_bench.peers import Kind
 
 ENGINES = {"llama.cpp", "ONNX Runtime GenAI int4", "eager torch fp32"}
 UNTUNED = "ONNX Runtime GenAI int4, untuned"
-OPENVINO = "OpenVINO GenAI"
+OPENVINO, VLLM = "OpenVINO GenAI", "vLLM"
 
 
 class Program:
@@ -69,7 +70,7 @@ def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
 def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("decode --tokens 8 --rounds 1 --context 12 4") == 0
     result = program.result("decode")
-    labels = {"int4", "gguf", "int8", UNTUNED, OPENVINO} | ENGINES
+    labels = {"int4", "gguf", "int8", UNTUNED, OPENVINO, VLLM} | ENGINES
     assert [part["context"] for part in result["parts"]] == [4, 12]
     for part in result["parts"]:
         assert {row["label"] for row in part["rows"]} | set(result["skipped"]) == labels
@@ -86,6 +87,8 @@ def test_decode(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(operations) < 1.05 * min(operations)
     said = capsys.readouterr().out
     assert "tokens/s" in said
+    if shutil.which("vllm") is None:
+        assert "vLLM: skipped, not installed: no vllm program on the path" in said
     assert "memory was read at" in said
 
 
@@ -94,7 +97,7 @@ def test_prefill(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture
     assert program(f"prefill --lengths 40 8 --rounds 1 --markdown {report}") == 0
     result = program.result("prefill")
     assert result["lengths"] == [8, 40]
-    assert _labels(result) == {"int4", "gguf", OPENVINO} | ENGINES
+    assert _labels(result) == {"int4", "gguf", OPENVINO, VLLM} | ENGINES
     ours = [row for row in result["rows"] if row["ours"]]
     assert [(row["label"], row["length"]) for row in ours] == [
         *(("int4", 8), ("int4", 40)),
@@ -111,7 +114,7 @@ def test_batch(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("batch --sequences 2 --tokens 4 --rounds 1 --context 8") == 0
     (part,) = program.result("batch")["parts"]
     alone = {"int4, one at a time", "gguf, one at a time"}
-    assert _labels(part) == {"int4", "gguf", OPENVINO} | ENGINES | alone
+    assert _labels(part) == {"int4", "gguf", OPENVINO, VLLM} | ENGINES | alone
     assert {row["tokens"] / row["sequences"] for row in part["rows"]} == {4}
     assert "2 prompts of 8 tokens together" in capsys.readouterr().out
 

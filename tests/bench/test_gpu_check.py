@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from support.gpu_check_on_host import NAME
 from support.misbehaving_check import wrong
+from support.vllm_stand_in import make_environment
 
 from gpu_check import found, program
 from gpu_check.families import FAMILIES
@@ -33,7 +34,7 @@ from rbee_export.checkpoint import hf_layout
 
 ON_HOST = (sys.executable, "-m", "support.gpu_check_on_host")
 MISBEHAVING = (sys.executable, "-m", "support.misbehaving_check")
-ALIKE = ("1B eager", "8B compiled")
+ALIKE = ("1B eager", "8B compiled", "8B vLLM")
 """Checks that do nothing which another one does not; importing torch takes seconds."""
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -57,6 +58,7 @@ def test_all_of_it(
     """
     side_by_side = [replace(one, group="models") if "B " in one.name else one for one in CHECKS]
     monkeypatch.setattr(program, "CHECKS", side_by_side)
+    monkeypatch.setenv("PATH", str(make_environment(tmp_path / "vllm")), prepend=os.pathsep)
     names = [one.name for one in CHECKS if one.name not in ALIKE]
     code = check(tmp_path, "--only", *names)
     document, table = written(tmp_path)
@@ -76,6 +78,8 @@ def test_all_of_it(
     assert ("8B", "fp16", "eager torch", "decode") in speeds
     assert ("8B", "fp16", "eager torch", "prefill of 96") in speeds
     assert ("1B", "fp16", "torch.compile", "decode") in speeds
+    assert ("1B", "fp16", "vLLM", "decode") in speeds
+    assert ("1B", "fp16", "vLLM", "prefill of 96") in speeds
     assert all(row["of the roofline"] for row in found["rates"] if row["by"] == "ours")
     assert [one["found"] is None for one in found["targets"]] == [False] * 4
     assert code == (0 if all(one["found"] >= one["least"] for one in found["targets"]) else 1)
@@ -149,6 +153,22 @@ def test_without_torch_the_rest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ends = {one["name"]: one["why"] for one in document["gpu-check"]["checks"]}
     assert ends == {PROVIDER: "", "limits": "", "8B eager": "not installed: torch (wheel torch)"}
     assert document["gpu-check"]["targets"][2]["found"] is None
+
+
+def test_vllm_is_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = make_environment(tmp_path / "vllm")
+    why = {}
+    for name, path in {"there": programs, "absent": tmp_path}.items():
+        (programs / "python3").write_text("#!/bin/sh\necho 'no libcudart' >&2\nexit 3\n")
+        monkeypatch.setenv("PATH", os.pathsep.join((str(path), "/usr/bin", "/bin")))
+        assert check(tmp_path / name, "--only", "1B vLLM") == 0
+        (_, end) = written(tmp_path / name)[0]["gpu-check"]["checks"]
+        assert end["status"] == "skipped"
+        why[name] = end["why"]
+    assert why == {
+        "there": "vLLM does not work here: no libcudart",
+        "absent": "not installed: no vllm program on the path",
+    }
 
 
 def test_results_that_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

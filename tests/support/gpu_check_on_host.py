@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed
+from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed, vllm_speed
 from gpu_check.families import FAMILIES
 from rbee_bench.random_checkpoint import ModelShape
 from rbee_export import Options
@@ -70,9 +70,10 @@ def stand_in() -> None:
     roof.MOST_BYTES, roof.MOST_ROWS, roof.DEVICE = 1 << 22, 128, "cpu"
     torch_speed.DEVICE, torch_speed.DTYPE = "cpu", "float32"
     torch_speed.EAGER_BATCHES = (1,)
+    vllm_speed.BATCHES = (1, 2)
     tiny = ModelShape(512, 64, 128, 4, 2, layers=2)
     shapes.SHAPES.update({"1B": tiny, "8B": tiny.with_layers(3)})
-    for module in (speed, torch_speed):
+    for module in (speed, torch_speed, vllm_speed):
         for name, value in {"LENGTH": 96, "CAPACITY": 256, "CONTEXT": 16, "STEPS": 4}.items():
             setattr(module, name, value)
     speed.BATCHES, speed.PREFILLS = (1, 2, 64), (1, 2)

@@ -6,11 +6,17 @@ import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rbee_bench.peers.dense import dense_directory, dense_reads
 from rbee_bench.peers.peer import Logits, Reads, Spec, Timing
-from rbee_bench.vllm_program import cache_bytes
+
+_BLOCK = 128
+"""Positions of a block of its cache on a CPU; on a GPU it has smaller ones."""
+
+_ITEM_BYTES = 2
+"""Of a number in its cache: it takes a type of 16 bits where weights have 32."""
 
 
 class VllmPeer:
@@ -94,3 +100,17 @@ class VllmPeer:
         return self._vllm.SamplingParams(
             temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False
         )
+
+
+def cache_bytes(directory: Path, capacity: int, sequences: int) -> int:
+    """Return what a cache takes for so many sequences of so many positions at a time.
+
+    Args:
+        directory: The model.
+        capacity: Positions of a sequence.
+        sequences: At a time.
+    """
+    position = dense_reads(directory, _ITEM_BYTES, None).position
+    # One block is kept empty.
+    blocks = sequences * -(-capacity // _BLOCK) + 1
+    return blocks * _BLOCK * position

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rbee_bench import vllm_program
 from rbee_bench.peers.dense import made_dense_directory
+from rbee_bench.peers.vllm import cache_bytes
 from rbee_bench.servers.spec import ServerSpec
 from rbee_runtime import Artifact
 
@@ -43,7 +44,7 @@ def vllm_server(
         "tokenizer": str(_tokenizer(artifact, workspace / "vllm-tokenizer")),
         "max-model-len": str(context),
         "max-num-seqs": str(slots),
-        "kv-cache-memory-bytes": str(vllm_program.cache_bytes(directory, context, slots)),
+        "kv-cache-memory-bytes": str(cache_bytes(directory, context, slots)),
     }
     options = [part for name, value in settings.items() for part in (f"--{name}", value)]
     return ServerSpec(
