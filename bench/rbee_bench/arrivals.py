@@ -153,6 +153,7 @@ def measure_arrivals(
                 arrivals = schedule(text, requests, rate, number, barred)
                 for label, server in servers.items():
                     taken[label].append(asyncio.run(_send(server, arrivals)))
+                    server.settle()
                     turn(f"{label}, {load(rate)}")
             for label, server in servers.items():
                 rows.append(_waits(server.spec, rate, taken[label], taken[reference]))
@@ -176,6 +177,7 @@ def open_servers(
         progress(f"starting {spec.label}", 0, 0)
         try:
             servers[spec.label] = stack.enter_context(ServerProcess(spec))
+            servers[spec.label].settle()
         except ServerFault as fault:
             skipped[spec.label] = str(fault)
     if not servers:

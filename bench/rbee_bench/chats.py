@@ -114,6 +114,7 @@ def measure_chats(
             system = f"Text {number}. {text[begin : begin + _LETTERS]}"
             for label, server in servers.items():
                 taken[label].append(asyncio.run(_chat(server, system, chats, barred)))
+                server.settle()
                 turn(label)
         rows = tuple(_chatting(servers[label].spec, all_[1:]) for label, all_ in taken.items())
         notes = {spec.label: spec.note for spec in specs if spec.note and spec.label in servers}

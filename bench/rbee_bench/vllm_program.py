@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from contextlib import suppress
+from ctypes.util import find_library
 from pathlib import Path
 
 
@@ -60,10 +61,12 @@ def variables(python: Path, threads: int) -> dict[str, str]:
             str(core) for core in sorted(os.sched_getaffinity(0))[:threads]
         )
     openmp = python.parent.parent / "lib" / "libiomp5.so"
-    before = os.environ.get("LD_PRELOAD", "")
-    if openmp.is_file() and "libiomp" not in before:
-        # As its installation for CPUs asks for; that of GPUs does not bring it.
-        found["LD_PRELOAD"] = f"{openmp}:{before}".removesuffix(":")
+    if openmp.is_file():
+        # What it asks for on a CPU: only what is installed for CPUs brings this library.
+        libraries = {"libiomp": str(openmp), "libtcmalloc": find_library("tcmalloc_minimal")}
+        before = os.environ.get("LD_PRELOAD", "")
+        new = [file for name, file in libraries.items() if file and name not in before]
+        found["LD_PRELOAD"] = ":".join(filter(None, [*new, before]))
     return found
 
 

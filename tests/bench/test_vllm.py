@@ -88,7 +88,7 @@ def test_a_program_of_another_kind_is_refused(
 
 
 def test_what_its_processes_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_PRELOAD", "libtcmalloc.so")
+    monkeypatch.setenv("LD_PRELOAD", "libtcmalloc.so.4")
     python = tmp_path / "bin" / "python3"
     plain = vllm_program.variables(python, 0)
     assert plain["PYTHONPATH"] == ""  # ours are not its packages
@@ -97,7 +97,11 @@ def test_what_its_processes_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     openmp.parent.mkdir()
     openmp.touch()
     found = vllm_program.variables(python, 1)
-    assert found["LD_PRELOAD"] == f"{openmp}:libtcmalloc.so"
+    assert found["LD_PRELOAD"] == f"{openmp}:libtcmalloc.so.4"
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setattr(vllm_program, "find_library", "lib{}.so.4".format)
+    found = vllm_program.variables(python, 1)
+    assert found["LD_PRELOAD"] == f"{openmp}:libtcmalloc_minimal.so.4"
     assert found["OMP_NUM_THREADS"] == "1"
     assert int(found["VLLM_CPU_OMP_THREADS_BIND"]) in os.sched_getaffinity(0)
 
@@ -176,6 +180,7 @@ def test_its_server_ends_with_all_that_it_started(
         alone = first.memory_full_info().pss
         both = Memory.of(process.process_id)
         assert process.seconds > 0.0
+        process.settle()
     assert 0 < alone < both.serving <= both.peak
     for one in (first, started):
         assert not one.is_running() or one.status() == psutil.STATUS_ZOMBIE

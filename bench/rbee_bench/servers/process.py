@@ -21,6 +21,7 @@ from rbee_bench.servers.spec import ServerSpec
 _PATIENCE_SECONDS, _SLOW_SECONDS = 60.0, 300.0
 _RETRY_SECONDS = 0.02
 _GRACE_SECONDS = 10.0
+_SETTLING_SECONDS, _LOOK_SECONDS, _TICK_SECONDS = 3.0, 0.05, 0.01
 _OPENING = Question("Once upon a time", 1)
 
 
@@ -76,6 +77,28 @@ class ServerProcess:
     def process_id(self) -> int:
         """Its process, while it lives; it may have started others."""
         return self._process.pid
+
+    def settle(self) -> None:
+        """Wait until it computes nothing, so as not to do it in the next one's turn.
+
+        vLLM's worker looks out for more work for a second, on one of the cores.
+        """
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        spent = -_TICK_SECONDS
+        while time.monotonic() < deadline:
+            before, spent = spent, self._processor_seconds()
+            if spent - before < _TICK_SECONDS:
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _processor_seconds(self) -> float:
+        total = 0.0
+        with suppress(psutil.NoSuchProcess):  # who dies has settled
+            first = psutil.Process(self._process.pid)
+            for one in (first, *first.children(recursive=True)):
+                times = one.cpu_times()
+                total += times.user + times.system
+        return total
 
     def close(self) -> None:
         """End the process and what it has started, and wait for that."""
