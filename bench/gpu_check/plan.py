@@ -2,7 +2,8 @@
 
 Seconds are planned for a GPU that reads 2 TB/s on a host of 8 cores: 5 to start a process with the
 CUDA provider, 1 to write a model's weights of a gigabyte, 4 to bring 16 GB to the GPU. The time a
-check is expected to take is well below its limit; together they take some 7 minutes.
+check is expected to take is well below its limit; together they take some 7 minutes. vLLM, where it
+is installed, takes two more: ``torch.compile`` comes last and may find no time.
 """
 
 from __future__ import annotations
