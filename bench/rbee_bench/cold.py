@@ -145,11 +145,10 @@ def measure_cold(
         rounds: Starts that count.
         progress: Called as it goes on.
         convert: Also time how long each takes to make what it opens, which can be minutes.
-        slow: Also start what takes most of a minute.
+        slow: Also start engines that take a quarter of a minute.
     """
     kinds = [kind for kind in _KINDS if slow or kind not in _SLOW]
-    started = [spec for spec in servers if slow or not spec.slow]
-    subjects = [*_ours(subject, ids, progress), *_served(started), *_peers(subject, kinds, ids)]
+    subjects = [*_ours(subject, ids, progress), *_served(servers), *_peers(subject, kinds, ids)]
     turn = Turns(progress, len(subjects) * (rounds + 1 + convert))
     bystanders = Bystanders()
     taken: dict[str, list[_Start]] = {one.label: [] for one in subjects}

@@ -19,6 +19,7 @@ TOKENS, BATCH_TOKENS = 48, 24
 CAPACITY = LENGTH + TOKENS
 _ROUNDS, _STARTS = 4, 1
 _TRIED = 4
+_TOO_SLOW = "for it starts too slowly; arrivals and cold have it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Quick:
         engines: Those that ran, the compiled ones first.
         agreement: Whether they say the right thing.
         burst: Servers that were asked for as much at once as the engines together.
-        cold: Starts of both, of those that take less than most of a minute.
-        skipped: By label, why an engine did not run.
+        cold: Starts of both, but for the slow ones.
+        skipped: By label, why an engine or a slow server did not run.
         bystanders: Share of the processor that other programs had meanwhile, at worst.
     """
 
@@ -79,6 +80,7 @@ def measure_quick(
         PeerFault: An engine that ran at first failed later.
         ServerFault: No server runs here.
     """
+    soon = [spec for spec in servers if not spec.slow]
     prompt = list(islice(cycle(ids), LENGTH))
     stride = max(1, len(ids) // SEQUENCES)
     prompts = [
@@ -110,7 +112,7 @@ def measure_quick(
         for label, engine in contest.engines.items()
     )
     burst = measure_arrivals(
-        servers,
+        soon,
         text,
         rates=[None],
         requests=SEQUENCES,
@@ -118,12 +120,12 @@ def measure_quick(
         barred=barred,
         progress=progress,
     )
-    cold = measure_cold(subject, servers, ids, _STARTS, progress, convert=False, slow=False)
+    cold = measure_cold(subject, soon, ids, _STARTS, progress, convert=False, slow=False)
     return Quick(
         engines,
         contest.agreement,
         burst,
         cold,
-        contest.skipped,
+        {**contest.skipped, **{spec.label: _TOO_SLOW for spec in servers if spec.slow}},
         max(contest.bystanders, burst.bystanders, cold.bystanders),
     )
