@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -61,7 +59,6 @@ class ServerProcess:
                 stdout=self._log,
                 stderr=self._log,
                 env=plain_environment() | dict(spec.variables),
-                start_new_session=True,  # what it starts itself ends with it
             )
         except OSError as error:
             self._log.close()
@@ -106,8 +103,9 @@ class ServerProcess:
         with suppress(psutil.NoSuchProcess):
             started = psutil.Process(self._process.pid).children(recursive=True)
         end(self._process, _GRACE_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        for one in started:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         psutil.wait_procs(started, _GRACE_SECONDS)
         self._log.close()
 
