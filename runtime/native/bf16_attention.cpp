@@ -176,8 +176,8 @@ inline __m512 find_largest(float* scores, size_t start, const State& state, cons
   return _mm512_max_ps(largest[0], largest[1]);
 }
 
-// Turns scores of keys from `start` on into weights, e**(score - largest), rounded: tiles [32 keys].
-// Returns what earlier weights are to be multiplied by.
+// Turns scores of keys from `start` on into weights, e**(score - largest), rounded: tiles of 32
+// keys. Returns what earlier weights are to be multiplied by.
 RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, const Scoring& scoring,
                                      State& state, uint16_t* to) {
   const bool all_seen = state.all_begin <= start && state.all_end >= start + kKeys;
@@ -217,7 +217,8 @@ struct Room {
   }
 };
 
-void finish(const Query* queries, size_t count, size_t size, const State& state, const float* sums) {
+void finish(const Query* queries, size_t count, size_t size, const State& state,
+            const float* sums) {
   const __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_load_ps(state.totals));
   for (size_t i = 0; i < size; i += kLanes) {
     __m512 rows[kLanes];

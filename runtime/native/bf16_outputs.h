@@ -26,8 +26,8 @@ struct alignas(kUnitBytes) Square {
   Tile tiles[2][2];
 };
 
-inline void copy_lines(const float* from, size_t from_stride, size_t rows, size_t columns, float* to,
-                size_t to_stride) {
+inline void copy_lines(const float* from, size_t from_stride, size_t rows, size_t columns,
+                       float* to, size_t to_stride) {
   for (size_t r = 0; r < rows; ++r) {
     std::memcpy(to + r * to_stride, from + r * from_stride, columns * sizeof(float));
   }
@@ -127,7 +127,8 @@ class Waiting {
   size_t stride_ = 0, next_ = 0, rows_ = 0;
 };
 
-// Where sums of tiles of rows from the first on are until a gate takes them; so many squares in turn.
+// Where sums of tiles of rows from the first on are until a gate takes them; so many squares in
+// turn.
 struct Squares {
   Square* squares;
   size_t count;

@@ -90,7 +90,8 @@ RBEE_MATRIX_UNIT void multiply_slab(const Slab& slab, const Bf16Rows& rows, size
         row_tiles == 2
             ? slab.panels == 2 ? multiply_tiles<2, 2, Outputs> : multiply_tiles<2, 1, Outputs>
             : slab.panels == 2 ? multiply_tiles<1, 2, Outputs> : multiply_tiles<1, 1, Outputs>;
-    multiply(from, row_stride, slab.weights, slab.weights_stride, slab.steps, sums, coming, outputs);
+    multiply(from, row_stride, slab.weights, slab.weights_stride, slab.steps, sums, coming,
+             outputs);
     outputs.finish(slab, tile, row_tiles);
   }
 }

@@ -13,9 +13,9 @@ constexpr size_t kMostTasks = 8;
 // An activation takes as long to be rounded as so many bytes of weights to be multiplied.
 constexpr size_t kBytesPerActivation = 8;
 
-// Tokens of a sequence from which on they are multiplied by weights in bfloat16, on the matrix unit.
-// That takes a third of the time for many, and less than twice for few; but so it matters little how
-// a prompt is cut into chunks.
+// Tokens of a sequence from which on they are multiplied by weights in bfloat16, on the matrix
+// unit. That takes a third of the time for many, and less than twice for few; but so it matters
+// little how a prompt is cut into chunks.
 constexpr size_t kManyTokens = 2;
 // Tiles of rows that are multiplied while one core's second-level cache holds them.
 constexpr size_t kTilesTogether = 8;
@@ -114,8 +114,8 @@ void BlockProduct::compute_in_bf16(ort::KernelContext* context, const float* x, 
                                    float* y) const {
   const WeightsShape& shape = weights_.shape();
   const avx512::Bf16Rows rows(scratch(avx512::Bf16Rows::bytes(count, shape)), count, shape);
-  // Parts of rows first: what follows takes rows in the same order, so that a core finds in its cache
-  // what it wrote.
+  // Parts of rows first: what follows takes rows in the same order, so that a core finds in its
+  // cache what it wrote.
   const size_t row_parts = (rows.tiles() + kTilesTogether - 1) / kTilesTogether;
   const auto first_tile = [&](size_t part) { return rows.tiles() * part / row_parts; };
   const size_t rounding = tasks(rows.tiles(), count * shape.inputs);

@@ -1,5 +1,5 @@
-// Products with block-quantised weights: MatMulNBits, BlockProduct for blocks with offsets, and both
-// with the gate of an MLP.
+// Products with block-quantised weights: MatMulNBits, BlockProduct for blocks with offsets, and
+// both with the gate of an MLP.
 #pragma once
 
 #include <vector>

@@ -55,8 +55,8 @@ bool all_are_halves(const float* values, size_t count) {
   return true;
 }
 
-// Of four dwords, each eight 4-bit integers in the order of inputs: the first four of a dword in the
-// low nibbles of its bytes, the others in the high ones.
+// Of four dwords, each eight 4-bit integers in the order of inputs: the first four of a dword in
+// the low nibbles of its bytes, the others in the high ones.
 RBEE_INLINED __m128i paired_nibbles(__m128i dwords) {
   const __m128i low = _mm_set1_epi8(0xf);
   const __m128i even = _mm_and_si128(dwords, low);
