@@ -70,14 +70,13 @@ def chats_report(result: Chats) -> RenderableType:
     )
     noise, notes = {}, []
     for row in result.rows:
-        middle = sorted(row.seconds)[len(row.seconds) // 2]
         table.add_row(
             row.label,
             *(
                 f"{waits.p50 * 1000:.0f} / {waits.p95 * 1000:.0f}"
                 for waits in (row.unknown, row.shared, row.continued)
             ),
-            f"{middle:.1f}",
+            f"{statistics.median(row.seconds):.1f}",
             f"{spread(row.seconds):.0%}",
         )
         noise[row.label] = spread(row.seconds)
