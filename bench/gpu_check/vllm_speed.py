@@ -13,6 +13,7 @@ from gpu_check import vllm_timed
 from gpu_check.child import Report, Skipped
 from gpu_check.shapes import CAPACITY, CONTEXT, LENGTH, SHAPES, STEPS
 from rbee_bench import vllm_program
+from rbee_bench.local_process import last_words
 
 DTYPE = "float16"
 BATCHES = (1, 8, 64)
@@ -64,10 +65,7 @@ def measure(report: Report, model: str) -> None:
             else:
                 report.row(model=model, precision="fp16", by="vLLM", **said)
         if process.wait() != 0:
-            noise.seek(0)
-            lines = noise.read().decode(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "(silent)")
-            raise Skipped(f"vLLM does not work here: {last}")
+            raise Skipped(f"vLLM does not work here: {last_words(noise) or '(silent)'}")
 
 
 _BLOCK = 128

@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from rbee_bench.agreement import Agreement
 from rbee_bench.contest import Rounds, hold_contest
 from rbee_bench.limits import Roof, batch_ceiling
-from rbee_bench.peers import Kind, PeerProcess, Reads, Spec, Timing
+from rbee_bench.peers import OTHERS, PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
@@ -115,8 +115,7 @@ def batch_specs(
         for spec in together
         if alone and sequences > 1
     ]
-    kinds: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
-    others = [subject.peer(kind, capacity, sequences) for kind in kinds]
+    others = [subject.peer(kind, capacity, sequences) for kind in OTHERS]
     return [*together, *single, *others]
 
 

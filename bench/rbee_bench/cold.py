@@ -20,7 +20,7 @@ import psutil
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.contest import Turns
-from rbee_bench.peers import Kind, PeerFault, PeerProcess, Spec
+from rbee_bench.peers import OTHERS, Kind, PeerFault, PeerProcess, Spec
 from rbee_bench.servers import Question, ServerFault, ServerProcess, ServerSpec, ask
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress, Subject
@@ -29,7 +29,6 @@ from rbee_runtime.artifact import Precision
 _TOKENS = 64
 _CAPACITY = 512
 _PRECISIONS: tuple[Precision, ...] = ("gguf", "int4")
-_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
 _SLOW: tuple[Kind, ...] = ("vllm",)
 
 
@@ -147,7 +146,7 @@ def measure_cold(
         convert: Also time how long each takes to make what it opens, which can be minutes.
         slow: Also start engines that take a quarter of a minute.
     """
-    kinds = [kind for kind in _KINDS if slow or kind not in _SLOW]
+    kinds = [kind for kind in OTHERS if slow or kind not in _SLOW]
     subjects = [*_ours(subject, ids, progress), *_served(servers), *_peers(subject, kinds, ids)]
     turn = Turns(progress, len(subjects) * (rounds + 1 + convert))
     bystanders = Bystanders()

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from rbee_bench.agreement import Agreement
 from rbee_bench.contest import Contestant, Rounds, hold_contest
 from rbee_bench.limits import Roof, decode_ceiling
-from rbee_bench.peers import PeerProcess, Reads, Spec, Timing
+from rbee_bench.peers import OTHERS, PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 
@@ -86,11 +86,13 @@ class Decode:
 
 def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
     """Describe everything that is timed, the compiled runtime first."""
+    others = [subject.peer(kind, capacity) for kind in OTHERS]
+    after = OTHERS.index("genai") + 1
     return [
         *(subject.compiled(precision, progress) for precision in ("int4", "gguf", "int8")),
-        *(subject.peer(kind, capacity) for kind in ("llama.cpp", "genai")),
+        *others[:after],
         subject.untuned("genai", capacity),  # its default threads are not its best
-        *(subject.peer(kind, capacity) for kind in ("openvino", "vllm", "eager")),
+        *others[after:],
     ]
 
 

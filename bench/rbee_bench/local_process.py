@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from typing import IO
 
 
 def free_port() -> int:
@@ -32,3 +33,10 @@ def end(process: subprocess.Popen[bytes], grace: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def last_words(noise: IO[bytes]) -> str:
+    """Return the last line that a process wrote to a file and that is not blank; "" if none is."""
+    noise.seek(0)
+    lines = noise.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

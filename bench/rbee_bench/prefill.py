@@ -10,13 +10,12 @@ from itertools import cycle, islice
 from rbee_bench.agreement import Agreement
 from rbee_bench.contest import Rounds, hold_contest
 from rbee_bench.limits import Roof, prefill_ceiling
-from rbee_bench.peers import Kind, PeerProcess, Reads, Spec, Timing
+from rbee_bench.peers import OTHERS, PeerProcess, Reads, Spec, Timing
 from rbee_bench.stats import paired_ratio
 from rbee_bench.subject import Progress, Subject
 from rbee_runtime.artifact import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("int4", "gguf")
-_KINDS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def prefill_specs(subject: Subject, capacity: int, progress: Progress) -> list[S
     """Describe everything that is timed, the compiled runtime first."""
     return [
         *(subject.compiled(one, progress, capacity=capacity) for one in _PRECISIONS),
-        *(subject.peer(kind, capacity) for kind in _KINDS),
+        *(subject.peer(kind, capacity) for kind in OTHERS),
     ]
 
 

@@ -74,9 +74,9 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
           return _mm512_fmadd_ps(above_power<15, 8>(word), scale, down);
         };
         _mm512_storeu_si512(to, side_by_side(number(_mm512_ror_epi32(line, 17)),
-                                     number(_mm512_ror_epi32(line, 25))));
+                                             number(_mm512_ror_epi32(line, 25))));
         _mm512_storeu_si512(to + kStepInputs, side_by_side(number(_mm512_ror_epi32(line, 1)),
-                                                   number(_mm512_ror_epi32(line, 9))));
+                                                           number(_mm512_ror_epi32(line, 9))));
       }
     }
   }

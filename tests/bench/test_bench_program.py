@@ -141,7 +141,7 @@ def test_cold(
 ) -> None:
     # Other engines convert for a minute.
     kinds: tuple[Kind, ...] = ("llama.cpp",)
-    monkeypatch.setattr(cold_module, "_KINDS", kinds)
+    monkeypatch.setattr(cold_module, "OTHERS", kinds)
     assert program("cold --rounds 1 --convert") == 0
     rows = {row["label"]: row for row in program.result("cold")["rows"]}
     assert rows.keys() >= {"gguf, in process", "gguf, worker", "int4, worker"}

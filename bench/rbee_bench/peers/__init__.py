@@ -1,6 +1,16 @@
 """The engines that are measured, each in a process of its own."""
 
-from rbee_bench.peers.peer import Arithmetic, Kind, Reads, Spec, Timing
+from rbee_bench.peers.peer import OTHERS, Arithmetic, Kind, Reads, Spec, Timing
 from rbee_bench.peers.process import PeerFault, PeerProcess, alone
 
-__all__ = ["Arithmetic", "Kind", "PeerFault", "PeerProcess", "Reads", "Spec", "Timing", "alone"]
+__all__ = [
+    "OTHERS",
+    "Arithmetic",
+    "Kind",
+    "PeerFault",
+    "PeerProcess",
+    "Reads",
+    "Spec",
+    "Timing",
+    "alone",
+]

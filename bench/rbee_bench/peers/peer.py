@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "vllm", "eager"]
+OTHERS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
+"""What people would use instead, in the order of tables."""
+
 Arithmetic = Literal["fp32", "int8"]
 Logits = NDArray[np.float32]
 

@@ -17,6 +17,7 @@ import numpy as np
 
 import rbee_bench
 from rbee_bench import vllm_program
+from rbee_bench.local_process import last_words
 from rbee_bench.peers.dense import made_dense_directory
 from rbee_bench.peers.peer import Logits, Reads, Spec, Timing
 
@@ -165,9 +166,7 @@ class PeerProcess:
 
     def _death(self) -> PeerFault:
         code = self._process.wait()
-        self._noise.seek(0)
-        said = self._noise.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        last = last_words(self._noise)
         return PeerFault(f"its process ended with code {code}: {last}".removesuffix(": "))
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import httpx
 import psutil
 
-from rbee_bench.local_process import end, free_port, plain_environment
+from rbee_bench.local_process import end, free_port, last_words, plain_environment
 from rbee_bench.servers.client import Answer, Question, ask
 from rbee_bench.servers.spec import ServerSpec
 
@@ -138,9 +138,7 @@ class ServerProcess:
         raise ServerFault(f"no answer in {self._patience:.0f} s: {latest}")
 
     def _death(self) -> str:
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "(silent)")
+        last = last_words(self._log) or "(silent)"
         if "ModuleNotFoundError" in last or "No module named" in last:
             return f"not installed: {last}"
         return f"its process ended with code {self._process.returncode}: {last}"
