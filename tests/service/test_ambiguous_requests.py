@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_in import StandInEngine, opened, ready, running
+from structlog.testing import capture_logs
 
+from rbee_service.http.connection import Limits
 from rbee_service.http.heads import check_head
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -18,6 +20,7 @@ BODY = b'{"operation":"infer","prompt":"p","max_tokens":4}'
 CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
 LENGTH = b"Content-Length: %d" % len(BODY)
 CHUNKS = b"Transfer-Encoding: chunked"
+BEARER = b"Authorization: Bearer secret"
 
 
 def post(*headers: bytes, body: bytes = BODY, version: bytes = b"1.1") -> bytes:
@@ -81,6 +84,46 @@ async def test_refused_and_closed(tmp_path: Path) -> None:
             assert b"hidden" not in told, case
         plain = post(LENGTH, b"Connection: close") + HIDDEN
         assert re.findall(rb"HTTP/1\.1 (\d+) ", await answers(worker.port, plain)) == [b"200"]
+
+
+UNREAD = {
+    "a malformed head": (get(b"X A: a", BEARER), b"400"),
+    "a head that is too long": (get(BEARER, b"X-A: " + b"a" * 10_000), b"413"),
+    "a head that does not end": (get(BEARER)[:-2], b"408"),
+    "another protocol": (b"\x16\x03\x01\x02\x00", b"408"),
+}
+
+
+async def with_token(tmp_path: Path, sent: bytes) -> bytes:
+    """Send it to a worker that has a token."""
+    async with running(
+        tmp_path,
+        opened(StandInEngine()),
+        "--host",
+        "127.0.0.1",
+        environment={"LLORCH_API_TOKEN": "secret"},
+        limits=Limits(arrival_seconds=0.3),
+    ) as worker:
+        return await answers(worker.port, sent)
+
+
+@pytest.mark.parametrize("case", UNREAD)
+async def test_what_cannot_be_read_is_told_so_whatever_token_it_brought(
+    tmp_path: Path, case: str
+) -> None:
+    sent, status = UNREAD[case]
+    with capture_logs() as logs:
+        told = await with_token(tmp_path, sent)
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", told) == [status]
+    assert b"API_KEY" not in told
+    assert "API_KEY" not in repr(logs)
+
+
+async def test_a_method_of_that_name_leads_nowhere(tmp_path: Path) -> None:
+    sent = b"NONE /v1/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    told = await with_token(tmp_path, sent)
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", told) in ([b"404"], [b"405"])
+    assert b"slots" not in told
 
 
 @pytest.mark.parametrize(

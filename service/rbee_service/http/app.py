@@ -45,8 +45,9 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     """Return an application without routes.
 
     Every route, and everything that is not one, asks for the token; a route added with
-    ``ctx_public=True`` does not. What fails is told in the shapes of this worker, but for paths
-    of which :func:`shape_failures` says otherwise.
+    ``ctx_public=True`` does not, and a request that cannot be read is told only that. What fails
+    is told in the shapes of this worker, but for paths of which :func:`shape_failures` says
+    otherwise.
 
     Args:
         name: Unique in the process, of ``[A-Za-z0-9_-]``.
@@ -73,10 +74,11 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(correlation_id=correlation_id(request))
 
-    async def authenticate(request: Request) -> None:
+    async def authenticate(request: HeadRequest) -> None:
         public = request.route is not None and getattr(request.route.ctx, "public", False)
         token = keeper.token
-        if token is not None and not public:
+        # Of one that could not be read nobody knows whether it brought a token. It is only told so.
+        if token is not None and not public and not request.unread:
             token.check(request.headers.getone("authorization", None))
 
     async def echo_correlation(request: Request, response: BaseHTTPResponse) -> None:

@@ -16,6 +16,7 @@ _LINE: Final = re.compile(
 )
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_UNREAD: Final = "NONE"
 
 
 async def check_head(head: bytes) -> None:
@@ -54,5 +55,10 @@ class HeadRequest(Request):
 
     def __init__(self, url_bytes: bytes, *arguments: object, **named: object) -> None:
         # Sanic makes such a one to tell of what went wrong, and would fail again on its target.
-        unread = named.get("method") == "NONE"
+        unread = named.get("method") == _UNREAD
         super().__init__(b"*" if unread else url_bytes, *arguments, **named)  # type: ignore[arg-type]
+
+    @property
+    def unread(self) -> bool:
+        """Whether it stands for one that could not be read."""
+        return self.method == _UNREAD
