@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -22,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program.
 
     Returns:
-        The exit code: 0 done, 1 the request failed, 2 bad arguments, 3 the artifact cannot be
-        loaded, 5 the device is not usable, 130 interrupted.
+        The exit code: 0 done, 1 the request failed or its answer cannot be written, 2 bad
+        arguments, 3 the artifact cannot be loaded, 5 the device is not usable, 130 interrupted.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -52,8 +53,11 @@ def main(argv: list[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read the answer has left; there is nobody to tell
+        _stop_writing()  # whoever read the answer has left; there is nobody to tell
         return 0
+    except OSError as error:
+        _stop_writing()
+        return _complain(f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
 
 
 def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -79,7 +83,14 @@ def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _complain(error: RuntimeFault, code: int) -> int:
+def _stop_writing() -> None:
+    # What could not be written would be tried again at the end, and complained of by Python.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _complain(error: RuntimeFault | str, code: int) -> int:
     print(f"rbee-generate: {error}", file=sys.stderr)
     return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,36 @@ def test_the_console_script_and_its_imports(tiny_artifact: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def generate(artifact: Path, output: Any) -> tuple[int, str]:
+    """Run the program with another standard output; return its exit code and what it says."""
+    command = [sys.executable, "-m", "rbee_runtime.cli", "Hi", "--model", str(artifact)]
+    done = subprocess.run(
+        [*command, "--max-tokens", "9"],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_an_answer_that_cannot_be_written(tiny_artifact: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        told = generate(tiny_artifact, full)
+    assert told == (1, "rbee-generate: standard output: No space left on device\n")
+
+
+def test_a_reader_who_leaves(tiny_artifact: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert generate(tiny_artifact, writing) == (0, "")
+    finally:
+        os.close(writing)
 
 
 def test_nothing_heavy_is_imported() -> None:
