@@ -85,13 +85,17 @@ def test_no_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_a_manifest_that_is_no_json(content: bytes, copy: Path) -> None:
     (copy / "artifact.json").write_bytes(content)
-    assert "artifact.json: cannot be read: " in refusal(copy)
+    said = refusal(copy)
+    assert "artifact.json: cannot be read: " in said
+    assert said.endswith("; export the model again")
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"', "{}"])
 def test_a_manifest_that_is_something_else(content: str, copy: Path) -> None:
     (copy / "artifact.json").write_text(content)
-    assert "artifact.json: invalid manifest at " in refusal(copy)
+    said = refusal(copy)
+    assert "artifact.json: invalid manifest at " in said
+    assert said.endswith("; export the model again")
 
 
 def test_a_manifest_of_a_newer_version(copy: Path) -> None:

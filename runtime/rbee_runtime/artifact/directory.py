@@ -152,8 +152,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}; export the model again") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION and abs(version) < 1 << 31:
         age, remedy = (
@@ -170,4 +172,6 @@ def _read_manifest(path: Path) -> Manifest:
         where = ".".join(map(str, fault["loc"])) or "document"
         if not where.isprintable() or len(where) > _SHOWN:
             where = f"{where[:_SHOWN]!r}"
-        raise ArtifactError(f"{file}: invalid manifest at {where}: {fault['msg']}") from error
+        raise ArtifactError(
+            f"{file}: invalid manifest at {where}: {fault['msg']}; export the model again"
+        ) from error
