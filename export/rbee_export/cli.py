@@ -96,6 +96,8 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"{target}  {how}, {size(total)}")
         if manifest.fidelity is not None:
             console.print(fidelity_table(manifest.fidelity))
+    else:
+        console.print(f"{target}  {how}, exported before")
     if arguments.print_path:
         print(target)
 
@@ -117,10 +119,10 @@ def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | 
 
 def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     artifact = Artifact.open(arguments.artifact)
-    if arguments.json:
-        print(artifact.manifest.model_dump_json(indent=2))
-    else:
-        _console().print(describe(artifact))
+    # Rich ends the program in silence where the reader has left.
+    _console().print(
+        artifact.manifest.model_dump_json(indent=2) if arguments.json else describe(artifact)
+    )
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> None:

@@ -587,10 +587,32 @@ def test_the_path_is_printed_and_the_cache_used_again(tiny_llama: Path, tmp_path
     written = (path / "artifact.json").stat().st_mtime_ns
     again = run_program(*arguments)
     assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert again.stderr == f"{path}  int8, exported before\n"
     assert (path / "artifact.json").stat().st_mtime_ns == written
     (path / "model.onnx").unlink()
     assert run_program(*arguments).stdout == first.stdout
     assert (path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_who_looks_may_leave(tiny_llama: Path, tmp_path: Path, flags: list[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["--model", str(tiny_llama), "--out", str(out), "--no-verify"]) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = Path(sys.executable).with_name("rbee-export")
+    try:
+        done = subprocess.run(
+            [str(program), "inspect", str(out), *flags],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
 
 
 def test_the_reference_is_kept(tiny_llama: Path, tmp_path: Path) -> None:
