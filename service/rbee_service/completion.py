@@ -98,12 +98,13 @@ class CompletionTranslator:
         structlog.get_logger().info(
             "Sampling begins", seed=event.seed, prompt_tokens=event.prompt_tokens
         )
+        prompt = _tokens(event.prompt_tokens)
         return [
             self._narrator.tell(
                 "prefill",
-                f"{event.prompt_tokens} tokens",
-                human=f"Reading a prompt of {event.prompt_tokens} tokens",
-                cute=f"Nibbling through {event.prompt_tokens} tokens of prompt",
+                prompt,
+                human=f"Reading a prompt of {prompt}",
+                cute=f"Nibbling through {prompt} of prompt",
                 story='"Hold on," said the worker, "I am still reading."',
             )
         ]
@@ -135,21 +136,22 @@ class CompletionTranslator:
     def _finished(self, event: Finished) -> list[InferenceEvent[TokenOutput]]:
         self.finished = event
         count, rate = event.completion_tokens, event.tokens_per_second
+        tokens = _tokens(count)
         if event.reason is EngineStop.CANCELLED:
             narration = self._narrator.tell(
                 "cancel",
-                f"{count} tokens",
-                human=f"Cancelled after {count} tokens",
-                cute=f"Tucked the pencil away after {count} tokens",
+                tokens,
+                human=f"Cancelled after {tokens}",
+                cute=f"Tucked the pencil away after {tokens}",
                 story='"Enough," said the client, and the worker put down the pen.',
             )
         else:
             narration = self._narrator.tell(
                 "complete",
-                f"{count} tokens",
-                human=f"Generated {count} tokens at {rate:.1f} tokens/s, stopped by {event.reason}",
-                cute=f"All done: {count} tokens, buzzing along at {rate:.1f} a second!",
-                story=f'"{count} tokens," said the worker, "and not one too many."',
+                tokens,
+                human=f"Generated {tokens} at {rate:.1f} tokens/s, stopped by {event.reason}",
+                cute=f"All done: {tokens}, buzzing along at {rate:.1f} a second!",
+                story=f'"{tokens}," said the worker, "and not one too many."',
             )
         return [
             narration,
@@ -174,3 +176,7 @@ class CompletionTranslator:
 
     def _metrics(self, rate: float) -> Metrics:
         return Metrics(tokens_per_sec=round(rate, 2), vram_bytes=self._vram_bytes())
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" if count == 1 else f"{count} tokens"

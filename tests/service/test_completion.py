@@ -67,6 +67,19 @@ def test_a_first_piece_of_several_tokens_does_not_flatter_the_rate() -> None:
     assert told.of(Metrics) == [Metrics(1.0, 5)]
 
 
+@pytest.mark.parametrize(("count", "words"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens")])
+def test_one_token_is_one(count: int, words: str) -> None:
+    told = Told()
+    told.tell(Started(count, 7))
+    told.tell(finished(tokens=count))
+    _, prompt, end = told.of(Narration)
+    assert isinstance(prompt, Narration)
+    assert isinstance(end, Narration)
+    assert (prompt.target, prompt.human) == (words, f"Reading a prompt of {words}")
+    assert end.target == words
+    assert end.human.startswith(f"Generated {words} at ")
+
+
 def test_an_empty_completion() -> None:
     told = Told()
     told.tell(Started(3, 7))
