@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
 from rbee_export.checkpoint.safetensors_dir import model_files
-from rbee_export.errors import ExportError, UnsupportedModel
+from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
 from rbee_export.export import export
 from rbee_export.fidelity import Text, measure, perplexity
 from rbee_export.optimum_path import INSTALL, is_installed
@@ -20,6 +20,7 @@ from rbee_export.options import Options, identity
 from rbee_export.report import describe, fidelity_table, printable, size
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
+from rbee_export.staging import wait_until_written
 from rbee_export.traced import export_traced
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
@@ -83,7 +84,8 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     )
     if arguments.cache is not None:
         target = arguments.cache / identity(how, options, content)[:32]
-    if arguments.cache is None or not _is_artifact(target):
+
+    def compile_it() -> None:
         notes: tuple[str, ...] = ()
         with Stages(console) as stages:
             if isinstance(checkpoint, Path):
@@ -96,10 +98,29 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"{target}  {how}, {size(total)}")
         if manifest.fidelity is not None:
             console.print(fidelity_table(manifest.fidelity))
-    else:
+
+    if arguments.cache is None:
+        compile_it()
+    elif not _made(target, compile_it, console):
         console.print(f"{target}  {how}, exported before")
     if arguments.print_path:
         print(target)
+
+
+def _made(target: Path, make: Callable[[], None], console: Console) -> bool:
+    """Make an artifact unless it is there; return whether it was made here.
+
+    Workers that are started together on one checkpoint share what the first of them exports.
+    """
+    while not _is_artifact(target):
+        try:
+            make()
+        except BeingWritten:
+            console.print(f"rbee-export: {target}: waiting for another export, which is writing it")
+            wait_until_written(target)
+        else:
+            return True
+    return False
 
 
 def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | Path:

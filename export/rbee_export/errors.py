@@ -13,6 +13,10 @@ class ExportError(Exception):
     """Base of every error this package raises on purpose."""
 
 
+class BeingWritten(ExportError):
+    """Another process is writing the artifact at this moment."""
+
+
 class CheckpointError(ExportError):
     """The checkpoint is missing, damaged, or contradicts itself."""
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbee_export.errors import ExportError
+from rbee_export.errors import BeingWritten, ExportError
 from rbee_runtime.artifact import MANIFEST_NAME, FileEntry, Role
 
 
@@ -23,15 +23,16 @@ def staged_directory(target: Path) -> Iterator[Path]:
     died in the instant between taking that away and moving the new one into its place.
 
     Raises:
-        ExportError: ``target`` exists and is no artifact, or another export is writing it.
+        ExportError: ``target`` exists and is no artifact.
+        BeingWritten: Another export is writing it.
     """
     if target.exists() and not (target / MANIFEST_NAME).is_file() and not _is_empty(target):
         raise ExportError(f"{target}: exists and is not an artifact; choose another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging, retired, lock = (
-        target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "retired", "lock")
+    staging, retired = (
+        target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "retired")
     )
-    with _locked(lock, target):
+    with _locked(_lock(target), target):
         if retired.exists() and not target.exists():
             retired.rename(target)
         _remove(retired)
@@ -49,6 +50,12 @@ def staged_directory(target: Path) -> Iterator[Path]:
             _remove(staging)
 
 
+def wait_until_written(target: Path) -> None:
+    """Wait until no other export is writing ``target``, whatever came of it."""
+    with contextlib.suppress(FileNotFoundError), _lock(target).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+
+
 def file_entry(role: Role, file: Path) -> FileEntry:
     """Return a file of an artifact as its manifest lists it."""
     with file.open("rb") as stream:
@@ -64,7 +71,7 @@ def _locked(file: Path, target: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ExportError(
+                raise BeingWritten(
                     f"{target}: another export is writing it; wait for that one"
                 ) from None
             # An export that ended meanwhile may have removed the file, and the lock with it.
@@ -74,6 +81,10 @@ def _locked(file: Path, target: Path) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _lock(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
 
 
 def _is_empty(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import math
@@ -592,6 +593,36 @@ def test_the_path_is_printed_and_the_cache_used_again(tiny_llama: Path, tmp_path
     (path / "model.onnx").unlink()
     assert run_program(*arguments).stdout == first.stdout
     assert (path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_another_export_into_the_cache_is_waited_for(
+    succeeds: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    arguments = ["--model", tiny_llama, "--cache", cache, "--no-verify", "--print-path"]
+    path = Path(run_program(*arguments).stdout.removesuffix("\n"))
+    away = path.rename(tmp_path / "away")
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        program = Path(sys.executable).with_name("rbee-export")
+        exporter = subprocess.Popen(
+            [str(program), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert exporter.stderr is not None
+        waits = exporter.stderr.readline()
+        assert waits == f"rbee-export: {path}: waiting for another export, which is writing it\n"
+        if succeeds:
+            away.rename(path)
+        lock.unlink()
+    out, err = exporter.communicate(timeout=60)
+    assert (exporter.returncode, out) == (0, f"{path}\n")
+    assert ("exported before" in err) == succeeds
+    assert (path / "artifact.json").is_file()
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
