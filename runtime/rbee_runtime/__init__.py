@@ -5,6 +5,7 @@ with Engine.load(Path("artifacts/model")) as engine:
         print(text, end="", flush=True)
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact, Manifest
@@ -30,6 +31,10 @@ from rbee_runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from rbee_runtime.engine import Engine
+
+# Left to itself, ONNX Runtime tells its makers of the machine and the program at every start, and
+# keeps on disk what it could not send. It looks when it is loaded, which is later than this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "GREEDY",
