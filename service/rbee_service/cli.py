@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> 
         arguments: Its command line; ``None`` takes that of the process.
         load: Brings the model in; ``None`` takes the runtime's engine.
     """
+    _have_standard_streams()
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
         listener = listen(options.host, options.port)
@@ -70,6 +71,16 @@ def _serve(options: Options, listener: socket.socket, load: Loader | None) -> Ex
         _complain(str(fault))
         return fault.code
     return ExitCode.STOPPED
+
+
+def _have_standard_streams() -> None:
+    # Where the parent closed them, the next files and sockets would get their numbers, and native
+    # libraries write their warnings to number 2.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _complain(*lines: str) -> None:

@@ -109,6 +109,26 @@ async def test_killed_and_started_again(tiny_artifact: Path, hive: Hive) -> None
                 assert second.process.poll() is None
 
 
+async def test_started_without_standard_streams(tiny_artifact: Path, hive: Hive) -> None:
+    command = [*REAL, "--model", str(tiny_artifact), "--port", "0"]
+    worker = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, "--callback-url", hive.url + READY)
+    )
+    try:
+        report = await reported(hive)
+        async with httpx.AsyncClient(base_url=report.body["url"]) as client:
+            answer = await client.post("/v1/inference", json=job())
+            assert events(answer.content)[-1]["type"] == "end"
+        streams = [Path(f"/proc/{worker.pid}/fd/{number}").readlink() for number in range(3)]
+        assert streams == [Path("/dev/null")] * 3
+        worker.terminate()
+        assert await worker.wait() == 0
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+
+
 async def test_a_client_that_goes_away_frees_the_slot(tiny_artifact: Path, hive: Hive) -> None:
     flags = ["--model", str(tiny_artifact), "--port", "0", "--callback-url", hive.url + READY]
     with started(REAL, *flags) as worker:
