@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import httpx
-from stand_in import Gate, StandInEngine, Status, opened, ready, running
+import pytest
+from stand_in import Gate, StandInEngine, Status, opened, ready, running, served
 
 from rbee_service.http.connection import Limits
 from rbee_service.loading import LayerProgress, LoadingBoard
@@ -130,3 +131,11 @@ async def test_every_watcher_sees_the_last_progress() -> None:
         board.post(LayerProgress(layer, 50, layer))
         await asyncio.sleep(0)
     assert await asyncio.gather(*watchers) == [LayerProgress(50, 50, 50)] * 5
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/nowhere", "/v1/loading/progress"])
+async def test_no_header_is_empty(tmp_path: Path, path: str) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        answer = await client.get(path)
+    assert all(answer.headers.values())
+    assert "alt-svc" not in answer.headers

@@ -8,6 +8,8 @@ import time
 from typing import Final, cast
 
 from sanic import Sanic
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
 from sanic.server import AsyncioServer
 
 from rbee_service.http.app import App
@@ -33,6 +35,10 @@ class HttpServer:
 
     async def start(self) -> None:
         """Answer requests from now on."""
+        # Sanic looks here for what to say of other versions, and knows not of a server of ours: it
+        # would send an empty `alt-svc` with every answer.
+        known = ApplicationServerInfo({"version": HTTP.VERSION_1})
+        self._app.state.server_info.append(known)
         created = await self._app.create_server(
             sock=self._listener,
             protocol=Connection,
