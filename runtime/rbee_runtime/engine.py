@@ -78,7 +78,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        path: Path,
+        path: Path | str,
         *,
         backend: str | None = None,
         fallback: Literal["cuda"] | None = None,
@@ -116,7 +116,7 @@ class Engine:
         """
         if max_queue < 0 or max_prefill_chunk < 1:
             raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
-        artifact = Artifact.open(path)
+        artifact = Artifact.open(Path(path))
         manifest = artifact.manifest
         layers = manifest.shapes.layers
 

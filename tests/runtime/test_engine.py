@@ -158,7 +158,7 @@ def test_loading_reports_its_progress(tiny_artifact: Path) -> None:
 
 def test_what_cannot_be_loaded(tiny_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such artifact directory"):
-        Engine.load(tmp_path / "gone")
+        Engine.load(str(tmp_path / "gone"))
     with pytest.raises(DeviceError, match="'abacus'"):
         Engine.load(tiny_artifact, backend="abacus")
     with pytest.raises(DeviceError, match="device 99"):
