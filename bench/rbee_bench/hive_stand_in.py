@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal, Self
 
+READY, BEAT, HEALTH_BEAT = "/v1/workers/ready", "/v1/worker-heartbeat", "/v1/heartbeat"
+"""Paths that a worker posts to: its callback, and the newer and the older heartbeat."""
+
 SLOW_SECONDS = 0.1
 LATE_SECONDS = 0.5
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.hive_stand_in import Hive
+from rbee_bench.hive_stand_in import BEAT, Hive
 from rbee_bench.sse_client import StreamFault, ask, events
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import started_worker
@@ -21,7 +21,6 @@ from rbee_runtime import Artifact
 BEAT_SECONDS = 1.0
 """Between two heartbeats of the worker under load: its hive asks for one in 30 s."""
 
-_BEAT = "/v1/worker-heartbeat"
 _PROBE_SECONDS = 0.05
 _CONTEXT = 256
 _SHOWN_FAULTS = 5
@@ -99,7 +98,7 @@ def measure_load(
         asyncio.run(run())
         health = probe.stop()
         share = bystanders.share()
-        late = _latest([beat.at for beat in hive.received(_BEAT)])
+        late = _latest([beat.at for beat in hive.received(BEAT)])
     return Load(
         precision=artifact.manifest.precision,
         streams=streams,
