@@ -10,9 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jinja2
@@ -24,17 +22,11 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context
 
-_SECONDS = 10.0
-"""For what the units miss, such as comparing long texts again and again."""
-_STEP = 16
-"""What a call or a turn of a loop costs, in units: one unit is a character made or an item read."""
-_ITEM = 8
-"""What each part of a list or dictionary costs that came into being: more than a character."""
+from rbee_runtime.chat_allowance import Allowance
 
 _WIDEST_INTEGER = 4096  # bits
 _DEEPEST_INDENT = 64
 _LONGEST_DATE_FORM = 256
-_HIGHEST_WIDTH = 6  # digits
 
 # Each can make much out of little, and no chat template was seen to need it.
 _FILTERS_LEFT_OUT = (
@@ -47,62 +39,6 @@ _METHODS_LEFT_OUT = frozenset(
     {"center", "expandtabs", "from_bytes", "ljust", "maketrans", "rjust", "to_bytes", "translate"}
     | {"zfill"}
 )
-
-
-def measure(value: object, most: float = float("inf")) -> tuple[int, int]:
-    """Return how long a value is when written out, and of how many parts it is made.
-
-    Each part counts as often as it occurs: a list that holds another one twice is short, but what
-    holds it twice in its turn, and so on, is as long as the memory.
-
-    Raises:
-        jinja2.TemplateRuntimeError: It is longer than ``most``.
-    """
-    length, parts, waiting = 0, 0, [value]
-    while waiting:
-        item = waiting.pop()
-        parts += 1
-        if isinstance(item, str | bytes):
-            length += len(item)
-        elif isinstance(item, Mapping):
-            waiting.extend(item.keys())
-            waiting.extend(item.values())
-        elif isinstance(item, list | tuple | set | frozenset):
-            waiting.extend(item)
-        elif isinstance(item, int):
-            length += item.bit_length() // 3
-        if length + parts > most:
-            raise jinja2.TemplateRuntimeError("the template makes too much text")
-    return length + parts, parts
-
-
-def _length(value: object) -> int:
-    sized = isinstance(value, str | bytes | list | tuple | dict | range | set)
-    return len(value) if sized else 0  # type: ignore[arg-type]
-
-
-class Allowance:
-    """What a rendering may still cost.
-
-    Attributes:
-        left: Units.
-    """
-
-    def __init__(self, units: int) -> None:
-        self.left = units
-        self._deadline = time.monotonic() + _SECONDS
-
-    def spend(self, units: int) -> None:
-        """Draw on the allowance.
-
-        Raises:
-            jinja2.TemplateRuntimeError: It is used up.
-        """
-        self.left -= units
-        if self.left < 0:
-            raise jinja2.TemplateRuntimeError("the template does too much work")
-        if time.monotonic() > self._deadline:
-            raise jinja2.TemplateRuntimeError(f"the template takes over {_SECONDS:.0f} seconds")
 
 
 class _Namespace(Namespace):
@@ -126,7 +62,7 @@ class _Generation(Extension):
 def _write(context: Context, value: object) -> object:
     sandbox = context.environment
     assert isinstance(sandbox, Sandbox)
-    sandbox.spend_length(value)
+    sandbox.allowance.spend_text(value)
     return value
 
 
@@ -167,34 +103,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def turn(self, characters: int) -> bool:
         """Count one turn of a loop or one call of a macro that writes this much by itself."""
-        self.allowance.spend(_STEP + characters)
+        self.allowance.spend_step(characters)
         return True
 
     def made(self, value: Any) -> Any:
         """Count a value that came into being."""
-        if isinstance(value, Iterator):
-            return self._counted(value)
-        if isinstance(value, str | bytes):
-            self.allowance.spend(len(value))
-        else:
-            _, parts = measure(value, self.allowance.left)
-            self.allowance.spend(_ITEM * parts)
-        return value
-
-    def spend_length(self, value: object) -> int:
-        """Draw on the allowance what writing a value out takes, and return that."""
-        length, _ = measure(value, self.allowance.left)
-        self.allowance.spend(length)
-        return length
+        return self.allowance.made(value)
 
     def concatenated(self, *values: object) -> str:
         """Return the texts of all values as one (jinja's ``~``)."""
-        self.spend_length(values)
+        self.allowance.spend_text(values)
         return "".join(map(str, values))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls; see :class:`SandboxedEnvironment`."""
-        self.allowance.spend(_STEP)
+        self.allowance.spend_step()
         method = getattr(obj, "__wrapped__", obj)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
@@ -206,10 +129,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(other, int) and not isinstance(one, int | float):
-                    self.allowance.spend(max(other, 0) * (1 + _length(one)))
+                    self.allowance.spend_repeat(one, other)
         elif operator == "%" and isinstance(left, str | bytes):
             form = left if isinstance(left, str) else left.decode("latin-1")
-            self._spend_format(form, form.count("%"), right)
+            self.allowance.spend_format(form, form.count("%"), right)
         if isinstance(left, int) and isinstance(right, int):
             bits = {"*": left.bit_length() + right.bit_length()}
             bits["**"] = left.bit_length() * max(right, 0)
@@ -230,39 +153,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if method == "join" and args:
             args = (self._joinable(args[0], len(owner)), *args[1:])
         elif method == "replace" and len(args) >= 2:
-            self._spend_replace(owner, args[0], args[1])
+            self.allowance.spend_replace(owner, args[0], args[1])
         elif method in ("format", "format_map"):
-            self._spend_format(owner, owner.count("{"), (args, kwargs))
+            self.allowance.spend_format(owner, owner.count("{"), (args, kwargs))
         return args
-
-    def _spend_replace(self, text: str, old: object, new: object) -> None:
-        if isinstance(old, str) and isinstance(new, str):
-            self.allowance.spend(len(text) + text.count(old) * len(new))
-
-    def _spend_format(self, form: str, fields: int, values: object) -> None:
-        widths = re.findall(r"\d+", form)
-        if any(len(width) > _HIGHEST_WIDTH for width in widths) or re.search(
-            r"%[^a-zA-Z%]*\*|:[^{}]*\{", form
-        ):
-            raise jinja2.TemplateRuntimeError("the template formats to too great a width")
-        length, _ = measure(values, self.allowance.left)
-        self.allowance.spend(len(form) + sum(map(int, widths)) + fields * length)
 
     def _joinable(self, items: Iterable[object], glue: int) -> list[object]:
         listed = list(items)
-        self.spend_length(listed)
-        self.allowance.spend(glue * len(listed))
+        self.allowance.spend_join(listed, glue)
         return listed
-
-    def _counted(self, items: Iterator[Any]) -> Iterator[Any]:
-        for item in items:
-            self.allowance.spend(1)
-            yield item
 
     def _metered(self, function: Callable[..., Any], *, reads: bool) -> Callable[..., Any]:
         @functools.wraps(function)  # jinja keeps on a function what arguments it passes
         def filtered(*args: Any, **kwargs: Any) -> Any:
-            self.allowance.spend(_STEP + (sum(map(_length, args)) if reads else 0))
+            self.allowance.spend_step(reads=args if reads else ())
             return self.made(function(*args, **kwargs))
 
         return filtered
@@ -273,7 +177,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _replace(self, s: object, old: str, new: str, count: int | None = None) -> str:
         text = str(s)
-        self._spend_replace(text, old, new)
+        self.allowance.spend_replace(text, old, new)
         return text.replace(old, new, -1 if count is None else count)
 
     def _indent(
@@ -290,7 +194,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
 
     def _format(self, value: object, *args: Any, **kwargs: Any) -> str:
-        self._spend_format(str(value), str(value).count("%"), (args, kwargs))
+        self.allowance.spend_format(str(value), str(value).count("%"), (args, kwargs))
         return str(value) % (kwargs or args)
 
     def _sum(

@@ -10,7 +10,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
-from rbee_runtime.chat_sandbox import Allowance, Sandbox, measure
+from rbee_runtime.chat_allowance import Allowance, measure
+from rbee_runtime.chat_sandbox import Sandbox
 from rbee_runtime.errors import RuntimeFault
 
 _LONGEST_SOURCE = 1 << 18

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbee_runtime import chat_sandbox
+from rbee_runtime import chat_allowance
 from rbee_runtime.chat_template import BadTemplate, ChatTemplate
 
 CHAT = [
@@ -452,7 +452,7 @@ def test_a_hostile_template_is_stopped_early(source: str, message: str) -> None:
 
 
 def test_work_that_no_count_shows_is_stopped_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_sandbox, "_SECONDS", 0.2)
+    monkeypatch.setattr(chat_allowance, "_SECONDS", 0.2)
     text = "a" * 3_000_000
     source = "{% for i in range(99999) %}{% if a == b %}{% endif %}{% endfor %}"
     with pytest.raises(BadTemplate, match="takes over"):
