@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rbee_service.openai_errors import OpenAiError
-from rbee_service.openai_requests import UNSERVED
+from rbee_service.openai_unserved import UNSERVED
 
 _MOST_FAULTS: Final = 8
 """Faults named at a time."""

@@ -1,17 +1,10 @@
-"""What clients of the OpenAI API may ask for.
-
-A field that is not served here could change the answer, so it is never passed over in silence. It
-may be sent with the value that stands for what is served anyway.
-"""
+"""What clients of the OpenAI API may ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -23,54 +16,8 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
-from rbee_service.completion_request import (
-    TOP_K_CEILING,
-    WHOLE,
-    Fraction,
-    StopString,
-    admit_null,
-)
-
-_NEVER: Final = object()
-"""Stands for no value at all."""
-
-UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "audio": _NEVER,
-        "best_of": 1,
-        "echo": False,
-        "function_call": "none",
-        "functions": [],
-        "logprobs": False,
-        "metadata": {},
-        "modalities": ["text"],
-        "moderation": _NEVER,
-        "n": 1,
-        "parallel_tool_calls": _NEVER,
-        "prediction": _NEVER,
-        "prompt_cache_key": _NEVER,
-        "prompt_cache_retention": _NEVER,
-        "reasoning_effort": _NEVER,
-        "response_format": {"type": "text"},
-        "safety_identifier": _NEVER,
-        "service_tier": "default",
-        "store": False,
-        "suffix": "",
-        "tool_choice": "none",
-        "tools": [],
-        "top_logprobs": 0,
-        "user": _NEVER,
-        "verbosity": _NEVER,
-        "web_search_options": _NEVER,
-        # Of messages and their parts:
-        "annotations": [],
-        "name": _NEVER,
-        "refusal": _NEVER,
-        "tool_call_id": _NEVER,
-        "tool_calls": [],
-    }
-)
-"""Fields of the OpenAI API that are not served, each with the value that changes nothing."""
+from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
+from rbee_service.openai_unserved import Part
 
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
 _TOKEN_ID = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
@@ -79,45 +26,6 @@ _TEXT = Annotated[str, Field(min_length=1)]
 _TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
 _ONLY = Field(min_length=1, max_length=1)
 _BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
-
-
-class _Part(BaseModel):
-    """A base of everything in a body: what is not known is refused, ``null`` means left out."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_changes_nothing(cls, members: Any) -> Any:
-        if not isinstance(members, dict):
-            return members
-        return {
-            name: value
-            for name, value in members.items()
-            if value is not None
-            and (name in cls.model_fields or not _same(value, UNSERVED.get(name, _NEVER)))
-        }
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Return the schema, with what may be said besides because it changes nothing."""
-        schema = handler(core)
-        members = handler.resolve_ref_schema(schema)
-        admit_null(members)
-        members["properties"] |= {
-            name: {"type": "null"} if neutral is _NEVER else {"enum": [neutral, None]}
-            for name, neutral in UNSERVED.items()
-            if name not in cls.model_fields
-        }
-        members["additionalProperties"] = {"type": "null"}
-        return schema
-
-
-def _same(value: object, neutral: object) -> bool:
-    # 1 is not true here, nor 0 false; 1.0 is 1, as in any JSON.
-    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
 
 
 class TextPart(TypedDict):
@@ -157,7 +65,7 @@ def _one_prompt(prompt: Any) -> Any:
     return prompt
 
 
-class Message(_Part):
+class Message(Part):
     """One message of a chat.
 
     Attributes:
@@ -174,7 +82,7 @@ class Message(_Part):
         return {"role": role, "content": self.content}
 
 
-class StreamOptions(_Part):
+class StreamOptions(Part):
     """How a stream is told.
 
     Attributes:
@@ -186,7 +94,7 @@ class StreamOptions(_Part):
     include_obfuscation: Literal[False] = False
 
 
-class OpenAiFields(_Part):
+class OpenAiFields(Part):
     """What both kinds of completion are asked with.
 
     Beyond the OpenAI API there are ``top_k``, ``min_p`` and ``repetition_penalty``.

@@ -1,0 +1,97 @@
+"""What clients of the OpenAI API may not ask for, and how they may name it all the same.
+
+A field that is not served here could change the answer, so it is never passed over in silence. It
+may be sent with the value that stands for what is served anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from rbee_service.completion_request import admit_null
+
+_NEVER: Final = object()
+"""Stands for no value at all."""
+
+UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "audio": _NEVER,
+        "best_of": 1,
+        "echo": False,
+        "function_call": "none",
+        "functions": [],
+        "logprobs": False,
+        "metadata": {},
+        "modalities": ["text"],
+        "moderation": _NEVER,
+        "n": 1,
+        "parallel_tool_calls": _NEVER,
+        "prediction": _NEVER,
+        "prompt_cache_key": _NEVER,
+        "prompt_cache_retention": _NEVER,
+        "reasoning_effort": _NEVER,
+        "response_format": {"type": "text"},
+        "safety_identifier": _NEVER,
+        "service_tier": "default",
+        "store": False,
+        "suffix": "",
+        "tool_choice": "none",
+        "tools": [],
+        "top_logprobs": 0,
+        "user": _NEVER,
+        "verbosity": _NEVER,
+        "web_search_options": _NEVER,
+        # Of messages and their parts:
+        "annotations": [],
+        "name": _NEVER,
+        "refusal": _NEVER,
+        "tool_call_id": _NEVER,
+        "tool_calls": [],
+    }
+)
+"""Fields of the OpenAI API that are not served, each with the value that changes nothing."""
+
+
+class Part(BaseModel):
+    """A base of everything in a body: what is not known is refused, ``null`` means left out."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_changes_nothing(cls, members: Any) -> Any:
+        if not isinstance(members, dict):
+            return members
+        return {
+            name: value
+            for name, value in members.items()
+            if value is not None
+            and (name in cls.model_fields or not _same(value, UNSERVED.get(name, _NEVER)))
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema, with what may be said besides because it changes nothing."""
+        schema = handler(core)
+        members = handler.resolve_ref_schema(schema)
+        admit_null(members)
+        members["properties"] |= {
+            name: {"type": "null"} if neutral is _NEVER else {"enum": [neutral, None]}
+            for name, neutral in UNSERVED.items()
+            if name not in cls.model_fields
+        }
+        members["additionalProperties"] = {"type": "null"}
+        return schema
+
+
+def _same(value: object, neutral: object) -> bool:
+    # 1 is not true here, nor 0 false; 1.0 is 1, as in any JSON.
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
