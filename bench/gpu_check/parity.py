@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gpu_check import place
 from gpu_check.child import Report
-from gpu_check.families import FAMILIES, VOCAB
+from gpu_check.families import FAMILIES
+from gpu_check.family_configs import VOCAB
 from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import Options
 from rbee_runtime.backend import Backend

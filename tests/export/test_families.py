@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from support.family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
+from support.family_table import BASE, FAMILIES, Off
 from support.gguf_conversion import save_gguf
 from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf
@@ -21,6 +21,7 @@ from support.running import forced_logits, mean_divergence, open_cpu, prefill
 from support.tiny_families import in_newer_form, load_without
 from support.tiny_llama import load_reference, reference_logits, with_weights
 
+from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export import open_checkpoint
 from rbee_export.checkpoint.hf_layout import locate
 from rbee_export.evaluation import artifact_logits

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.family_table import LLAMA3
 from support.makers import MakeArtifact, MakeLlama
 from support.running import greedy, open_cpu, prefill
 from support.tiny_llama import load_reference, reference_logits
 
+from gpu_check.family_configs import LLAMA3
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.step import PREFILL_CHUNK, Step
 

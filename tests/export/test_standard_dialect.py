@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from support.engines import require_engine_builder
 from support.makers import MakeArtifact, MakeFamily, OpenOnce
 from support.running import open_cpu, prefill, relative_error
-from support.tiny_families import FAMILIES, ORIGINAL_CONTEXT, WINDOW
+from support.tiny_families import FAMILIES
 
+from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.decoder import build

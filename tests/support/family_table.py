@@ -1,48 +1,26 @@
-"""Every family: a small configuration of it, and the peculiarities that must matter to it."""
+"""Every family: small checkpoints of it, and the peculiarities that must matter to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
+
+from gpu_check import family_configs
+from gpu_check.family_configs import CONTEXT, ORIGINAL_CONTEXT, WINDOW, YARN, long_rope
 
 from .tiny_tokenizer import END_OF_TEXT, IM_END, IM_START, VOCAB
 
-WINDOW = 40
-ORIGINAL_CONTEXT = 128
-CONTEXT = 1024
 BASE: Mapping[str, Any] = {
+    **family_configs.BASE,
     "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "tie_word_embeddings": False,
     "bos_token_id": IM_START,
     "eos_token_id": [IM_END, END_OF_TEXT],
     "pad_token_id": END_OF_TEXT,
     # Far wider than models start with, so that attention attends and the best token stands out.
     "initializer_range": 0.2,
 }
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": ORIGINAL_CONTEXT,
-}
-YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": ORIGINAL_CONTEXT}
-
-
-def long_rope(pairs: int) -> dict[str, Any]:
-    """Return Phi-3's scaling of so many frequencies."""
-    return {
-        "type": "longrope",
-        "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
-        "long_factor": [1.0 + 1.5 * i for i in range(pairs)],
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +71,25 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
+def checked(
+    name: str,
+    off: Mapping[str, Off] = MappingProxyType({}),
+    *,
+    left_out: Sequence[str] = (),
+    gguf: bool = True,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    **changed: Any,
+) -> Family:
+    """Return the family of a model that is also checked on a GPU, with what is changed of it."""
+    config = {**family_configs.CONFIGS[name], **changed}
+    return Family(config.pop("model_type"), config, off, left_out, gguf, renamed)
+
+
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}
 QK_NORM = {"q norm": bypassed("q_norm"), "k norm": bypassed("k_norm")}
 EVERY_BIAS = {
     f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in ("q", "k", "v", "o", "gate", "up")
 } | {"down bias": zeroed(r"down_proj\.bias$")}
-GEMMA: Mapping[str, Any] = {"head_dim": 32, "tie_word_embeddings": True}
-GEMMA2: Mapping[str, Any] = {
-    **GEMMA,
-    "num_hidden_layers": 4,
-    "query_pre_attn_scalar": 32,
-    "sliding_window": WINDOW,
-    "attn_logit_softcapping": 1.5,
-    "final_logit_softcapping": 4.0,
-}
 GEMMA2_OFF: Mapping[str, Off] = {
     "attention cap": settings(attn_logit_softcapping=None),
     "final cap": settings(final_logit_softcapping=None),
@@ -116,15 +99,6 @@ GEMMA2_OFF: Mapping[str, Off] = {
     "attention's norm": bypassed("post_attention_layernorm"),
     "mlp's norm": bypassed("post_feedforward_layernorm"),
     "tanh of gelu": settings(hidden_activation="gelu"),
-}
-GEMMA3: Mapping[str, Any] = {
-    **GEMMA,
-    "num_hidden_layers": 7,
-    "query_pre_attn_scalar": 32,
-    "sliding_window": WINDOW,
-    "rope_theta": 1e6,
-    "rope_local_base_freq": 10000.0,
-    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
 }
 GEMMA3_OFF: Mapping[str, Off] = {
     **QK_NORM,
@@ -145,25 +119,15 @@ PHI3_MINI_4: Mapping[str, Any] = {
 }
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family("llama", {"num_hidden_layers": 3}),
+    "llama": checked("llama"),
     "llama-tied": Family("llama", {"tie_word_embeddings": True, "head_dim": 32}),
-    "llama-3": Family(
-        "llama",
-        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
-        {"scaling": settings(rope_scaling=None)},
-    ),
+    "llama-3": checked("llama-3", {"scaling": settings(rope_scaling=None)}),
     "llama-biases": Family("llama", {"attention_bias": True, "mlp_bias": True}, EVERY_BIAS),
-    "mistral": Family(
-        "mistral",
-        {"sliding_window": WINDOW, "head_dim": 32},
-        {"window": settings(sliding_window=None)},
-        gguf=False,
-    ),
-    "mistral-nemo": Family("mistral", {"sliding_window": None, "head_dim": 32}),
-    "qwen2": Family("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}, QKV_BIAS),
-    "qwen2-yarn": Family(
-        "qwen2",
-        {"rope_scaling": YARN},
+    "mistral": checked("mistral", {"window": settings(sliding_window=None)}, gguf=False),
+    "mistral-nemo": checked("mistral", sliding_window=None),
+    "qwen2": checked("qwen2", QKV_BIAS),
+    "qwen2-yarn": checked(
+        "qwen2-yarn",
         {
             "scaling": settings(rope_scaling=None),
             "attention factor": settings(rope_scaling={**YARN, "attention_factor": 1.0}),
@@ -184,16 +148,9 @@ FAMILIES: Mapping[str, Family] = {
         left_out=("layer_types",),
         gguf=False,
     ),
-    "qwen3": Family("qwen3", {"head_dim": 32}, QK_NORM),
-    "phi": Family(
+    "qwen3": checked("qwen3", QK_NORM),
+    "phi": checked(
         "phi",
-        {
-            "hidden_size": 160,
-            "intermediate_size": 640,
-            "num_attention_heads": 2,
-            "partial_rotary_factor": 0.4,
-            "initializer_range": 0.15,
-        },
         {
             **QKV_BIAS,
             "o bias": zeroed(r"dense\.bias$"),
@@ -205,18 +162,11 @@ FAMILIES: Mapping[str, Family] = {
             "partial rotary": settings(partial_rotary_factor=1.0),
             "tanh of gelu": settings(hidden_act="gelu"),
         },
+        initializer_range=0.15,
     ),
-    "phi3": Family(
-        "phi3",
-        {"sliding_window": WINDOW, "original_max_position_embeddings": CONTEXT},
-        {"window": settings(sliding_window=None)},
-    ),
-    "phi3-longrope": Family(
-        "phi3",
-        {
-            "original_max_position_embeddings": ORIGINAL_CONTEXT,
-            "rope_scaling": long_rope(8),
-        },
+    "phi3": checked("phi3", {"window": settings(sliding_window=None)}),
+    "phi3-longrope": checked(
+        "phi3-longrope",
         {
             "scaling": settings(rope_scaling=None),
             "long factors": settings(
@@ -226,51 +176,43 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "phi3-mini-4": Family("phi3", PHI3_MINI_4, {"scaling": settings(rope_scaling=None)}),
-    "gemma": Family("gemma", GEMMA, {"tanh of gelu": settings(hidden_act="gelu")}),
-    "gemma2": Family("gemma2", GEMMA2, GEMMA2_OFF, left_out=("layer_types",)),
+    "gemma": checked("gemma", {"tanh of gelu": settings(hidden_act="gelu")}),
+    "gemma2": checked("gemma2", GEMMA2_OFF, left_out=("layer_types",)),
     # The largest Gemma 2 scales queries by something else than the width of a head. GGUF does
     # not say so: llama.cpp goes by the number of layers.
-    "gemma2-27b": Family(
+    "gemma2-27b": checked(
         "gemma2",
-        {**GEMMA2, "query_pre_attn_scalar": 12},
         {"query scale": settings(query_pre_attn_scalar=32)},
         gguf=False,
+        query_pre_attn_scalar=12,
     ),
-    "gemma3": Family(
-        "gemma3",
-        GEMMA3,
+    "gemma3": checked(
+        "gemma3_text",
         {**GEMMA3_OFF, "global scaling": settings(rope_scaling=None)},
         left_out=("layer_types",),
+        model_type="gemma3",
     ),
-    "gemma3-renamed": Family(
-        "gemma3",
-        GEMMA3,
+    "gemma3-renamed": checked(
+        "gemma3_text",
         renamed={
             "language_model.model.": "model.language_model.",
             "language_model.lm_head": "lm_head",
             "vision_tower.": "model.vision_tower.",
             "multi_modal_projector.": "model.multi_modal_projector.",
         },
+        model_type="gemma3",
     ),
-    "gemma3-text": Family("gemma3_text", {**GEMMA3, "rope_scaling": None}, GEMMA3_OFF),
-    "smollm3": Family(
+    "gemma3-text": checked("gemma3_text", GEMMA3_OFF, rope_scaling=None),
+    "smollm3": checked(
         "smollm3",
-        {"num_hidden_layers": 5, "tie_word_embeddings": True},
         {
             "no rope": settings(no_rope_layers=[1] * 5),
             "rope elsewhere": settings(no_rope_layers=[0] * 5),
         },
         left_out=("layer_types",),
     ),
-    "granite": Family(
+    "granite": checked(
         "granite",
-        {
-            "tie_word_embeddings": True,
-            "embedding_multiplier": 4.0,
-            "attention_multiplier": 0.4,
-            "residual_multiplier": 0.6,
-            "logits_scaling": 2.0,
-        },
         {
             "embedding scale": settings(embedding_multiplier=1.0),
             "attention scale": settings(attention_multiplier=0.25),
@@ -278,9 +220,8 @@ FAMILIES: Mapping[str, Family] = {
             "logit scale": settings(logits_scaling=1.0),
         },
     ),
-    "olmo2": Family(
+    "olmo2": checked(
         "olmo2",
-        {"num_key_value_heads": 4},
         {
             **QK_NORM,
             "attention's norm": bypassed("post_attention_layernorm"),

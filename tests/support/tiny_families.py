@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -9,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .family_table import BASE, FAMILIES, ORIGINAL_CONTEXT, WINDOW, Off
+from .family_table import BASE, FAMILIES, Off
 from .tiny_tokenizer import SPECIALS, save_tokenizer
 
 __all__ = [
     "FAMILIES",
-    "ORIGINAL_CONTEXT",
-    "WINDOW",
     "in_newer_form",
     "load_without",
     "save_checkpoint",
@@ -33,7 +32,8 @@ def save_family(directory: Path, name: str, dtype: str = "float32", **changed: A
         changed: Configuration that differs from the family's.
     """
     family = FAMILIES[name]
-    config = {**BASE, **family.config, **changed}
+    # transformers writes into what it is given.
+    config = copy.deepcopy({**BASE, **family.config, **changed})
     save_checkpoint(directory, family.model_type, config, dtype)
     _leave_out(directory / "config.json", family.left_out)
     if family.renamed:

@@ -1,0 +1,117 @@
+"""What ``config.json`` says of a small model of every family, with what sets the family apart.
+
+The tests make checkpoints of the same models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+VOCAB = 384
+WINDOW = 40
+CONTEXT = 1024
+ORIGINAL_CONTEXT = 128
+"""Positions that models with scaled frequencies were first made for."""
+
+BASE: Mapping[str, Any] = MappingProxyType(
+    {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+    }
+)
+"""What they have in common, where they do not say otherwise."""
+
+LLAMA3: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": ORIGINAL_CONTEXT,
+}
+YARN: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": ORIGINAL_CONTEXT,
+}
+
+
+def long_rope(pairs: int) -> dict[str, Any]:
+    """Return Phi-3's scaling of so many frequencies."""
+    return {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
+        "long_factor": [1.0 + 1.5 * i for i in range(pairs)],
+    }
+
+
+_GEMMA: Mapping[str, Any] = {"head_dim": 32, "tie_word_embeddings": True}
+_LATER_GEMMA: Mapping[str, Any] = {
+    **_GEMMA,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 32,
+    "sliding_window": WINDOW,
+}
+
+CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "llama": {"model_type": "llama", "num_hidden_layers": 3},
+        "llama-3": {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": LLAMA3},
+        "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 32},
+        "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
+        "qwen2-yarn": {"model_type": "qwen2", "rope_scaling": YARN},
+        "qwen3": {"model_type": "qwen3", "head_dim": 32},
+        "phi": {
+            "model_type": "phi",
+            "hidden_size": 160,
+            "intermediate_size": 640,
+            "num_attention_heads": 2,
+            "partial_rotary_factor": 0.4,
+            "hidden_act": "gelu_new",
+        },
+        "phi3": {
+            "model_type": "phi3",
+            "sliding_window": WINDOW,
+            "original_max_position_embeddings": CONTEXT,
+        },
+        "phi3-longrope": {
+            "model_type": "phi3",
+            "original_max_position_embeddings": ORIGINAL_CONTEXT,
+            "rope_scaling": long_rope(8),
+        },
+        "gemma": {"model_type": "gemma", **_GEMMA, "hidden_act": "gelu_pytorch_tanh"},
+        "gemma2": {
+            "model_type": "gemma2",
+            **_LATER_GEMMA,
+            "num_hidden_layers": 4,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 4.0,
+        },
+        "gemma3_text": {
+            "model_type": "gemma3_text",
+            **_LATER_GEMMA,
+            "num_hidden_layers": 7,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        "smollm3": {"model_type": "smollm3", "num_hidden_layers": 5, "tie_word_embeddings": True},
+        "granite": {
+            "model_type": "granite",
+            "tie_word_embeddings": True,
+            "embedding_multiplier": 4.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 2.0,
+        },
+        "olmo2": {"model_type": "olmo2", "num_key_value_heads": 4},
+    }
+)
+"""By name, what differs from :data:`BASE`."""
