@@ -14,6 +14,7 @@ from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import StartFault, started_worker
 from rbee_runtime import Artifact, Engine
+from rbee_runtime.backend import host_cache
 
 _TOKENS = 64
 
@@ -83,7 +84,7 @@ def measure_start(artifact: Artifact, rounds: int, progress: Progress) -> Start:
     with Engine.load(artifact.path) as engine:
         cache = engine.memory().cache_reserved
         prompt = len(engine.tokenizer.encode(_PROMPT))
-    geometry = artifact.manifest.cache
+    geometry = host_cache(artifact)
     return Start(
         precision=artifact.manifest.precision,
         seconds=tuple(once.seconds for once in taken[1:]),

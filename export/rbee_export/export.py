@@ -20,6 +20,7 @@ from rbee_export.dialect import (
     ReferenceDialect,
     StandardDialect,
     greedy_graph,
+    halve_cache,
     sampler_graph,
 )
 from rbee_export.engine_builder import build_engine
@@ -49,6 +50,7 @@ _LONGEST_CONTEXT = 1 << 21
 
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
 GREEDY, SAMPLER = "greedy.onnx", "sampler.onnx"
+HALF_CACHE_GRAPH = "model.half-cache.onnx"
 
 _BESIDE: Mapping[ir.DataType, Literal["fp32", "fp16", "bf16"]] = MappingProxyType(
     {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
@@ -111,7 +113,13 @@ def export(
             dialect = StandardDialect if standard else OrtDialect
             ops = dialect(config, weights, file, dtype)
             _build(ops, weights, calibration, progress)
-            ir.save(ops.model(EXPORTER), staging / GRAPH)
+            model = ops.model(EXPORTER)
+            ir.save(model, staging / GRAPH)
+        half: tuple[FileEntry, ...] = ()
+        if dtype == ir.DataType.FLOAT and precision != "fp32":
+            halve_cache(model)
+            ir.save(model, staging / HALF_CACHE_GRAPH)
+            half = (file_entry("half_cache_graph", staging / HALF_CACHE_GRAPH),)
         samplers = _samplers(staging, config.vocab) if _samples(dtype, options) else ()
         engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
@@ -133,6 +141,7 @@ def export(
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
+                *half,
                 *file.entries,
                 *samplers,
                 file_entry("tokenizer", staging / TOKENIZER),

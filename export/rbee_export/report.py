@@ -80,7 +80,8 @@ def _summary(artifact: Artifact) -> Table:
         f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
         f"context {shapes.context_length}",
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
-        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}",
+        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}"
+        + ("; half of that where the native kernels run" if artifact.half_cache_graph else ""),
     }
     for name, content in rows.items():
         table.add_row(name, _cell(content))

@@ -9,16 +9,18 @@ namespace rbee::RBEE_VARIANT {
 
 // Goes over positions for some queries of one token, float[count, size] with the scores' factor in
 // them; `scores` is room for count * range.count() numbers.
-void attend(const float* queries, size_t count, const HeadCache& cache, Range range,
+template <typename Element>
+void attend(const float* queries, size_t count, const HeadCache<Element>& cache, Range range,
             const Scoring& scoring, float* scores, Partial* partials);
 
 // Puts the parts of one query together, which stand `stride` apart: y = sum(values) / sum(totals),
 // each part weighed.
 void combine(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
 
-// Goes over all that each of up to 192 queries sees; their positions ascend. `keys` is room for
-// size * 64 numbers.
-void attend_many(const Query* queries, size_t count, const HeadCache& cache,
-                 const Scoring& scoring, float* keys);
+// Goes over all that each of up to 192 queries sees; their positions ascend. `room` is for
+// 2 * size * 64 numbers.
+template <typename Element>
+void attend_many(const Query* queries, size_t count, const HeadCache<Element>& cache,
+                 const Scoring& scoring, float* room);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -47,11 +47,17 @@ inline __mmask16 lanes(size_t i, size_t count) {
   return i + kLanes <= count ? 0xffff : i < count ? (1u << (count - i)) - 1 : 0;
 }
 
+inline __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+inline __m512 load(const Half* from, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
+}
+
 // A row's elements from `at` on, rounded, as a tile's row has them; zeros where there are none.
-RBEE_MATRIX_UNIT inline __m512i round_row(const float* row, size_t at, size_t size) {
+template <typename Element>
+RBEE_MATRIX_UNIT inline __m512i round_row(const Element* row, size_t at, size_t size) {
   const size_t next = at + kLanes;
-  const __m512 low = _mm512_maskz_loadu_ps(lanes(at, size), row + at);
-  const __m512 high = _mm512_maskz_loadu_ps(lanes(next, size), row + next);
+  const __m512 low = load(row + at, lanes(at, size));
+  const __m512 high = load(row + next, lanes(next, size));
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
@@ -76,7 +82,8 @@ RBEE_MATRIX_UNIT void round_queries(const Query* queries, size_t count, size_t s
 }
 
 // 64 keys, row by row: tiles [16 keys][step].
-RBEE_MATRIX_UNIT void round_keys(const float* keys, size_t count, size_t size, size_t steps,
+template <typename Element>
+RBEE_MATRIX_UNIT void round_keys(const Element* keys, size_t count, size_t size, size_t steps,
                                  uint16_t* to) {
   for (size_t j = 0; j < kKeys; ++j) {
     for (size_t step = 0; step < steps; ++step) {
@@ -89,13 +96,13 @@ RBEE_MATRIX_UNIT void round_keys(const float* keys, size_t count, size_t size, s
 }
 
 // 64 values, by element: tiles [16 elements][32 keys].
-void round_values(const float* values, size_t count, size_t size, size_t tiles, uint16_t* to) {
+template <typename Element>
+void round_values(const Element* values, size_t count, size_t size, size_t tiles, uint16_t* to) {
   for (size_t tile = 0; tile < tiles; ++tile) {
     const size_t at = tile * kLanes;
     const __mmask16 mask = lanes(at, size);
     const auto value = [&](size_t j) {
-      return to_be_cut(j < count ? _mm512_maskz_loadu_ps(mask, values + j * size + at)
-                                 : _mm512_setzero_ps());
+      return to_be_cut(j < count ? load(values + j * size + at, mask) : _mm512_setzero_ps());
     };
     for (size_t step = 0; step < kKeySteps; ++step) {
       __m512i lines[kLanes];
@@ -233,8 +240,9 @@ void finish(const Query* queries, size_t count, size_t size, const State& state,
 
 }  // namespace
 
-RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count, const HeadCache& cache,
-                                       const Scoring& scoring) {
+template <typename Element>
+RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
+                                       const HeadCache<Element>& cache, const Scoring& scoring) {
   const size_t size = cache.size;
   const size_t steps = (size + kStep - 1) / kStep;
   const size_t elements = (size + kKeys - 1) / kKeys * kKeys;
@@ -313,5 +321,8 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count, const
     finish(queries + t * kLanes, std::min(kLanes, count - t * kLanes), size, states[t], sums[t]);
   }
 }
+
+template void attend_many_bf16(const Query*, size_t, const HeadCache<float>&, const Scoring&);
+template void attend_many_bf16(const Query*, size_t, const HeadCache<Half>&, const Scoring&);
 
 }  // namespace rbee::avx512

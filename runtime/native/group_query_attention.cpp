@@ -32,59 +32,29 @@ constexpr size_t kTokensForTheUnit = 24;
 // Numbers of keys and values, or of queries, that are worth the while of another thread.
 constexpr size_t kWorthAThread = 16 << 10;
 constexpr size_t kMostTasks = 16;
+constexpr Angles kNotTurned{nullptr, nullptr, 0};
 
 size_t tasks(size_t items, size_t work) {
   return std::min<size_t>({items, kMostTasks, work / kWorthAThread + 1});
 }
 
-// Tables of a rotary embedding: float[positions, half] each.
-struct Rotary {
-  const float* cos;
-  const float* sin;
-  size_t positions;
-  size_t half;
-
-  Angles at(size_t position) const {
-    return {cos + position * half, sin + position * half, half};
+template <typename Element>
+const CacheKernels<Element>& kernels_on(const Kernels& kernels) {
+  if constexpr (std::is_same_v<Element, Half>) {
+    return kernels.halves;
+  } else {
+    return kernels.floats;
   }
-};
+}
 
 }  // namespace
 
-// A step's arrays. The cache is [batch, kv_heads, capacity, size]; past and present may be one.
-struct GroupQueryAttention::Step {
-  size_t batch;
-  size_t tokens;  // of each row
-  size_t size;    // of a head
-  size_t capacity;
-  const float* query;
-  const float* key;
-  const float* value;
-  size_t query_stride;  // from token to token
-  size_t kv_stride;
-  const int32_t* filled;  // positions after this step, less one
-  const int64_t* positions;
-  Rotary rotary;
-  float scale;
-  float* present_key;
-  float* present_value;
-  float* queries;  // [batch, tokens, heads, size], turned and scaled
-  float* y;        // the same shape
-
-  // Position of a row's first token in its cache.
-  size_t start(size_t row) const { return static_cast<size_t>(filled[row]) + 1 - tokens; }
-
-  // Position by which a token is turned.
-  size_t turn(size_t row, size_t token) const {
-    return positions != nullptr ? static_cast<size_t>(positions[row * tokens + token])
-                                : start(row) + token;
-  }
-};
-
-GroupQueryAttention::GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info,
-                                         const Kernels& kernels)
+template <typename Element>
+GroupQueryAttention<Element>::GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info,
+                                                  const Kernels& kernels)
     : ort_(api),
       kernels_(kernels),
+      on_cache_(kernels_on<Element>(kernels)),
       heads_(static_cast<size_t>(ort_.attribute(info, "num_heads"))),
       kv_heads_(static_cast<size_t>(ort_.attribute(info, "kv_num_heads"))),
       scale_(ort_.attribute_or(info, "scale", 0.0f)),
@@ -112,7 +82,8 @@ GroupQueryAttention::GroupQueryAttention(ort::Api* api, const ort::KernelInfo* i
   }
 }
 
-GroupQueryAttention::Step GroupQueryAttention::open(ort::KernelContext* context) const {
+template <typename Element>
+AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* context) const {
   Step step{};
   const ort::Value* query = ort_.input(context, kQuery);
   const std::vector<int64_t> shape = ort_.dimensions(query);
@@ -122,6 +93,7 @@ GroupQueryAttention::Step GroupQueryAttention::open(ort::KernelContext* context)
   step.batch = static_cast<size_t>(shape[0]);
   step.tokens = static_cast<size_t>(shape[1]);
   step.size = static_cast<size_t>(past[3]);
+  step.kv_heads = kv_heads_;
   const size_t kv_width = kv_heads_ * step.size;
   step.query = ort_.data<const float>(query);
   step.query_stride = static_cast<size_t>(shape[2]);
@@ -167,16 +139,16 @@ GroupQueryAttention::Step GroupQueryAttention::open(ort::KernelContext* context)
   }
   step.y = ort_.output<float>(
       context, 0, {shape[0], shape[1], static_cast<int64_t>(heads_ * step.size)});
-  step.present_key = ort_.output<float>(context, 1, present);
-  step.present_value = ort_.output<float>(context, 2, present);
+  step.present_key = ort_.output<Element>(context, 1, present);
+  step.present_value = ort_.output<Element>(context, 2, present);
   // Elsewhere, the past comes along; what this step adds is written over its end.
-  const auto carry = [&](const ort::Value* from, float* to) {
-    const auto* source = ort_.data<const float>(from);
+  const auto carry = [&](const ort::Value* from, Element* to) {
+    const auto* source = ort_.data<const Element>(from);
     if (source == to) return;
     const size_t run = static_cast<size_t>(past[2]) * step.size;
     for (size_t head = 0; head < step.batch * kv_heads_; ++head) {
       std::memcpy(to + head * step.capacity * step.size, source + head * run,
-                  run * sizeof(float));
+                  run * sizeof(Element));
     }
   };
   carry(past_key, step.present_key);
@@ -184,7 +156,8 @@ GroupQueryAttention::Step GroupQueryAttention::open(ort::KernelContext* context)
   return step;
 }
 
-void GroupQueryAttention::append(ort::KernelContext* context, const Step& step) const {
+template <typename Element>
+void GroupQueryAttention<Element>::append(ort::KernelContext* context, const Step& step) const {
   const size_t size = step.size;
   const size_t rows = step.batch * step.tokens;
   const size_t width = (heads_ + 2 * kv_heads_) * size;
@@ -195,20 +168,22 @@ void GroupQueryAttention::append(ort::KernelContext* context, const Step& step) 
       const size_t position = step.start(row) + i % step.tokens;
       const Angles angles = step.rotary.at(step.turn(row, i % step.tokens));
       for (size_t h = 0; h < heads_; ++h) {
-        kernels_.rotate(step.query + i * step.query_stride + h * size, size, angles, step.scale,
-                        step.queries + (i * heads_ + h) * size);
+        kernels_.floats.rotate(step.query + i * step.query_stride + h * size, size, angles,
+                               step.scale, step.queries + (i * heads_ + h) * size);
       }
       for (size_t h = 0; h < kv_heads_; ++h) {
         const size_t at = ((row * kv_heads_ + h) * step.capacity + position) * size;
         const size_t from = i * step.kv_stride + h * size;
-        kernels_.rotate(step.key + from, size, angles, 1.0f, step.present_key + at);
-        std::memcpy(step.present_value + at, step.value + from, size * sizeof(float));
+        on_cache_.rotate(step.key + from, size, angles, 1.0f, step.present_key + at);
+        on_cache_.rotate(step.value + from, size, kNotTurned, 1.0f, step.present_value + at);
       }
     }
   });
 }
 
-void GroupQueryAttention::attend_each(ort::KernelContext* context, const Step& step) const {
+template <typename Element>
+void GroupQueryAttention<Element>::attend_each(ort::KernelContext* context,
+                                               const Step& step) const {
   struct Part {
     size_t token;  // of all rows
     size_t kv_head;
@@ -239,13 +214,12 @@ void GroupQueryAttention::attend_each(ort::KernelContext* context, const Step& s
     for (size_t p = parts.size() * task / count; p < parts.size() * (task + 1) / count; ++p) {
       const Part& part = parts[p];
       const size_t row = part.token / step.tokens;
-      const size_t at = (row * kv_heads_ + part.kv_head) * step.capacity * step.size;
-      const HeadCache cache{step.present_key + at, step.present_value + at, step.size};
+      const HeadCache<Element> cache = step.cache(row, part.kv_head);
       float* values = room + p * numbers;
       for (size_t q = 0; q < group; ++q) partials[p * group + q].values = values + q * step.size;
-      kernels_.attend(step.queries + (part.token * heads_ + part.kv_head * group) * step.size,
-                      group, cache, part.range, scoring_, values + group * step.size,
-                      &partials[p * group]);
+      on_cache_.attend(step.queries + (part.token * heads_ + part.kv_head * group) * step.size,
+                       group, cache, part.range, scoring_, values + group * step.size,
+                       &partials[p * group]);
     }
   });
   for (size_t p = 0; p < parts.size(); ++p) {
@@ -257,7 +231,9 @@ void GroupQueryAttention::attend_each(ort::KernelContext* context, const Step& s
   }
 }
 
-void GroupQueryAttention::attend_together(ort::KernelContext* context, const Step& step) const {
+template <typename Element>
+void GroupQueryAttention<Element>::attend_together(ort::KernelContext* context,
+                                                   const Step& step) const {
   const size_t group = heads_ / kv_heads_;
   const size_t queries = step.tokens * group;
   const size_t groups = (queries + kGroup - 1) / kGroup;
@@ -268,8 +244,7 @@ void GroupQueryAttention::attend_together(ort::KernelContext* context, const Ste
     const size_t head = item / groups % kv_heads_;
     // The later tokens see more: they are begun first.
     const size_t part = groups - 1 - item % groups;
-    const size_t at = (row * kv_heads_ + head) * step.capacity * step.size;
-    const HeadCache cache{step.present_key + at, step.present_value + at, step.size};
+    const HeadCache<Element> cache = step.cache(row, head);
     Query own[kGroup];
     const size_t first = queries * part / groups;
     const size_t last = queries * (part + 1) / groups;
@@ -282,15 +257,16 @@ void GroupQueryAttention::attend_together(ort::KernelContext* context, const Ste
     if (on_unit) return avx512::attend_many_bf16(own, last - first, cache, scoring_);
     // Registers are loaded from it, and none from two of the cache's lines.
     thread_local std::vector<float> room;
-    room.resize(std::max(room.size(), step.size * kKeys + kAlignment));
-    void* keys = room.data();
+    room.resize(std::max(room.size(), 2 * step.size * kKeys + kAlignment));
+    void* aligned = room.data();
     size_t left = room.size() * sizeof(float);
-    std::align(kAlignment, step.size * kKeys * sizeof(float), keys, left);
-    kernels_.attend_many(own, last - first, cache, scoring_, static_cast<float*>(keys));
+    std::align(kAlignment, 2 * step.size * kKeys * sizeof(float), aligned, left);
+    on_cache_.attend_many(own, last - first, cache, scoring_, static_cast<float*>(aligned));
   });
 }
 
-void GroupQueryAttention::compute(ort::KernelContext* context) const {
+template <typename Element>
+void GroupQueryAttention<Element>::compute(ort::KernelContext* context) const {
   Step step = open(context);
   if (step.batch * step.tokens == 0) return;
   step.queries = static_cast<float*>(
@@ -302,5 +278,8 @@ void GroupQueryAttention::compute(ort::KernelContext* context) const {
     attend_together(context, step);
   }
 }
+
+template class GroupQueryAttention<float>;
+template class GroupQueryAttention<Half>;
 
 }  // namespace rbee

@@ -1,28 +1,35 @@
-// GroupQueryAttention of the domain com.microsoft, on caches that are written in place.
+// GroupQueryAttention on caches that are written in place: of floats in the domain com.microsoft, of
+// Halves in rbee, where all else is the same.
 #pragma once
 
+#include <type_traits>
+
+#include "attention_step.h"
 #include "kernels.h"
 #include "operator.h"
 
 namespace rbee {
 
+template <typename Element>
 class GroupQueryAttention {
+  static constexpr ort::ElementType kCache =
+      std::is_same_v<Element, Half> ? ort::kFloat16 : ort::kFloat;
+
  public:
   static constexpr const char* kName = "GroupQueryAttention";
   static constexpr ort::ElementType kInputs[] = {
-      ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32, ort::kInt32,
-      ort::kFloat, ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
-      ort::kFloat, ort::kFloat};
+      ort::kFloat, ort::kFloat, ort::kFloat, kCache,      kCache,      ort::kInt32,
+      ort::kInt32, ort::kFloat, ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat,
+      ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat};
   static constexpr size_t kRequired = 1;
-  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
-                                                  ort::kFloat};
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, kCache, kCache, ort::kFloat};
 
   GroupQueryAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 
   void compute(ort::KernelContext* context) const;
 
  private:
-  struct Step;
+  using Step = AttentionStep<Element>;
 
   Step open(ort::KernelContext* context) const;
   void append(ort::KernelContext* context, const Step& step) const;
@@ -31,6 +38,7 @@ class GroupQueryAttention {
 
   OnnxRuntime ort_;
   const Kernels& kernels_;
+  const CacheKernels<Element>& on_cache_;
   size_t heads_;
   size_t kv_heads_;
   float scale_;  // 0 for one by the root of the size

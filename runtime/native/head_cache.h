@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "inlined.h"
 
@@ -13,11 +14,18 @@ struct Scoring {
   size_t window;  // positions a query sees, itself included; 0 for all before it
 };
 
-// Keys or values of one head: float[positions, size], row after row.
+// A number in 16 bits, of which 5 are its exponent's: float16.
+struct Half {
+  uint16_t bits;
+};
+
+// Keys and values of one head: [filled, size] each, row after row; of float or Half.
+template <typename Element>
 struct HeadCache {
-  const float* keys;
-  const float* values;
+  const Element* keys;
+  const Element* values;
   size_t size;
+  size_t filled;
 };
 
 // Positions [first, last).

@@ -8,6 +8,16 @@
 
 namespace rbee {
 
+// Those on caches of one type.
+template <typename Element>
+struct CacheKernels {
+  void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, Element* to);
+  void (*attend)(const float* queries, size_t count, const HeadCache<Element>& cache, Range range,
+                 const Scoring& scoring, float* scores, Partial* partials);
+  void (*attend_many)(const Query* queries, size_t count, const HeadCache<Element>& cache,
+                      const Scoring& scoring, float* room);
+};
+
 // The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h
 // and stretch.h.
 struct Kernels {
@@ -19,12 +29,9 @@ struct Kernels {
   void (*multiply_gated)(const PackedWeights& weights, const QuantisedRows& rows,
                          const Tiles& tiles, size_t first, size_t last, const float* bias,
                          Gate gate, float* y);
-  void (*attend)(const float* queries, size_t count, const HeadCache& cache, Range range,
-                 const Scoring& scoring, float* scores, Partial* partials);
+  CacheKernels<float> floats;
+  CacheKernels<Half> halves;
   void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
-  void (*attend_many)(const Query* queries, size_t count, const HeadCache& cache,
-                      const Scoring& scoring, float* keys);
-  void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, float* to);
   Gate gated_silu;
   Gate gated_gelu;
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "inlined.h"
+
 // Marks a function that works on tiles: the library as a whole is compiled for processors without.
 #define RBEE_MATRIX_UNIT __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
@@ -21,7 +23,7 @@ bool has_matrix_unit();
 // Readies the unit for this thread, all eight tiles at their full size, as long as it lives.
 class MatrixUnit {
  public:
-  RBEE_MATRIX_UNIT MatrixUnit() {
+  RBEE_INLINED RBEE_MATRIX_UNIT MatrixUnit() {
     struct alignas(64) {
       uint8_t palette = 1;
       uint8_t start = 0;
@@ -37,7 +39,7 @@ class MatrixUnit {
     __asm__ volatile("" ::"r"(&shape) : "memory");
     _tile_loadconfig(&shape);
   }
-  RBEE_MATRIX_UNIT ~MatrixUnit() { _tile_release(); }
+  RBEE_INLINED RBEE_MATRIX_UNIT ~MatrixUnit() { _tile_release(); }
   MatrixUnit(const MatrixUnit&) = delete;
   MatrixUnit& operator=(const MatrixUnit&) = delete;
 };

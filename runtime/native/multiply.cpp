@@ -36,7 +36,7 @@ void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first
   for (size_t b = 0; b < rows.blocks; ++b) {
     Floats scale;
     if constexpr (HalfScales) {
-      scale = load_halves(panel);
+      scale = load(reinterpret_cast<const Half*>(panel));
       panel += kLanes * sizeof(uint16_t);
     } else {
       scale = load(reinterpret_cast<const float*>(panel));

@@ -30,13 +30,14 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     const rbee::OnnxRuntime ort(api);
     const rbee::Variant& variant = rbee::chosen_variant();
     // In place of kernels that ONNX Runtime brings.
-    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention, rbee::AddNorm>(
+    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention<float>, rbee::AddNorm>(
         ort, options, variant, "com.microsoft");
-    // In place of functions that the model brings (rbee_export.dialect.functions).
-    rbee::add_domain<rbee::OffsetBlockProduct, rbee::GatedProduct<rbee::Silu>,
-                     rbee::GatedProduct<rbee::Gelu>, rbee::GatedOffsetProduct<rbee::Silu>,
-                     rbee::GatedOffsetProduct<rbee::Gelu>, rbee::GatedSilu, rbee::GatedGelu>(
-        ort, options, variant, "rbee");
+    // Attention on caches of 16 bits, which nothing else has (rbee_export.dialect.half_cache); the
+    // rest in place of functions that the model brings (rbee_export.dialect.functions).
+    rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
+                     rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
+                     rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
+                     rbee::GatedSilu, rbee::GatedGelu>(ort, options, variant, "rbee");
   });
 }
 

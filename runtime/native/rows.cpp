@@ -55,7 +55,8 @@ void add_norm(const float* x, const float* skip, const float* gamma, float epsil
   });
 }
 
-void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to) {
+template <typename Element>
+void rotate(const float* x, size_t size, const Angles& angles, float scale, Element* to) {
   const size_t half = angles.half;
   const Floats factor = repeat(scale);
   over(half, [&](size_t i, auto lanes) {
@@ -68,5 +69,8 @@ void rotate(const float* x, size_t size, const Angles& angles, float scale, floa
     store(to + 2 * half + i, times(factor, load(x + 2 * half + i, lanes)), lanes);
   });
 }
+
+template void rotate(const float*, size_t, const Angles&, float, float*);
+template void rotate(const float*, size_t, const Angles&, float, Half*);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -15,7 +15,9 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y);
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
               float* total, float* y);
 
-// to = scale * x, the first 2 * half elements turned: pairs are x[i] and x[i + half].
-void rotate(const float* x, size_t size, const Angles& angles, float scale, float* to);
+// to = scale * x, the first 2 * half elements turned: pairs are x[i] and x[i + half]; to floats, or
+// to Halves, the nearest that are finite.
+template <typename Element>
+void rotate(const float* x, size_t size, const Angles& angles, float scale, Element* to);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -11,9 +11,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "head_cache.h"
+
 namespace rbee::RBEE_VARIANT {
 
 constexpr size_t kLanes = 16;
+constexpr float kLargestHalf = 65504;
 
 // All sixteen numbers.
 struct All {};
@@ -30,6 +33,12 @@ namespace rbee::RBEE_VARIANT {
 
 inline Floats load(const float* from, All) { return load(from); }
 inline void store(float* to, Floats x, All) { store(to, x); }
+inline Floats load(const Half* from, All) { return load(from); }
+// The nearest that are finite; what is no number stays none.
+template <typename Lanes>
+inline void store(Half* to, Floats x, Lanes lanes) {
+  store_halves(to, lesser(repeat(kLargestHalf), greater(repeat(-kLargestHalf), x)), lanes);
+}
 inline Floats select(All, Floats x, Floats) { return x; }
 
 // Calls `body(index, lanes)` for each sixteen of `count` numbers, and for the rest.

@@ -16,13 +16,14 @@ constexpr size_t kRegisters = 8;
 
 // The first so many of sixteen numbers.
 struct First {
-  explicit First(size_t count) {
+  explicit First(size_t count) : count(count) {
     alignas(64) static constexpr int32_t kMasks[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1,
                                                                -1, -1, -1, -1, -1, -1, -1, -1};
     const auto* from = reinterpret_cast<const __m256i*>(kMasks + kLanes - count);
     low = _mm256_loadu_si256(from);
     high = _mm256_loadu_si256(from + 1);
   }
+  size_t count;
   __m256i low, high;
 };
 
@@ -43,9 +44,25 @@ inline void store(float* to, Floats x, First lanes) {
   _mm256_maskstore_ps(to, lanes.low, x.low);
   _mm256_maskstore_ps(to + 8, lanes.high, x.high);
 }
-inline Floats load_halves(const void* from) {
-  const auto* eights = static_cast<const __m128i*>(from);
+inline Floats load(const Half* from) {
+  const auto* eights = reinterpret_cast<const __m128i*>(from);
   return {_mm256_cvtph_ps(_mm_loadu_si128(eights)), _mm256_cvtph_ps(_mm_loadu_si128(eights + 1))};
+}
+inline Floats load(const Half* from, First lanes) {
+  // There are no masks for numbers of 16 bits.
+  Half whole[kLanes] = {};
+  std::memcpy(whole, from, lanes.count * sizeof(Half));
+  return load(whole);
+}
+inline void store_halves(Half* to, Floats x, All) {
+  auto* eights = reinterpret_cast<__m128i*>(to);
+  _mm_storeu_si128(eights, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(eights + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store_halves(Half* to, Floats x, First lanes) {
+  Half whole[kLanes];
+  store_halves(whole, x, All{});
+  std::memcpy(to, whole, lanes.count * sizeof(Half));
 }
 inline Floats select(First lanes, Floats x, Floats otherwise) {
   return {_mm256_blendv_ps(otherwise.low, x.low, _mm256_castsi256_ps(lanes.low)),

@@ -24,8 +24,20 @@ inline Floats load(const float* from, First lanes) {
 }
 inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
 inline void store(float* to, Floats x, First lanes) { _mm512_mask_storeu_ps(to, lanes.mask, x); }
-inline Floats load_halves(const void* from) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+inline Floats load(const Half* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline Floats load(const Half* from, First lanes) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes.mask, from));
+}
+inline __m256i halves(Floats x) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store_halves(Half* to, Floats x, All) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves(x));
+}
+inline void store_halves(Half* to, Floats x, First lanes) {
+  _mm256_mask_storeu_epi16(to, lanes.mask, halves(x));
 }
 inline Floats select(First lanes, Floats x, Floats otherwise) {
   return _mm512_mask_mov_ps(otherwise, lanes.mask, x);

@@ -37,7 +37,8 @@ inline void transpose(__m512 (&a)[kLanes]) {
 
 // From `rows` rows of `columns` numbers, `stride` apart, up to sixteen each, to `columns` rows of
 // sixteen, `to_stride` apart; absent rows are zeros.
-inline void transpose(const float* from, size_t rows, size_t stride, size_t columns, float* to,
+template <typename Element>
+inline void transpose(const Element* from, size_t rows, size_t stride, size_t columns, float* to,
                       size_t to_stride) {
   __m512 lines[kLanes];
   const First lanes(columns);
@@ -50,13 +51,23 @@ inline void transpose(const float* from, size_t rows, size_t stride, size_t colu
 
 #else
 
+inline __m256 load_eight(const float* from, First lanes) {
+  return _mm256_maskload_ps(from, lanes.low);
+}
+inline __m256 load_eight(const Half* from, First lanes) {
+  Half whole[8] = {};
+  std::memcpy(whole, from, lanes.count * sizeof(Half));
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(whole)));
+}
+
 // The same of eight.
-inline void transpose_eight(const float* from, size_t rows, size_t stride, size_t columns,
+template <typename Element>
+inline void transpose_eight(const Element* from, size_t rows, size_t stride, size_t columns,
                             float* to, size_t to_stride) {
   __m256 a[8], b[8];
   const First lanes(columns);
   for (size_t r = 0; r < 8; ++r) {
-    a[r] = r < rows ? _mm256_maskload_ps(from + r * stride, lanes.low) : _mm256_setzero_ps();
+    a[r] = r < rows ? load_eight(from + r * stride, lanes) : _mm256_setzero_ps();
   }
   for (size_t r = 0; r < 8; r += 2) {
     b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
@@ -78,7 +89,8 @@ inline void transpose_eight(const float* from, size_t rows, size_t stride, size_
 
 // From `rows` rows of `columns` numbers, `stride` apart, up to sixteen each, to `columns` rows of
 // sixteen, `to_stride` apart; absent rows are zeros.
-inline void transpose(const float* from, size_t rows, size_t stride, size_t columns, float* to,
+template <typename Element>
+inline void transpose(const Element* from, size_t rows, size_t stride, size_t columns, float* to,
                       size_t to_stride) {
   const auto part = [](size_t first, size_t count) {
     return count <= first ? 0 : count - first < 8 ? count - first : 8;

@@ -71,12 +71,14 @@ class CachePlan:
     """How large the cache is.
 
     Attributes:
+        geometry: What it is of.
         slots: Sequences it holds at a time.
         capacity: Positions of each.
         blocks: Blocks of positions kept for sequences that begin alike.
         chunk: Tokens that a step adds to a slot at most.
     """
 
+    geometry: CacheGeometry
     slots: int
     capacity: int
     blocks: int
@@ -160,7 +162,7 @@ def plan_cache(
     count = slots or max(1, min(most_slots, budget // size(capacity) - spare))
     left = budget - (count + spare) * size(capacity)
     kept = min(left // geometry.block_bytes(BLOCK), _MOST_KEPT * capacity // BLOCK)
-    return CachePlan(count, capacity, max(0, kept), chunk)
+    return CachePlan(geometry, count, capacity, max(0, kept), chunk)
 
 
 def _largest(limit: int, fits: Callable[[int], bool]) -> int:

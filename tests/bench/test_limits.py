@@ -14,6 +14,7 @@ from rbee_bench.peers import PeerProcess, Reads, Spec
 from rbee_bench.peers.onnx_reads import weight_bytes
 from rbee_bench.report import limits_report
 from rbee_runtime import Artifact
+from rbee_runtime.backend import host_cache
 
 
 def test_a_token_reads_the_weights_and_the_positions_before_it() -> None:
@@ -48,13 +49,15 @@ def test_the_largest_cache_is_found(place: int, tmp_path: Path) -> None:
 def test_an_artifact_reads_its_products_and_not_its_embedding(
     tiny_artifact: Path, tmp_path: Path
 ) -> None:
-    manifest = Artifact.open(tiny_artifact).manifest
+    artifact = Artifact.open(tiny_artifact)
+    manifest = artifact.manifest
     held = {group.name: group.nbytes for group in manifest.weights}
     with PeerProcess(Spec("compiled", "ours", tiny_artifact, 0, 1, tmp_path)) as peer:
         reads = peer.reads()
     assert reads is not None
     shapes = manifest.shapes
-    assert reads.position == 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * 4
+    element = 2 if host_cache(artifact).dtype == "float16" else 4
+    assert reads.position == 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * element
     expected = sum(held.values()) - held["embedding"]
     assert expected <= reads.weights < expected + 1000
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.makers import MakeArtifact
 
 from rbee_bench.peers import PeerFault, PeerProcess, Spec
 from rbee_runtime import Artifact
@@ -16,8 +17,10 @@ PROMPT = [5, 6, 7, 8]
 
 
 @pytest.fixture
-def spec(tiny_artifact: Path, tmp_path: Path) -> Spec:
-    return Spec("compiled", "ours", tiny_artifact, 0, 1, tmp_path)
+def spec(tiny_llama: Path, make_artifact: MakeArtifact, tmp_path: Path) -> Spec:
+    # At a precision at which a prompt read at once gives what its tokens give one by one.
+    artifact = make_artifact(tiny_llama, "fp32")
+    return Spec("compiled", "ours", artifact, 0, 1, tmp_path)
 
 
 def test_a_spec_survives_its_line(spec: Spec) -> None:

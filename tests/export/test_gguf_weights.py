@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from support.makers import MakeArtifact, MakeGguf, MakeLlama, OpenOnce, TinyGguf
-from support.native import keep_off_matrix_unit
+from support.native import round_as_onnx_runtime
 from support.running import forced_logits, greedy, open_cpu, prefill, relative_error
 from support.tiny_llama import load_reference, reference_logits, with_rounded_products, with_weights
 
@@ -72,7 +72,7 @@ def test_an_offset_that_is_rounded_costs_one_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A minimum so small beside its scale that their sum does not fit a float32."""
-    keep_off_matrix_unit(monkeypatch)
+    round_as_onnx_runtime(monkeypatch)
     file = make_gguf("Q4_1")
     stored = gguf.GGUFReader(file.path)
     tensor = next(t for t in stored.tensors if t.name == "blk.0.ffn_up.weight")
@@ -258,7 +258,7 @@ def test_kept_blocks_compute_what_their_dequantised_weights_do(
     make_artifact: MakeArtifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_off_matrix_unit(monkeypatch)
+    round_as_onnx_runtime(monkeypatch)
     checkpoint = make_llama(tie_word_embeddings=tied)
     file = make_gguf(checkpoint=checkpoint, **BLOCK_FILES[variant])
     backend = open_cpu(make_artifact(file.path, "gguf"))

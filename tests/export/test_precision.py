@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeLlama
-from support.native import keep_off_matrix_unit
+from support.native import round_as_onnx_runtime
 from support.running import forced_logits, mean_divergence, open_cpu, prefill, relative_error
 from support.tiny_llama import (
     load_reference,
@@ -50,7 +50,7 @@ def test_logits_are_those_of_the_quantised_weights(
     checkpoint = make_llama(tie_word_embeddings=tied)
     artifact = make_artifact(checkpoint, f"int{bits}")
     fastest = open_cpu(artifact)
-    keep_off_matrix_unit(monkeypatch)
+    round_as_onnx_runtime(monkeypatch)
     backend = open_cpu(artifact)
     blocks = held(checkpoint, artifact)
     vocabulary = {"model.embed_tokens.weight", "lm_head.weight"}

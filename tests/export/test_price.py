@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.makers import MakeArtifact, MakeGguf, MakeLlama
-from support.native import keep_off_matrix_unit
+from support.native import round_as_onnx_runtime
 from support.running import forced_logits, mean_divergence, open_cpu
 from support.tiny_llama import load_reference, reference_logits
 
@@ -42,7 +42,7 @@ def test_all_positions_of_a_graph_are_those_of_its_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     artifact = make_artifact(tiny_llama, precision)
-    keep_off_matrix_unit(monkeypatch)
+    round_as_onnx_runtime(monkeypatch)
     steps = forced_logits(open_cpu(artifact), IDS, 64)
     # Other kernels sum in another order, and an activation at the edge is rounded the other way.
     np.testing.assert_allclose(artifact_logits(Artifact.open(artifact), IDS)[63:], steps, atol=0.1)

@@ -99,9 +99,9 @@ def test_a_manifest_that_is_something_else(content: str, copy: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_version(copy: Path) -> None:
-    rewrite(copy, lambda m: m.update(format_version=4, precision="fp2", new_field=1))
+    rewrite(copy, lambda m: m.update(format_version=5, precision="fp2", new_field=1))
     message = refusal(copy)
-    assert "format version 4 is newer than this runtime reads (3)" in message
+    assert "format version 5 is newer than this runtime reads (3 to 4)" in message
     assert "upgrade the worker or export the model again" in message
 
 
@@ -169,7 +169,7 @@ def test_a_flipped_bit(role: str, where: float, copy: Path) -> None:
 
 def test_a_manifest_of_an_older_version(copy: Path) -> None:
     rewrite(copy, lambda m: m.update(format_version=2))
-    assert "format version 2 is older than this runtime reads (3)" in refusal(copy)
+    assert "format version 2 is older than this runtime reads (3 to 4)" in refusal(copy)
 
 
 def test_weights_are_needed(copy: Path) -> None:
@@ -194,6 +194,7 @@ def test_each_role_has_one_file(role: str, count: int, copy: Path) -> None:
 
 def test_a_graph_that_is_none(copy: Path) -> None:
     replace_file(copy, "graph", b"not a graph")
+    replace_file(copy, "half_cache_graph", b"nor this")
     assert "ONNX Runtime cannot load the graph" in refusal(copy, Engine.load)
 
 
@@ -201,7 +202,12 @@ def test_a_graph_of_another_model(
     copy: Path, make_llama: MakeLlama, make_artifact: MakeArtifact
 ) -> None:
     other = make_artifact(make_llama(num_hidden_layers=3), "int8")
-    replace_file(copy, "graph", Artifact.open(other).file("graph").read_bytes())
+    for role, graph in (
+        ("graph", Artifact.open(other).file("graph")),
+        ("half_cache_graph", Artifact.open(other).half_cache_graph),
+    ):
+        assert graph is not None
+        replace_file(copy, role, graph.read_bytes())
     assert "graph" in refusal(copy, Engine.load)
 
 

@@ -207,7 +207,7 @@ def test_a_cache_that_fits_nowhere(artifact: Path) -> None:
     opened = Artifact.open(artifact)
     session = open_session(opened.file("graph"), HostDevice())
     with pytest.raises(OutOfMemory, match="the KV cache needs"):
-        DynamicBackend(opened, session, CachePlan(1, 1 << 50, 0, 1))
+        DynamicBackend(opened, session, CachePlan(opened.manifest.cache, 1, 1 << 50, 0, 1))
 
 
 def _with_stranger(model: ir.Model) -> None:

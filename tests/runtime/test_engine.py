@@ -13,6 +13,7 @@ from support.collecting import submit
 from support.running import greedy, open_cpu
 
 from rbee_runtime.artifact import Artifact
+from rbee_runtime.backend import host_cache
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ArtifactError, ContextOverflow, DeviceError, InvalidRequest
 from rbee_runtime.events import Event, Finished, Started, StopReason
@@ -136,7 +137,7 @@ def test_it_knows_itself(engine: Engine, tiny_artifact: Path) -> None:
     memory = engine.memory()
     assert memory.weights == artifact.weight_bytes
     slots, kept = 2 * 1024, 4 * 1024
-    assert memory.cache_reserved == (slots + kept) * artifact.manifest.cache.bytes_per_token
+    assert memory.cache_reserved == (slots + kept) * host_cache(artifact).bytes_per_token
     assert memory.cache <= memory.cache_reserved
     assert memory.total == memory.weights + memory.cache + memory.workspace
 

@@ -34,21 +34,21 @@ def test_a_budget_is_a_share_of_what_is_free_or_a_number_of_bytes() -> None:
 
 def test_with_plenty_every_slot_holds_the_models_context() -> None:
     assert GEOMETRY.bytes_per_token == A_TOKEN
-    assert plan(10**6) == CachePlan(16, 8192, 4 * 8192 // BLOCK, CHUNK)
-    assert plan(10**6, model=100) == CachePlan(16, 100, 400 // BLOCK, CHUNK)
+    assert plan(10**6) == CachePlan(GEOMETRY, 16, 8192, 4 * 8192 // BLOCK, CHUNK)
+    assert plan(10**6, model=100) == CachePlan(GEOMETRY, 16, 100, 400 // BLOCK, CHUNK)
 
 
 def test_with_less_there_are_fewer_slots_then_shorter_ones() -> None:
-    assert plan(5 * 8192 + 64) == CachePlan(5, 8192, 2, CHUNK)
-    assert plan(8192) == CachePlan(1, 8192, 0, CHUNK)
-    assert plan(1000) == CachePlan(1, 1000, 0, CHUNK)
+    assert plan(5 * 8192 + 64) == CachePlan(GEOMETRY, 5, 8192, 2, CHUNK)
+    assert plan(8192) == CachePlan(GEOMETRY, 1, 8192, 0, CHUNK)
+    assert plan(1000) == CachePlan(GEOMETRY, 1, 1000, 0, CHUNK)
 
 
 def test_few_long_slots_or_many_short_ones() -> None:
-    assert plan(16384, slots=4) == CachePlan(4, 4096, 0, CHUNK)
-    assert plan(16384, context=1024) == CachePlan(16, 1024, 0, CHUNK)
-    assert plan(16384, slots=2, context=4096) == CachePlan(2, 4096, 8192 // BLOCK, CHUNK)
-    assert plan(64, slots=1, context=64) == CachePlan(1, 64, 0, CHUNK)
+    assert plan(16384, slots=4) == CachePlan(GEOMETRY, 4, 4096, 0, CHUNK)
+    assert plan(16384, context=1024) == CachePlan(GEOMETRY, 16, 1024, 0, CHUNK)
+    assert plan(16384, slots=2, context=4096) == CachePlan(GEOMETRY, 2, 4096, 8192 // BLOCK, CHUNK)
+    assert plan(64, slots=1, context=64) == CachePlan(GEOMETRY, 1, 64, 0, CHUNK)
 
 
 @pytest.mark.parametrize(

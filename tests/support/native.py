@@ -16,6 +16,7 @@ from onnx_ir.tape import Tape
 
 from rbee_export.dialect.ort import OPSET
 from rbee_runtime import kernels
+from rbee_runtime.artifact import Artifact
 
 MS = "com.microsoft"
 Arrays = Mapping[str, NDArray[Any]]
@@ -40,8 +41,12 @@ needs_matrix_unit = pytest.mark.skipif(
 )
 
 
-def keep_off_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have prompts round activations to 8 bits on this processor too, as steps that decode do."""
+def round_as_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernels round what ONNX Runtime's do, and nothing else.
+
+    That is activations, to 8 bits: those of prompts, too, and nothing that goes into the cache.
+    """
+    monkeypatch.setattr(Artifact, "half_cache_graph", None)
     if not needs_matrix_unit.args[0] and "RBEE_KERNELS" not in os.environ:
         monkeypatch.setenv("RBEE_KERNELS", "avx512")
 
@@ -55,6 +60,7 @@ def model(
     outputs: int = 1,
     keep_all: bool = False,
     function: ir.Function | None = None,
+    domain: str | None = None,
 ) -> ir.Model:
     """Return a model of one operator, with its first and its last output, or with all."""
     tape = Tape()
@@ -73,14 +79,18 @@ def model(
         stored.append(None if array is None else value(name, array))
         if array is not None:
             stored[-1].const_value = ir.tensor(array, name=name)  # type: ignore[union-attr]
-    domain = MS if function is None else function.domain
+    if domain is None:
+        domain = MS if function is None else function.domain
     made = tape.op_multi_out(
         kind, [*given_inputs, *stored], attributes, num_outputs=outputs, domain=domain
     )
     results = list(made) if keep_all else [made[0]] if outputs == 1 else [made[0], made[-1]]
     for i, result in enumerate(results):
         result.name = f"y{i}"
-        result.dtype = ir.DataType.FLOAT
+        # Attention alone has others: its cache's.
+        cached = 0 < i < 3 and "past_key" in inputs
+        array = inputs["past_key"] if cached else None
+        result.dtype = ir.DataType.FLOAT if array is None else ir.DataType.from_numpy(array.dtype)
     graph = ir.Graph(
         [one for one in given_inputs if one is not None],
         results,

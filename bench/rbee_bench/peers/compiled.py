@@ -18,7 +18,7 @@ from rbee_bench.peers.peer import (
     score_steps,
 )
 from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request, SamplingParams
-from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.backend import Backend, host_cache, open_backend
 from rbee_runtime.completion import complete_all
 from rbee_runtime.step import PREFILL_CHUNK, Step
 
@@ -40,7 +40,7 @@ class CompiledPeer:
     @cached_property
     def _engine(self) -> Engine:
         # Nothing is to be known from the round before: no room to keep it.
-        geometry = self._artifact.manifest.cache
+        geometry = host_cache(self._artifact)
         slots, context = self._spec.sequences, self._spec.capacity or None
         longest = context or self._artifact.manifest.shapes.context_length
         budget = slots * geometry.slot_bytes(longest, PREFILL_CHUNK)
@@ -84,7 +84,7 @@ class CompiledPeer:
 
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        position = self._artifact.manifest.cache.bytes_per_token
+        position = host_cache(self._artifact).bytes_per_token
         graph = self._artifact.file("graph")
         arithmetic: Arithmetic = "fp32" if self._artifact.manifest.precision == "fp32" else "int8"
         return Reads(weight_bytes(graph), position, matrix_operations(graph), arithmetic)

@@ -13,7 +13,13 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
-from rbee_runtime.artifact.manifest import FORMAT_VERSION, Engine, Manifest, Role
+from rbee_runtime.artifact.manifest import (
+    FORMAT_VERSION,
+    OLDEST_FORMAT_VERSION,
+    Engine,
+    Manifest,
+    Role,
+)
 from rbee_runtime.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
@@ -68,6 +74,11 @@ class Artifact:
                     f"{path}: the manifest must name exactly one {role} file; "
                     "export the model again"
                 )
+        if roles.count("half_cache_graph") > 1:
+            raise ArtifactError(
+                f"{path}: the manifest names more than one half_cache_graph file; "
+                "export the model again"
+            )
         if "weights" not in roles:
             raise ArtifactError(f"{path}: the manifest names no weights file")
         return cls(path, manifest)
@@ -75,6 +86,12 @@ class Artifact:
     def file(self, role: Literal["graph", "tokenizer", "greedy", "sampler"]) -> Path:
         """Return the path of the file with this role."""
         return next(self.path / e.path for e in self.manifest.files if e.role == role)
+
+    @property
+    def half_cache_graph(self) -> Path | None:
+        """The graph whose cache is of 16 bits, for the native kernels alone, where there is one."""
+        paths = (self.path / e.path for e in self.manifest.files if e.role == "half_cache_graph")
+        return next(paths, None)
 
     def engine_file(self, engine: Engine) -> Path:
         """Return the path of an engine's file.
@@ -157,13 +174,14 @@ def _read_manifest(path: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}; export the model again") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION and abs(version) < 1 << 31:
+    known = range(OLDEST_FORMAT_VERSION, FORMAT_VERSION + 1)
+    if isinstance(version, int) and version not in known and abs(version) < 1 << 31:
         age, remedy = (
             ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
         )
         raise ArtifactError(
             f"{file}: format version {version} is {age} than this runtime reads "
-            f"({FORMAT_VERSION}); {remedy}export the model again"
+            f"({OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}); {remedy}export the model again"
         )
     try:
         return Manifest.model_validate(raw)

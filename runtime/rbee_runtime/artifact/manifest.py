@@ -17,12 +17,14 @@ from pydantic import (
 
 from rbee_runtime.transfer import BLOCK
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+OLDEST_FORMAT_VERSION = 3
+"""Version 4 may have a ``half_cache_graph``."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
 Dialect = Literal["ort", "standard", "optimum"]
-Role = Literal["graph", "weights", "tokenizer", "engine", "greedy", "sampler"]
+Role = Literal["graph", "weights", "tokenizer", "engine", "greedy", "sampler", "half_cache_graph"]
 
 
 class _Frozen(BaseModel):
@@ -242,10 +244,10 @@ class FileEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The content of ``artifact.json``, format version 3.
+    """The content of ``artifact.json``, format version 4.
 
     Attributes:
-        format_version: Version of this layout; a reader refuses a newer one.
+        format_version: Version of this layout; a reader refuses newer ones, and reads 3 as it is.
         exporter: Name and version of the program that wrote the artifact.
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.
@@ -265,7 +267,7 @@ class Manifest(_Frozen):
         engines: TensorRT engines.
     """
 
-    format_version: Literal[3] = 3
+    format_version: Literal[3, 4] = 4
     exporter: str
     source: Source
     model_ref: str

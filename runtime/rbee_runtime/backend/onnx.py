@@ -68,7 +68,7 @@ class OnnxBackend:
         self._device = device
         self._session = session
         self._arena = KvArena(
-            manifest.cache,
+            plan.geometry,
             plan.slots,
             plan.capacity,
             plan.blocks,
@@ -76,6 +76,7 @@ class OnnxBackend:
             device=device,
         )
         self._manifest = manifest
+        self._cache = plan.geometry
         self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
         self._held = [0] * plan.slots
         self._on_gpu = device.name != "cpu"
@@ -248,7 +249,7 @@ class OnnxBackend:
 
     def _bind_slots(self, bound: BoundStep, slot: int) -> BoundStep:
         """Bind what a step reads and writes besides its own inputs, its first row in ``slot``."""
-        binding, cache = bound.binding, self._manifest.cache
+        binding, cache = bound.binding, self._cache
         kinds = {"": cache.whole_layers, "window_": cache.windowed_layers}
         bound.bind([kind for kind, layers in kinds.items() if layers])
         if cache.windowed_layers or self._manifest.long_rope is not None:

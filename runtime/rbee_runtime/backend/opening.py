@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from rbee_runtime.artifact import Artifact
+import onnxruntime as ort
+
+from rbee_runtime import kernels
+from rbee_runtime.artifact import Artifact, CacheGeometry
 from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.onnx import OnnxBackend
-from rbee_runtime.backend.session import open_session
+from rbee_runtime.backend.session import open_session, open_with_kernels
 from rbee_runtime.device import CudaDevice, Device, HostDevice, has_driver, open_cuda
 from rbee_runtime.errors import DeviceError
 from rbee_runtime.memory import (
@@ -72,15 +75,9 @@ def open_backend(
     chosen = choose_device(artifact, name, device, fallback)
     most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
     traced = manifest.dialect == "optimum"
-    in_float32_on_the_cpu = chosen.name == "cpu" and manifest.cache.dtype == "float32"
-    session = open_session(
-        artifact.file("graph"),
-        chosen,
-        native=in_float32_on_the_cpu,
-        exact=manifest.precision == "fp32",
-    )
+    session, cache = _open_graph(artifact, chosen)
     plan = plan_cache(
-        manifest.cache,
+        cache,
         manifest.shapes.context_length,
         budget_bytes(budget, chosen.available()),
         slots=slots,
@@ -95,6 +92,40 @@ def open_backend(
 
         return DynamicBackend(artifact, session, plan)
     return OnnxBackend(artifact, session, plan, chosen)
+
+
+def host_cache(artifact: Artifact) -> CacheGeometry:
+    """Return the geometry of the cache that this machine's CPU keeps for an artifact.
+
+    It is of 16 bits where the artifact has a graph for that and the native kernels run.
+
+    Raises:
+        DeviceError: ``RBEE_KERNELS`` names kernels that are not to be had here.
+    """
+    cache = artifact.manifest.cache
+    if artifact.half_cache_graph is None:
+        return cache
+    try:
+        kernels.library()
+    except kernels.NoKernels:
+        return cache
+    return cache.model_copy(update={"dtype": "float16"})
+
+
+def _open_graph(artifact: Artifact, device: Device) -> tuple[ort.InferenceSession, CacheGeometry]:
+    """Return a session of an artifact's graph, and the geometry of the cache that it extends."""
+    manifest = artifact.manifest
+    graph = artifact.file("graph")
+    if device.name != "cpu" or manifest.target != "cpu":
+        return open_session(graph, device), manifest.cache
+    cache = host_cache(artifact)
+    if artifact.half_cache_graph is not None and cache != manifest.cache:
+        try:
+            return open_with_kernels(artifact.half_cache_graph), cache
+        except kernels.NoKernels as why:
+            _LOG.warning("Keeping the cache in 32 bits: %s", why)
+    exact = manifest.precision == "fp32"
+    return open_session(graph, device, native=True, exact=exact), manifest.cache
 
 
 def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaDevice:

@@ -111,8 +111,13 @@ def open_session(
         OutOfMemory: The device has no room for its weights.
         DeviceError: The provider does not work.
     """
-    if native and (with_kernels := _open_with_kernels(graph, exact=exact)) is not None:
-        return with_kernels
+    if native:
+        try:
+            return open_with_kernels(graph, exact=exact)
+        except kernels.NoKernels as why:
+            # What is wrong with the graph itself, the plain session says again.
+            level = logging.WARNING if isinstance(why, kernels.Refused) else logging.INFO
+            _LOG.log(level, "Running on ONNX Runtime's own kernels: %s", why)
     options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
     for name, size in (tensorrt.sizes if tensorrt else {}).items():
@@ -155,22 +160,26 @@ def open_session(
     return session
 
 
-def _open_with_kernels(graph: Path, *, exact: bool) -> ort.InferenceSession | None:
-    """Load a graph with the native kernels, or return None and say why not in one log line."""
-    try:
-        library = kernels.library()
-    except kernels.NoKernels as error:
-        _LOG.info("Running on ONNX Runtime's own kernels: %s", error)
-        return None
+def open_with_kernels(graph: Path, *, exact: bool = False) -> ort.InferenceSession:
+    """Load a graph with the native kernels.
+
+    Args:
+        graph: The file.
+        exact: Have the kernels compute in float32 throughout.
+
+    Raises:
+        NoKernels: They are not to be had here.
+        Refused: They do not run this graph, or it cannot be loaded at all.
+        DeviceError: ``RBEE_KERNELS`` names kernels that are not to be had here.
+    """
+    library = kernels.library()
     options = _options()
     try:
         with kernels.exactly() if exact else nullcontext():
             options.register_custom_ops_library(str(library))
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's exceptions share no narrower base
-        # What is wrong with the graph itself, the plain session says again.
-        _LOG.warning("Running on ONNX Runtime's own kernels: %s", error)
-        return None
+        raise kernels.Refused(str(error)) from error
     kernels.forget_pages(graph.parent)
     return session
 

@@ -109,7 +109,7 @@ class TensorRtBackend:
         self._device = device
         self._manifest = manifest
         self._arena = KvArena(
-            manifest.cache,
+            plan.geometry,
             plan.slots,
             plan.capacity,
             plan.blocks,

@@ -106,6 +106,10 @@ class NoKernels(Exception):
     """The native kernels are not to be used; the message says why."""
 
 
+class Refused(NoKernels):
+    """They cannot run a graph."""
+
+
 def forget_pages(directory: Path) -> None:
     """Give back memory that only mirrors a directory's files.
 

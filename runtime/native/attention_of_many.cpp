@@ -1,0 +1,167 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "attention.h"
+#include "softmax.h"
+#include "transpose.h"
+
+namespace rbee::RBEE_VARIANT {
+namespace {
+
+// Rows of a register tile of queries, and sixteens of columns.
+constexpr size_t kTileRows = 6;
+constexpr size_t kTileLines = kRegisters / 8;
+
+// Scores of up to six queries with 64 transposed keys: rows of 64.
+template <size_t Rows>
+void score_tile(const Query* queries, const float* keys_by_element, size_t size, float* scores) {
+  for (size_t start = 0; start < kKeys; start += kTileLines * kLanes) {
+    Floats sums[Rows][kTileLines];
+    for (auto& row : sums) {
+      for (Floats& sum : row) sum = zeros();
+    }
+    const float* from = keys_by_element + start;
+    for (size_t i = 0; i < size; ++i, from += kKeys) {
+      Floats keys[kTileLines];
+      for (size_t l = 0; l < kTileLines; ++l) keys[l] = load(from + l * kLanes);
+      for (size_t r = 0; r < Rows; ++r) {
+        const Floats query = repeat(queries[r].values[i]);
+        for (size_t l = 0; l < kTileLines; ++l) {
+          sums[r][l] = multiply_add(query, keys[l], sums[r][l]);
+        }
+      }
+    }
+    for (size_t r = 0; r < Rows; ++r) {
+      for (size_t l = 0; l < kTileLines; ++l) {
+        store(scores + r * kKeys + start + l * kLanes, sums[r][l]);
+      }
+    }
+  }
+}
+
+// Adds weighed values to what up to six queries have, which is scaled first.
+template <size_t Rows>
+void add_tile(const Query* queries, const float* weights, const float* factors,
+              const float* values, size_t count, size_t size) {
+  over_lines<kTileLines>(size, [&]<typename Lanes, size_t kLines>(
+                                   size_t start, std::array<Lanes, kLines> lanes) {
+    Floats sums[Rows][kLines];
+    for (size_t l = 0; l < kLines; ++l) {
+      for (size_t r = 0; r < Rows; ++r) {
+        const Floats before = load(queries[r].y + start + l * kLanes, lanes[l]);
+        sums[r][l] = times(before, repeat(factors[r]));
+      }
+    }
+    for (size_t j = 0; j < count; ++j) {
+      const float* value = values + j * size + start;
+      Floats parts[kLines];
+      for (size_t l = 0; l < kLines; ++l) parts[l] = load(value + l * kLanes, lanes[l]);
+      for (size_t r = 0; r < Rows; ++r) {
+        const Floats weight = repeat(weights[r * kKeys + j]);
+        for (size_t l = 0; l < kLines; ++l) {
+          sums[r][l] = multiply_add(weight, parts[l], sums[r][l]);
+        }
+      }
+    }
+    for (size_t r = 0; r < Rows; ++r) {
+      for (size_t l = 0; l < kLines; ++l) {
+        store(queries[r].y + start + l * kLanes, sums[r][l], lanes[l]);
+      }
+    }
+  });
+}
+
+// Up to 64 keys by element: to[size, 64], absent keys as zeros.
+template <typename Element>
+void transpose_keys(const Element* keys, size_t count, size_t size, float* to) {
+  for (size_t j = 0; j < kKeys; j += kLanes) {
+    const size_t rows = j < count ? std::min(kLanes, count - j) : 0;
+    for (size_t i = 0; i < size; i += kLanes) {
+      const size_t columns = std::min(kLanes, size - i);
+      transpose(keys + j * size + i, rows, size, columns, to + i * kKeys + j, kKeys);
+    }
+  }
+}
+
+// Values in float: where they are, or in a room for them.
+const float* in_float(const float* values, size_t, float*) { return values; }
+const float* in_float(const Half* values, size_t count, float* room) {
+  over(count, [&](size_t i, auto lanes) { store(room + i, load(values + i, lanes), lanes); });
+  return room;
+}
+
+using ScoreTile = void (*)(const Query*, const float*, size_t, float*);
+using AddTile = void (*)(const Query*, const float*, const float*, const float*, size_t, size_t);
+
+template <size_t... Rows>
+constexpr std::array<ScoreTile, kTileRows> score_by_rows(std::index_sequence<Rows...>) {
+  return {score_tile<Rows + 1>...};
+}
+
+template <size_t... Rows>
+constexpr std::array<AddTile, kTileRows> add_by_rows(std::index_sequence<Rows...>) {
+  return {add_tile<Rows + 1>...};
+}
+
+constexpr auto kScoreTile = score_by_rows(std::make_index_sequence<kTileRows>());
+constexpr auto kAddTile = add_by_rows(std::make_index_sequence<kTileRows>());
+
+// Hides what a query does not see of 64 keys that start at a position.
+void hide(float* scores, size_t start, Range seen) {
+  for (size_t j = 0; j < kKeys; ++j) {
+    if (start + j < seen.first || start + j >= seen.last) scores[j] = kNothing;
+  }
+}
+
+}  // namespace
+
+template <typename Element>
+void attend_many(const Query* queries, size_t count, const HeadCache<Element>& cache,
+                 const Scoring& scoring, float* room) {
+  const size_t size = cache.size;
+  float* keys_by_element = room;
+  float* room_for_values = room + size * kKeys;
+  alignas(64) float scores[kTileRows * kKeys];
+  float most[kGroup], totals[kGroup], factors[kTileRows];
+  for (size_t q = 0; q < count; ++q) {
+    most[q] = kLowest;
+    totals[q] = 0;
+    std::fill(queries[q].y, queries[q].y + size, 0.0f);
+  }
+  const size_t last = queries[count - 1].position + 1;
+  const size_t first = seen_from(queries[0].position, scoring).first;
+  for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
+    const size_t keys = std::min(kKeys, last - start);
+    transpose_keys(cache.keys + start * size, keys, size, keys_by_element);
+    const float* values = in_float(cache.values + start * size, keys * size, room_for_values);
+    for (size_t tile = 0; tile < count; tile += kTileRows) {
+      const size_t rows = std::min(kTileRows, count - tile);
+      const Query* own = queries + tile;
+      if (own[rows - 1].position < start) continue;
+      if (seen_from(own[0].position, scoring).first >= start + kKeys) continue;
+      kScoreTile[rows - 1](own, keys_by_element, size, scores);
+      for (size_t r = 0; r < rows; ++r) {
+        float* row = scores + r * kKeys;
+        const Range seen = seen_from(own[r].position, scoring);
+        float found = cap_and_find_largest(row, kKeys, scoring.cap);
+        if (seen.first > start || seen.last < start + kKeys) {
+          hide(row, start, seen);
+          found = cap_and_find_largest(row, kKeys, 0);
+        }
+        const float now = std::max(most[tile + r], found);
+        factors[r] = std::exp(most[tile + r] - now);
+        totals[tile + r] = std::fma(totals[tile + r], factors[r], weigh(row, kKeys, now));
+        most[tile + r] = now;
+      }
+      kAddTile[rows - 1](own, scores, factors, values, keys, size);
+    }
+  }
+  for (size_t q = 0; q < count; ++q) divide_by(totals[q], queries[q].y, size);
+}
+
+template void attend_many(const Query*, size_t, const HeadCache<float>&, const Scoring&, float*);
+template void attend_many(const Query*, size_t, const HeadCache<Half>&, const Scoring&, float*);
+
+}  // namespace rbee::RBEE_VARIANT

@@ -1,0 +1,60 @@
+// The arrays of one step of attention.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "head_cache.h"
+
+namespace rbee {
+
+// Tables of a rotary embedding: float[positions, half] each.
+struct Rotary {
+  const float* cos;
+  const float* sin;
+  size_t positions;
+  size_t half;
+
+  Angles at(size_t position) const {
+    return {cos + position * half, sin + position * half, half};
+  }
+};
+
+// A step's arrays. The cache is [batch, kv_heads, capacity, size]; past and present may be one.
+template <typename Element>
+struct AttentionStep {
+  size_t batch;
+  size_t tokens;  // of each row
+  size_t size;    // of a head
+  size_t kv_heads;
+  size_t capacity;
+  const float* query;
+  const float* key;
+  const float* value;
+  size_t query_stride;  // from token to token
+  size_t kv_stride;
+  const int32_t* filled;  // positions after this step, less one
+  const int64_t* positions;
+  Rotary rotary;
+  float scale;
+  Element* present_key;
+  Element* present_value;
+  float* queries;  // [batch, tokens, heads, size], turned and scaled
+  float* y;        // the same shape
+
+  // Position of a row's first token in its cache.
+  size_t start(size_t row) const { return static_cast<size_t>(filled[row]) + 1 - tokens; }
+
+  HeadCache<Element> cache(size_t row, size_t head) const {
+    const size_t at = (row * kv_heads + head) * capacity * size;
+    return {present_key + at, present_value + at, size, start(row) + tokens};
+  }
+
+  // Position by which a token is turned.
+  size_t turn(size_t row, size_t token) const {
+    return positions != nullptr ? static_cast<size_t>(positions[row * tokens + token])
+                                : start(row) + token;
+  }
+};
+
+}  // namespace rbee
