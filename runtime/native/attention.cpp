@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "fetch.h"
 #include "softmax.h"
 
 namespace rbee::RBEE_VARIANT {
@@ -12,18 +13,8 @@ namespace {
 
 // Queries of one token worked on together.
 constexpr size_t kTogether = kRegisters == 32 ? 8 : 4;
-constexpr size_t kCacheLine = 64;
-// Bytes. Processors fetch ahead by themselves, but not beyond a page, which is a few keys here.
+// Bytes of keys between the one at work and the one that is fetched.
 constexpr size_t kAhead = 2048;
-
-// Has a row of a cache fetched from memory. Inlined, for compilers drop calls of what does no more.
-template <typename Element>
-RBEE_INLINED void fetch(const Element* row, size_t size) {
-  const char* from = reinterpret_cast<const char*>(row);
-  for (size_t i = 0; i < size * sizeof(Element); i += kCacheLine) {
-    _mm_prefetch(from + i, _MM_HINT_T1);
-  }
-}
 
 // Scores of `Queries` queries, a key read once for all of them. What comes next is fetched: keys,
 // and the values at these positions.
@@ -31,13 +22,14 @@ template <size_t Queries, typename Element>
 void score_rows(const float* queries, const HeadCache<Element>& cache, Range range, float* scores) {
   const size_t size = cache.size;
   const size_t count = range.count();
-  const size_t ahead = kAhead / (size * sizeof(Element)) + 1;
+  const size_t bytes = size * sizeof(Element);
+  const size_t ahead = kAhead / bytes + 1;
   for (size_t j = 0; j < count; ++j) {
     const size_t position = range.first + j;
     const Element* key = cache.keys + position * size;
     // To look for memory that is not there yet takes long, each time.
-    if (position + ahead < cache.filled) fetch(key + ahead * size, size);
-    fetch(cache.values + position * size, size);
+    if (position + ahead < cache.filled) fetch(key + ahead * size, bytes);
+    fetch(cache.values + position * size, bytes);
     Floats sums[Queries];
     for (size_t q = 0; q < Queries; ++q) sums[q] = zeros();
     over(size, [&](size_t i, auto lanes) {

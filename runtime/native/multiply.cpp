@@ -5,18 +5,22 @@
 #include <utility>
 
 #include "dot_products.h"
+#include "fetch.h"
 
 namespace rbee::RBEE_VARIANT {
 namespace {
 
 // Rounded activations that stay in a core's second-level cache while weights pass.
 constexpr size_t kRowsInCache = 384 << 10;
+// Bytes between the weights at work and those that are fetched.
+constexpr size_t kAhead = 3072;
 
 struct Output {
   float* y;
   size_t stride;
   Floats bias;
   size_t count;  // of outputs, up to sixteen
+  bool fetches;  // the panel is read from memory now, not from a cache
 };
 
 // One panel times one tile: each block's sums are weighed by both scales. `Block` 0 means that the
@@ -29,11 +33,14 @@ void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first
   const float* scales = rows.scales + first * rows.blocks;
   const float* sums = rows.sums + first * rows.blocks;
   const int32_t* totals = rows.totals + first * rows.blocks;
+  const size_t block_bytes =
+      kLanes * (block_size * Bits / 8 + (HalfScales ? 2 : 4) + (Offsets ? 4 : 0));
 
   Floats y[Rows];
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
 
   for (size_t b = 0; b < rows.blocks; ++b) {
+    if (output.fetches) fetch(panel + kAhead, block_bytes);
     Floats scale;
     if constexpr (HalfScales) {
       scale = load(reinterpret_cast<const Half*>(panel));
@@ -104,7 +111,7 @@ const ByRows& table(const PackedWeights& weights) {
   return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
 }
 
-// Calls `multiply(index, tile)` for every tile of rows and every index of [first, last), rows of
+// Calls `multiply(index, tile, first)` for every tile of rows and every index of [first, last), rows of
 // which a core's cache holds what it needs first.
 template <typename Multiply>
 void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size_t last,
@@ -113,7 +120,7 @@ void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size
   for (size_t from = 0; from < tiles.count(); from += together) {
     const size_t to = std::min(tiles.count(), from + together);
     for (size_t index = first; index < last; ++index) {
-      for (size_t tile = from; tile < to; ++tile) multiply(index, tiles[tile]);
+      for (size_t tile = from; tile < to; ++tile) multiply(index, tiles[tile], tile == from);
     }
   }
 }
@@ -154,11 +161,12 @@ void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Til
               size_t first, size_t last, const float* bias, float* y) {
   const ByRows& by_rows = table(weights);
   const size_t outputs = weights.shape().outputs;
-  for_tiles(rows, tiles, first, last, [&](size_t panel, Tile tile) {
+  for_tiles(rows, tiles, first, last, [&](size_t panel, Tile tile, bool fetches) {
     const size_t column = panel * kLanes;
     const size_t count = std::min(kLanes, outputs - column);
     const Floats start = bias != nullptr ? load(bias + column, First(count)) : zeros();
-    const Output output{y + tile.first * outputs + column, outputs, start, count};
+    const Output output{y + tile.first * outputs + column, outputs, start, count,
+                        fetches};
     by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first, output);
   });
 }
@@ -167,13 +175,13 @@ void multiply_gated(const PackedWeights& weights, const QuantisedRows& rows, con
                     size_t first, size_t last, const float* bias, Gate gate, float* y) {
   const ByRows& by_rows = table(weights);
   const size_t width = weights.shape().outputs / 2;
-  for_tiles(rows, tiles, first, last, [&](size_t pair, Tile tile) {
+  for_tiles(rows, tiles, first, last, [&](size_t pair, Tile tile, bool fetches) {
     alignas(64) float sums[2][kTile * kLanes];
     for (size_t half = 0; half < 2; ++half) {
       const size_t panel = 2 * pair + half;
       const Floats start = bias != nullptr ? load(bias + panel * kLanes) : zeros();
       by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
-                             {sums[half], kLanes, start, kLanes});
+                             {sums[half], kLanes, start, kLanes, fetches});
     }
     gate(sums[0], sums[1], tile.rows * kLanes, sums[0]);
     for (size_t r = 0; r < tile.rows; ++r) {
