@@ -1,5 +1,5 @@
-// GroupQueryAttention on caches that are written in place, of floats in the domain com.microsoft and
-// of Halves in rbee; all else is the same.
+// GroupQueryAttention on caches that are written in place. They are of floats in the domain
+// com.microsoft, of Halves in rbee; all else is the same.
 #pragma once
 
 #include <type_traits>

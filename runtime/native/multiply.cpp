@@ -111,8 +111,8 @@ const ByRows& table(const PackedWeights& weights) {
   return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
 }
 
-// Calls `multiply(index, tile, first)` for every tile of rows and every index of [first, last), rows of
-// which a core's cache holds what it needs first.
+// Calls `multiply(index, tile, fetches)` for every tile of rows and every index of [first, last), as
+// many rows at a time as a core's cache holds. Of an index, the first call fetches weights.
 template <typename Multiply>
 void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size_t last,
                const Multiply& multiply) {
