@@ -49,7 +49,10 @@ def manifest() -> Manifest:
         precision="fp32",
         dialect="ort",
         cache=CacheGeometry(layers=2, kv_heads=1, head_dim=4, dtype="float32"),
-        files=(FileEntry(role="graph", path="model.onnx", size=1, sha256="0" * 64),),
+        files=tuple(
+            FileEntry(role=role, path=role, size=1, sha256="0" * 64)
+            for role in ("graph", "weights", "tokenizer")
+        ),
         bos_token_id=1,
         eos_token_ids=(2,),
         chat_template=None,
@@ -222,7 +225,9 @@ def stand_in_artifact(directory: Path) -> Path:
     """Make what passes for an artifact as long as only a stand-in loads it."""
     path = directory / "artifact"
     path.mkdir(exist_ok=True)
-    (path / MANIFEST_NAME).write_text("{}")
+    (path / MANIFEST_NAME).write_text(manifest().model_dump_json())
+    for entry in manifest().files:
+        (path / entry.path).write_bytes(b"x" * entry.size)
     return path
 
 

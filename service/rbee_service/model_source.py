@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -14,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from rbee_runtime.artifact import MANIFEST_NAME
+from rbee_runtime.artifact import MANIFEST_NAME, Artifact
 from rbee_runtime.errors import ArtifactError
 
 CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
@@ -27,6 +28,19 @@ def artifact_cache(environment: Mapping[str, str]) -> Path:
     """Return the directory that exports on the spot go to."""
     named = environment.get(CACHE_VARIABLE)
     return Path(named) if named else Path.home() / ".cache" / "rbee" / "artifacts"
+
+
+def model_reference(model: Path) -> str:
+    """Return the reference that ``model`` will be announced by, before it is loaded.
+
+    It is the artifact's, and of a checkpoint the one that its export will give it. What cannot be
+    opened gets one of its name: :func:`resolve_model` and the loader say what is wrong with it.
+    """
+    try:
+        return Artifact.open(model).manifest.model_ref
+    except (ArtifactError, OSError):
+        name = model.name if model.suffix == ".gguf" else model.resolve().name
+        return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".gguf"))
 
 
 async def resolve_model(model: Path, cache: Path) -> Path:

@@ -40,7 +40,7 @@ from rbee_service.inference import LiveInferences
 from rbee_service.loading import LayerProgress, LoadingBoard
 from rbee_service.metered import MeteredBackend, memory_gauges
 from rbee_service.metrics import Metrics, status_gauges
-from rbee_service.model_source import artifact_cache, resolve_model
+from rbee_service.model_source import artifact_cache, model_reference, resolve_model
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
 from rbee_service.token_keeper import TokenKeeper
@@ -91,6 +91,7 @@ class Worker:
         self._inferences = LiveInferences()
         self._metrics = Metrics()
         self._backend: CompletionBackend | None = None
+        self._announced = options.model_ref or options.model.name
         self._stop_asked = asyncio.Event()
         self._rereading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
@@ -122,7 +123,6 @@ class Worker:
             lambda: self._state.health().healthy,
             self._metrics,
         ) as hive:
-            hive.begin()
             life = asyncio.create_task(self._live(hive))
             stopping = asyncio.create_task(self._stop_asked.wait())
             try:
@@ -184,6 +184,11 @@ class Worker:
         )
 
     async def _live(self, hive: HiveLink) -> None:
+        if self._options.model_ref is None:
+            # A queen that keys on it must not take one worker for two.
+            read = partial(model_reference, self._options.model)
+            self._announced = await in_daemon_thread(read, "manifest-reader")
+        hive.begin()
         backend = await self._bring_in()
         self._backend = backend
         model = self._options.model_ref or backend.manifest.model_ref
@@ -274,7 +279,7 @@ class Worker:
         options, backend = self._options, self._backend
         return WorkerInfo(
             id=options.worker_id,
-            model_id=self._state.model or options.model_ref or options.model.name,
+            model_id=self._state.model or self._announced,
             device=device_name(
                 backend.backend_name if backend else options.backend, options.device
             ),

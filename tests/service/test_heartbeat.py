@@ -144,6 +144,7 @@ async def test_ready_is_told_at_once(tmp_path: Path, hive: Hive) -> None:
         gate.open()
         beats = await asyncio.to_thread(hive.wait_for, NEW, 2, 2.0)
     assert [beat.body["worker"]["status"] for beat in beats[:2]] == ["starting", "ready"]
+    assert {beat.body["worker"]["model_id"] for beat in hive.received(NEW)} == {"hf:test/stand-in"}
 
 
 async def test_an_older_hive_hears_after_it_took_the_worker(tmp_path: Path, hive: Hive) -> None:

@@ -183,9 +183,10 @@ async def test_a_dead_engine_does_not_wait_for_a_reader(
     async with (
         running(tmp_path, opened(engine), "--grace", "3600") as worker,
         httpx.AsyncClient(base_url=worker.url) as client,
-        client.stream("POST", "/v1/inference", json=GOOD),
     ):
-        await engine.wait(lambda: engine.live == 1)
-        engine.health = Status(healthy=False)
-        with pytest.raises(WorkerFault):
-            await asyncio.wait_for(worker.life, 10)
+        await ready(worker)
+        async with client.stream("POST", "/v1/inference", json=GOOD):
+            await engine.wait(lambda: engine.live == 1)
+            engine.health = Status(healthy=False)
+            with pytest.raises(WorkerFault):
+                await asyncio.wait_for(worker.life, 10)

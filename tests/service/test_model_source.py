@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from stand_in import MODEL, stand_in_artifact
 
+from rbee_export.export import reference
 from rbee_runtime.artifact import MANIFEST_NAME
 from rbee_runtime.errors import ArtifactError
-from rbee_service.model_source import artifact_cache, resolve_model
+from rbee_service.model_source import artifact_cache, model_reference, resolve_model
 
 EXPORTER = """
 import json, os, pathlib, sys, time
@@ -42,6 +44,15 @@ def checkpoint(tmp_path: Path) -> Path:
 async def test_an_artifact_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).touch()
     assert await resolve_model(tmp_path, Path("nowhere")) == tmp_path
+
+
+def test_an_artifact_is_announced_as_its_manifest_says(tmp_path: Path) -> None:
+    assert model_reference(stand_in_artifact(tmp_path)) == MODEL
+
+
+@pytest.mark.parametrize("name", ["Tiny model.Q4_1.gguf", "a directory, of safetensors", "größe"])
+def test_a_checkpoint_is_announced_as_its_export_will_be(tmp_path: Path, name: str) -> None:
+    assert model_reference(tmp_path / name) == reference(name)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty directory", "text file"])
