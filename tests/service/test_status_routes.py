@@ -52,7 +52,10 @@ async def test_when_the_model_is_loaded(tmp_path: Path) -> None:
         assert (await client.get("/v1/ready")).json()["state"] == "busy"
         progress = await client.get("/v1/loading/progress")
         assert progress.status_code == 503
-        assert progress.json()["retriable"] is False
+        assert progress.content == (
+            b'{"code":"INSUFFICIENT_RESOURCES","message":"the model is loaded, /v1/ready says more",'
+            b'"retriable":true}'
+        )
 
 
 async def test_when_the_engine_has_died(tmp_path: Path) -> None:
