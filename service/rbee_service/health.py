@@ -19,6 +19,7 @@ class Phase(Enum):
     LOADING = auto()
     READY = auto()
     STOPPING = auto()
+    STOPPED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,20 @@ class WorkerState(Generic[RequestT, EventT]):
             self._phase = Phase.READY
 
     def stop(self) -> None:
-        """Take no more work."""
+        """Take no more work; what runs goes on."""
         self._phase = Phase.STOPPING
+
+    def end(self) -> None:
+        """Nothing runs any more."""
+        self._phase = Phase.STOPPED
+
+    def _stops(self) -> bool:
+        return self._phase in {Phase.STOPPING, Phase.STOPPED}
+
+    def _is_over(self) -> bool:
+        if self._backend is None:
+            return self._stops()
+        return self._phase is Phase.STOPPED or not self._backend.status().healthy
 
     def backend(self) -> InferenceBackend[RequestT, EventT]:
         """Return the backend for a new request.
@@ -74,7 +87,7 @@ class WorkerState(Generic[RequestT, EventT]):
         Raises:
             ApiError: The worker is loading or stopping.
         """
-        if self._phase is Phase.STOPPING:
+        if self._stops():
             raise ApiError(
                 ErrorCode.INSUFFICIENT_RESOURCES, "the worker is stopping", retry_after=5
             )
@@ -92,27 +105,27 @@ class WorkerState(Generic[RequestT, EventT]):
 
     def readiness(self) -> dict[str, object]:
         """Return the JSON body of ``/v1/ready``."""
+        if self._is_over():
+            return {"ready": False, "state": "error"}
         if self._backend is None:
             return {"ready": False, "state": "loading", "progress_url": "/v1/loading/progress"}
         status = self._backend.status()
-        if not status.healthy or self._phase is Phase.STOPPING:
-            return {"ready": False, "state": "error"}
-        busy = status.slots_available < status.slots_total
+        available = 0 if self._stops() else status.slots_available
         return {
-            "ready": True,
-            "state": "busy" if busy else "idle",
+            "ready": not self._stops(),
+            "state": "busy" if available < status.slots_total else "idle",
             "model_loaded": True,
             "slots_total": status.slots_total,
-            "slots_available": status.slots_available,
+            "slots_available": available,
         }
 
     def hive_status(self) -> Literal["starting", "ready", "busy", "stopped"]:
-        """Return the status a heartbeat carries; ``busy`` means that no slot is free."""
-        if self._phase is Phase.STOPPING:
+        """Return the status a heartbeat carries; ``busy`` means that no slot is free.
+
+        While running streams are given time to finish, none is: it says ``stopped`` once, last.
+        """
+        if self._is_over():
             return "stopped"
         if self._backend is None:
             return "starting"
-        status = self._backend.status()
-        if not status.healthy:
-            return "stopped"
-        return "ready" if status.slots_available else "busy"
+        return "ready" if self._backend.status().slots_available and not self._stops() else "busy"

@@ -300,6 +300,7 @@ class Worker:
             self._log.warning("Cancelling what still runs", running=len(self._inferences))
             self._inferences.cancel_all()
             await self._inferences.finished(_CANCEL_SECONDS)
+        self._state.end()
         await hive.end()
         await self._server.stop()
         if self._backend is not None:

@@ -7,11 +7,24 @@ from pathlib import Path
 
 import httpx
 import pytest
-from stand_in import Gate, StandInEngine, Status, opened, ready, running, served
+from stand_in import (
+    Gate,
+    StandInEngine,
+    Status,
+    endless,
+    finished,
+    opened,
+    ready,
+    running,
+    served,
+)
 
+from rbee_bench.hive_stand_in import BEAT, Hive
 from rbee_service.http.connection import Limits
 from rbee_service.loading import LayerProgress, LoadingBoard
 from rbee_service.sse import KEEP_ALIVE
+
+GOOD = {"job_id": "j", "prompt": "p", "max_tokens": 4}
 
 
 async def test_while_the_model_loads(tmp_path: Path) -> None:
@@ -52,10 +65,7 @@ async def test_when_the_model_is_loaded(tmp_path: Path) -> None:
         assert (await client.get("/v1/ready")).json()["state"] == "busy"
         progress = await client.get("/v1/loading/progress")
         assert progress.status_code == 503
-        assert progress.content == (
-            b'{"code":"INSUFFICIENT_RESOURCES","message":"the model is loaded, /v1/ready says more",'
-            b'"retriable":true}'
-        )
+        assert progress.json()["code"] == "INSUFFICIENT_RESOURCES"
 
 
 async def test_when_the_engine_has_died(tmp_path: Path) -> None:
@@ -69,6 +79,30 @@ async def test_when_the_engine_has_died(tmp_path: Path) -> None:
         assert health.status_code == 503
         assert health.content == b'{"status":"unhealthy","vram_bytes":536870912}'
         assert (await client.get("/v1/ready")).content == b'{"ready":false,"state":"error"}'
+
+
+async def test_while_the_worker_stops(tmp_path: Path) -> None:
+    """It takes no work and is not over yet, for a hive that reads any of the three."""
+    engine = StandInEngine(endless, health=Status(slots_total=4, slots_available=3))
+    with Hive() as hive:
+        flags = ["--grace", "60", "--hive-url", hive.url, "--heartbeat-interval", "0.1"]
+        async with (
+            served(tmp_path, engine, *flags) as (client, worker),
+            client.stream("POST", "/v1/inference", json=GOOD),
+        ):
+            await engine.wait(lambda: engine.live == 1)
+            worker.worker.stop()
+            assert (await client.get("/v1/ready")).content == (
+                b'{"ready":false,"state":"busy","model_loaded":true,"slots_total":4,'
+                b'"slots_available":0}'
+            )
+            assert (await client.get("/info")).json()["status"] == "busy"
+            count = len(hive.received(BEAT))
+            beats = await asyncio.to_thread(hive.wait_for, BEAT, count + 2)
+            assert beats[-1].body["worker"]["status"] == "busy"
+            engine.tell(engine.submitted[0].request_id, finished())
+            await asyncio.wait_for(worker.life, 10)
+        assert hive.received(BEAT)[-1].body["worker"]["status"] == "stopped"
 
 
 async def test_loading_progress(tmp_path: Path) -> None:
