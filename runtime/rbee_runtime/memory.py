@@ -9,6 +9,7 @@ import psutil
 
 from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.errors import InvalidSetting, OutOfMemory
+from rbee_runtime.memory_limits import address_space_left, control_groups_left
 from rbee_runtime.transfer import BLOCK
 
 DEFAULT_BUDGET = 0.5
@@ -91,8 +92,10 @@ def resident_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the host's memory that programs can still have."""
-    return int(psutil.virtual_memory().available)
+    """Return the memory this process can still have: the host's, or less where it is limited."""
+    free = int(psutil.virtual_memory().available)
+    limits = (address_space_left(), control_groups_left())
+    return min([free, *(left for left in limits if left is not None)])
 
 
 def budget_bytes(budget: Budget, available: int) -> int:

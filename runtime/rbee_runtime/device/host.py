@@ -35,7 +35,11 @@ class HostDevice:
         try:
             memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise OutOfMemory(f"{size} bytes are not to be had: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else "more than can be addressed"
+            raise OutOfMemory(
+                f"{size} bytes are not to be had ({reason}): allow the cache less memory, fewer "
+                "slots or a shorter context, or lift the limit on the process (ulimit -v)"
+            ) from error
         return np.frombuffer(memory, dtype).reshape(shape)
 
     def stage(self, layout: Layout) -> Staging:
