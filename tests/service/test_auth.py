@@ -37,6 +37,7 @@ async def test_every_route_of_the_router(tmp_path: Path) -> None:
                 for method in route.methods
             ]
             assert {path for _, path in routes} > PUBLIC
+            assert {path for method, path in routes if method == "HEAD"} == PUBLIC
             nowhere = [("GET", "/v1/nowhere"), ("PUT", "/v1/ready"), ("GET", "/")]
             for method, path in routes + nowhere:
                 missing = await client.request(method, path)

@@ -176,3 +176,17 @@ async def test_no_header_is_empty(tmp_path: Path, path: str) -> None:
         answer = await client.get(path)
     assert all(answer.headers.values())
     assert "alt-svc" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health", "/metrics", "/docs"])
+async def test_a_probe_may_ask_for_the_head_alone(tmp_path: Path, path: str) -> None:
+    engine = StandInEngine()
+    async with served(tmp_path, engine) as (client, _):
+        whole, head = await client.get(path), await client.head(path)
+        again = await client.get(path)
+        engine.health = Status(healthy=False)
+        assert (await client.head("/health")).status_code == 503
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert head.headers["content-length"] != "0"
+    assert again.status_code == 200

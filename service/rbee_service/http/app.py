@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -20,11 +20,13 @@ from rbee_service.errors import ApiError, ErrorCode, InvalidFields
 from rbee_service.http.connection import Limits
 from rbee_service.http.heads import HeadRequest, check_head
 from rbee_service.http.replies import json_reply
+from rbee_service.openapi import Operation
 from rbee_service.token_keeper import TokenKeeper
 
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 App = Sanic[Any, Any]
+RouteHandler = Callable[[Request], Coroutine[Any, Any, HTTPResponse]]
 
 
 class Failure(Protocol):
@@ -44,9 +46,9 @@ class FailureBody(Protocol):
 def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     """Return an application without routes.
 
-    Every route, and everything that is not one, asks for the token; a route added with
-    ``ctx_public=True`` does not, and a request that cannot be read is told only that. What fails
-    is told in the shapes of this worker, but for paths of which :func:`shape_failures` says
+    Every route, and everything that is not one, asks for the token; one added by
+    :func:`add_public_route` does not, and a request that cannot be read is told only that. What
+    fails is told in the shapes of this worker, but for paths of which :func:`shape_failures` says
     otherwise.
 
     Args:
@@ -90,6 +92,28 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     app.register_middleware(echo_correlation, "response")
     app.error_handler.add(Exception, _answer_failure)
     return app
+
+
+def add_public_route(
+    app: App, handler: RouteHandler, path: str, name: str, operation: Operation
+) -> None:
+    """Add a route that asks for no token. Probes may ask for its head alone.
+
+    Args:
+        app: Where to.
+        handler: Answers ``GET``; of its answer to ``HEAD`` the body is left out.
+        path: Of the route.
+        name: Unique among the routes.
+        operation: What the route says of itself.
+    """
+    app.add_route(
+        handler,
+        path,
+        methods=["GET", "HEAD"],
+        name=name,
+        ctx_public=True,
+        ctx_operation=operation,
+    )
 
 
 def shape_failures(app: App, path: str, shape: FailureBody) -> None:

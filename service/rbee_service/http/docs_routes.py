@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sanic import HTTPResponse, Request
 
-from rbee_service.http.app import App
+from rbee_service.http.app import App, add_public_route
 from rbee_service.http.replies import json_reply
 from rbee_service.openapi import Answer, Content, Operation, Route, document
 
@@ -58,10 +58,8 @@ def add_docs_routes(app: App, title: str, version: str, description: str) -> Non
     async def program(_: Request) -> HTTPResponse:
         return json_reply(await asyncio.to_thread(made))
 
-    app.add_route(page, "/docs", name="docs", ctx_public=True, ctx_operation=_PAGE)
-    app.add_route(
-        program, "/docs/openapi.json", name="openapi", ctx_public=True, ctx_operation=_DOCUMENT
-    )
+    add_public_route(app, page, "/docs", "docs", _PAGE)
+    add_public_route(app, program, "/docs/openapi.json", "openapi", _DOCUMENT)
 
 
 def _routes(app: App) -> list[Route]:
@@ -75,7 +73,8 @@ def _routes(app: App) -> list[Route]:
         )
         for route in app.router.routes
         if hasattr(route.ctx, "operation")
-        for method in route.methods
+        # HEAD is GET without a body, and has no more to be told of.
+        for method in route.methods - {"HEAD"}
     ]
 
 

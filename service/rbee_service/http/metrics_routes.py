@@ -8,7 +8,7 @@ from typing import Final
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
-from rbee_service.http.app import App
+from rbee_service.http.app import App, add_public_route
 from rbee_service.metrics import CONTENT_TYPE, Metrics
 from rbee_service.openapi import Answer, Content, Operation
 
@@ -33,4 +33,4 @@ def add_metrics_routes(app: App, metrics: Metrics) -> None:
         metrics.requests.labels(route, str(response.status)).inc()
 
     app.register_middleware(count, "response")
-    app.add_route(tell, "/metrics", name="metrics", ctx_public=True, ctx_operation=_METRICS)
+    add_public_route(app, tell, "/metrics", "metrics", _METRICS)

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from rbee_service.errors import ApiError, ErrorBody, ErrorCode
 from rbee_service.health import WorkerState
-from rbee_service.http.app import App
+from rbee_service.http.app import App, add_public_route
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.loading import LoadingBoard
 from rbee_service.openapi import Answer, Content, Operation, Stream
@@ -106,7 +106,7 @@ def add_status_routes(app: App, state: WorkerState[Any, Any], board: LoadingBoar
         await stream_reply(request, _progress_events(state, board))
 
     for name, path in (("health", "/health"), ("v1_health", "/v1/health")):
-        app.add_route(health, path, name=name, ctx_public=True, ctx_operation=_HEALTH)
+        add_public_route(app, health, path, name, _HEALTH)
     app.add_route(ready, "/v1/ready", name="ready", ctx_operation=_READY)
     app.add_route(
         loading_progress,
