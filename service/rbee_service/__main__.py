@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from rbee_service.cli import main
+from rbee_programs import worker
 
-sys.exit(main())
+sys.exit(worker())

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "export/rbee_export": {"rbee_export"},
     "runtime/rbee_runtime": {"rbee_runtime"},
-    "service/rbee_service": {"rbee_service", "rbee_runtime"},
+    "service/rbee_service": {"rbee_service", "rbee_runtime", "rbee_programs"},
 }
 """Which of our packages each may import; of the runtime, the exporter may a part."""
 
