@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     elif not _made(target, compile_it, console):
         console.print(f"{target}  {how}, exported before")
     if arguments.print_path:
-        print(target)
+        _write(lambda: print(target, flush=True))
 
 
 def _made(target: Path, make: Callable[[], None], console: Console) -> bool:
@@ -140,10 +141,9 @@ def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | 
 
 def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     artifact = Artifact.open(arguments.artifact)
+    told = artifact.manifest.model_dump_json(indent=2) if arguments.json else describe(artifact)
     # Rich ends the program in silence where the reader has left.
-    _console().print(
-        artifact.manifest.model_dump_json(indent=2) if arguments.json else describe(artifact)
-    )
+    _write(lambda: _console().print(told))
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> None:
@@ -179,6 +179,22 @@ def _verify(arguments: argparse.Namespace, console: Console) -> None:
             "when it was exported; export the model again"
         )
     console.print(fidelity_table(recorded))
+
+
+def _write(to_stdout: Callable[[], None]) -> None:
+    """Write to standard output.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    try:
+        to_stdout()
+    except OSError as error:
+        # What could not be written would be tried again at the end, and complained of by Python.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise ExportError(f"standard output: {error.strerror}") from error
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,29 @@ def test_an_export_shows_its_price_and_inspect_repeats_it(
     assert "KL divergence" in shown
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((out / "artifact.json").read_text())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_cannot_be_written(
+    tiny_llama: Path, tiny_artifact: Path, tmp_path: Path, unbuffered: str
+) -> None:
+    """One line, and not that nothing was written where an artifact was."""
+    exporting = ["--model", str(tiny_llama), "--out", str(tmp_path / "out"), "--no-verify"]
+    for command in (["inspect", str(tiny_artifact)], [*exporting, "--print-path"]):
+        with Path("/dev/full").open("wb") as full:
+            told = subprocess.run(
+                [sys.executable, "-m", "rbee_export", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )
+        assert told.returncode == 3
+        *_, last = said = told.stderr.splitlines()
+        assert last == "rbee-export: standard output: No space left on device"
+        assert len(said) == (1 if command[0] == "inspect" else 2)
 
 
 def test_what_a_stranger_wrote_is_shown_as_it_is(
