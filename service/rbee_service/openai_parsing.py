@@ -9,12 +9,16 @@ from pydantic_core import ErrorDetails
 
 from rbee_service.openai_errors import OpenAiError
 from rbee_service.openai_unserved import UNSERVED
+from rbee_service.wording import demand
 
 _MOST_FAULTS: Final = 8
 """Faults named at a time."""
 
 _LONGEST_NAME: Final = 100
 """Characters repeated of the name of a field."""
+
+_BY_TOKEN: Final = "logit_bias"
+"""The one field whose members have names of the client's own."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -23,7 +27,8 @@ def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
     """Return the body as an instance of ``model``.
 
     Raises:
-        OpenAiError: It is not; its faults are named, what was sent is never repeated.
+        OpenAiError: It is not; its faults are named. Of what was sent only the names of fields that
+            are not known are repeated.
     """
     try:
         return model.model_validate_json(body)
@@ -39,6 +44,8 @@ def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
 def _name(detail: ErrorDetails) -> str:
     name = ""
     for step in detail["loc"]:
+        if name == _BY_TOKEN:
+            break  # what its members are called is the client's
         if isinstance(step, int):
             name += f"[{step}]"
         elif name and ("[" in step or "-" in step or step == "str"):
@@ -67,9 +74,14 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"{name} is not served by this worker, or not with this value"
         case "unknown_parameter":
             return f"{name} is not known to this worker"
-        case "missing_required_parameter":
-            return f"{name} is required"
         case "invalid_json":
             reason = detail.get("ctx", {}).get("error", "malformed")
             return f"the body is not valid JSON: {reason}"
-    return f"{name}: {detail['msg']}" if name else detail["msg"]
+    if detail["type"] == "string_pattern_mismatch":
+        return f"every name in {name} must be a token id"
+    if name == _BY_TOKEN and len(detail["loc"]) > 1:
+        name = f"every value in {name}"
+    told = demand(detail)
+    if told is None:
+        return f"{name}: {detail['msg']}" if name else detail["msg"]
+    return f"{name or 'the body'} {told}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rbee_service.errors import FieldFault, InvalidFields
+from rbee_service.wording import demand
 
 _LONGEST_ECHO = 64
 
@@ -44,10 +45,9 @@ def _fault(detail: ErrorDetails, schema: Mapping[str, Any], private: Collection[
     if not path:
         return _body_fault(detail)
     name = str(path[0]) + "".join(f"[{index}]" for index in path[1:])
-    rule = _rule(schema, path)
-    constraint, phrase = _broken(detail, rule)
+    constraint = _constraint(detail, _rule(schema, path))
     value = None if path[0] in private else _echo(detail)
-    return FieldFault(name, constraint, f"{name} {phrase}", value)
+    return FieldFault(name, constraint, f"{name} {demand(detail)}", value)
 
 
 def _body_fault(detail: ErrorDetails) -> FieldFault:
@@ -69,33 +69,17 @@ def _present(rule: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((r for r in rule.get("anyOf", ()) if r["type"] != "null"), rule)
 
 
-def _broken(detail: ErrorDetails, rule: Mapping[str, Any]) -> tuple[str, str]:
-    context = detail.get("ctx", {})
+def _constraint(detail: ErrorDetails, rule: Mapping[str, Any]) -> str:
     match detail["type"]:
         case "missing":
-            return "required", "is required"
-        case "string_too_short":
-            return _length(rule), f"must have at least {_count(context['min_length'], rule)}"
-        case "string_too_long" | "too_long":
-            return _length(rule), f"must have at most {_count(context['max_length'], rule)}"
-        case "greater_than_equal":
-            return _range(rule), f"must be at least {context['ge']}"
-        case "greater_than":
-            return _range(rule), f"must be greater than {context['gt']}"
-        case "less_than_equal":
-            return _range(rule), f"must be at most {context['le']}"
-        case "finite_number":
-            return _range(rule), "must be a finite number"
+            return "required"
+        case "string_too_short" | "string_too_long" | "too_long":
+            return _length(rule)
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "finite_number":
+            return _range(rule)
         case "literal_error":
-            return f"one_of({rule['const']})", f"must be {rule['const']}"
-    kind = rule["type"]
-    article = "an" if kind[0] in "aeiou" else "a"
-    return f"type({kind})", f"must be {article} {kind}"
-
-
-def _count(bound: int, rule: Mapping[str, Any]) -> str:
-    unit = "item" if rule["type"] == "array" else "character"
-    return f"{bound} {unit}" + ("" if bound == 1 else "s")
+            return f"one_of({rule['const']})"
+    return f"type({rule['type']})"
 
 
 def _length(rule: Mapping[str, Any]) -> str:

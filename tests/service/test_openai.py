@@ -273,7 +273,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"str": 1}, "str", "unknown_parameter"),
     ({"temperature": 2.5}, "temperature", "invalid_value"),
     ({"max_tokens": 0}, "max_tokens", "invalid_value"),
-    ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
+    ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
     ({"stop": ["a"] * 5}, "stop", "invalid_value"),
     ({"stop": ""}, "stop[0]", "invalid_value"),
     ({"stream": 1}, "stream", "invalid_value"),
@@ -301,6 +301,28 @@ async def test_nothing_is_ignored(
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert (param or "stream_options") in error["message"]
     assert not engine.submitted
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"messages": []}, "messages must have at least 1 item"),
+        ({"messages": [{"role": "SECRET", "content": 3}]}, "system, developer, user or assistant"),
+        ({"temperature": 2.5}, "temperature must be at most 2.0"),
+        ({"stop": ["", "x" * 101]}, "stop[0] must have at least 1 character; stop[1] must have at"),
+        ({"stream": "SECRET"}, "stream must be a boolean"),
+        ({"logit_bias": {"SECRET": 1}}, "every name in logit_bias must be a token id"),
+        ({"logit_bias": {"12": 101}}, "every value in logit_bias must be at most 100.0"),
+    ],
+)
+async def test_faults_are_told_in_plain_words(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        answer = await client.post("/v1/chat/completions", json=CHAT | changed)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+    assert not re.search(r"SECRET|12|Input|should", answer.text)
 
 
 @pytest.mark.parametrize(
