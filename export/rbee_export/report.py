@@ -37,7 +37,7 @@ def fidelity_table(fidelity: Fidelity) -> Table:
     table.add_row(
         f"{fidelity.divergence:.4f} nats",
         f"{fidelity.agreement:.1%}",
-        f"{fidelity.perplexity:.2f} ({change:+.2%})",
+        f"{fidelity.perplexity:.2f} ({change:+z.2%})",
         f"{reference:.2f}",
         _cell(f"{fidelity.text}, {fidelity.tokens} tokens"),
     )

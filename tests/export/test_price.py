@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.makers import MakeArtifact, MakeGguf, MakeLlama
 from support.native import round_as_onnx_runtime
 from support.running import forced_logits, mean_divergence, open_cpu
@@ -21,7 +23,8 @@ from rbee_export.cli import main
 from rbee_export.evaluation import artifact_logits
 from rbee_export.fidelity import Text, compare, measure
 from rbee_export.fidelity import reference_logits as ours
-from rbee_runtime.artifact import Artifact
+from rbee_export.report import fidelity_table
+from rbee_runtime.artifact import Artifact, Fidelity
 
 IDS = np.random.default_rng(5).integers(3, 384, 96).tolist()
 
@@ -111,6 +114,20 @@ def test_an_export_shows_its_price_and_inspect_repeats_it(
     assert "KL divergence" in shown
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((out / "artifact.json").read_text())
+
+
+def test_no_change_is_not_shown_as_a_loss() -> None:
+    same = Fidelity(
+        text="t",
+        tokens=1,
+        divergence=0.0,
+        agreement=1.0,
+        perplexity=9.99999999,
+        reference_perplexity=10.0,
+    )
+    console = Console(file=io.StringIO(), width=100)
+    console.print(fidelity_table(same))
+    assert "10.00 (+0.00%)" in console.file.getvalue()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
