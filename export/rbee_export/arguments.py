@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
-from rbee_export.options import TensorRtTarget
+from rbee_export.options import EXPORTER, TensorRtTarget
 from rbee_runtime.artifact import Precision
 
 BAD_ARGUMENTS, FAILED = 2, 3
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rbee-export",
         description="Compile a checkpoint, ahead of time, into an artifact the worker serves.",
     )
+    parser.add_argument("--version", action="version", version=EXPORTER)
     commands = parser.add_subparsers(dest="command", title="or look at an artifact")
     _add_inspect(commands.add_parser("inspect", help="print what an artifact is"))
     _add_verify(commands.add_parser("verify", help="check an artifact's files and its fidelity"))

@@ -85,6 +85,8 @@ def _turns() -> Iterator[str]:
         try:
             text = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
+            if sys.stdin.isatty():
+                print()  # where the terminal stands after Ctrl-D, the shell would write
             return
         except KeyboardInterrupt:
             print()

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rbee_runtime.chat import answer, chat, summary
 from rbee_runtime.engine import Engine
@@ -28,10 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.interactive == (arguments.prompt is not None):
+    if arguments.interactive and arguments.prompt is not None:
         parser.error("give either a prompt or --interactive")
     if arguments.interactive and arguments.raw:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
+    if not arguments.interactive and arguments.prompt in (None, "-"):
+        arguments.prompt = _prompt_of_stdin(parser, asked=arguments.prompt is not None)
     try:
         with Engine.load(
             arguments.model,
@@ -83,6 +85,19 @@ def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _prompt_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> str:
+    if sys.stdin is None or (sys.stdin.isatty() and not asked):
+        parser.error("give a prompt, or - to read it from standard input, or --interactive")
+    try:
+        prompt = sys.stdin.read().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        parser.error(f"standard input cannot be read: {why}")
+    if not prompt:
+        parser.error("give a prompt: standard input holds none")
+    return prompt
+
+
 def _stop_writing() -> None:
     # What could not be written would be tried again at the end, and complained of by Python.
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -102,11 +117,31 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when somebody asks for it."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(nargs=0, **named)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("onnx-worker-rbee")
+        except PackageNotFoundError:
+            found = "of a checkout"  # run from there, without having been installed
+        print(f"{parser.prog} {found}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rbee-generate", description="Stream a compiled model's answers to the terminal."
     )
-    parser.add_argument("prompt", nargs="?", help="what to ask")
+    parser.add_argument("--version", action=_Version, help="print it, and leave")
+    parser.add_argument(
+        "prompt", nargs="?", help="what to ask; - or nothing reads it from standard input"
+    )
     parser.add_argument(
         "--interactive", action="store_true", help="chat, turn by turn, instead of one prompt"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -80,3 +81,10 @@ def test_help(script: str) -> None:
     told = start(script, "pass", "--help")
     assert told.returncode == 0
     assert told.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - {"rbee-bench"}))
+def test_version(script: str) -> None:
+    told = start(script, "pass", "--version")
+    assert re.fullmatch(r"rbee-(export|generate|worker) \d+\.\d+\.\d+\n", told.stdout)
+    assert (told.returncode, told.stderr) == (0, "")

@@ -18,6 +18,11 @@ from rbee_runtime.events import Piece
 from rbee_runtime.request import GREEDY, Request
 
 
+@pytest.fixture(autouse=True)
+def nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     try:
         code = main([str(argument) for argument in arguments])
@@ -67,7 +72,8 @@ def test_a_seed_repeats_an_answer(tiny_artifact: Path, capsys: pytest.CaptureFix
         (["Hi", "--model", "ARTIFACT", "--backend", "abacus"], 5, "'abacus'"),
         (["Hi", "--model", "gone"], 3, "gone: no such artifact directory"),
         (["Hi"], 2, "see rbee-generate --help"),
-        (["--model", "ARTIFACT"], 2, "see rbee-generate --help"),
+        (["--model", "ARTIFACT"], 2, "standard input holds none"),
+        (["--model", "ARTIFACT", "-"], 2, "standard input holds none"),
         (["Hi", "--model", "ARTIFACT", "--seed", "x"], 2, "see rbee-generate --help"),
         (["Hi", "--model", "ARTIFACT", "--interactive"], 2, "either a prompt or --interactive"),
         (["--model", "ARTIFACT", "--interactive", "--raw"], 2, "--raw does not go with"),
@@ -86,6 +92,47 @@ def test_failures_take_one_line(
     assert len(err.splitlines()) == 1
     assert err.startswith("rbee-generate: ")
     assert message in err
+
+
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("given", [[], ["-"]])
+def test_the_prompt_may_come_from_standard_input(
+    given: list[str],
+    tiny_artifact: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = ["--model", str(tiny_artifact), "--max-tokens", "9"]
+    expected = run(capsys, "Once upon\na time", *flags)[:2]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon\na time\n"))
+    assert run(capsys, *given, *flags)[:2] == expected
+
+
+def test_nobody_is_waited_for_who_knows_of_nothing(
+    tiny_artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("x"))
+    code, _, err = run(capsys, "--model", tiny_artifact)
+    assert code == 2
+    assert "give a prompt, or - to read it from standard input, or --interactive" in err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    code, _, err = run(capsys, "--model", tiny_artifact)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "standard input cannot be read: it is not text" in err
+
+
+def test_the_end_of_a_chat_ends_its_line(
+    tiny_artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    code, out, _ = run(capsys, "--model", tiny_artifact, "--interactive")
+    assert (code, out) == (0, "> \n")
 
 
 def test_a_chat(
