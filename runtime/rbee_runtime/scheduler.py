@@ -120,7 +120,10 @@ class Scheduler:
         # Those that wait only until the next step have their slot for certain.
         in_line = len(self._waiting) - self.slots_available
         if in_line >= self.max_queue:
-            raise QueueFull(f"all {self.slots} slots are taken and {in_line} requests wait already")
+            raise QueueFull(
+                f"no slot is free (there are {self.slots}), and as many requests wait as may "
+                f"({in_line})"
+            )
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:

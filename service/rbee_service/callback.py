@@ -73,7 +73,7 @@ async def report_ready(
     def tell(state: tenacity.RetryCallState) -> None:
         wait = state.next_action.sleep if state.next_action else 0.0
         error = state.outcome.exception() if state.outcome else None
-        log.warning("The ready callback failed", reason=_reason(error), retry_in_seconds=wait)
+        log.warning("The ready callback failed", reason=reason(error), retry_in_seconds=wait)
 
     attempts = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(max_retries + 1),
@@ -95,7 +95,7 @@ async def report_ready(
                     count(outcome)
     except (httpx.HTTPError, TimeoutError) as error:
         raise CallbackRefused(
-            f"the ready callback to {url} was refused: {_reason(error)}; check --callback-url and "
+            f"the ready callback to {url} failed: {reason(error)}; check --callback-url and "
             "that the hive expects this worker"
         ) from error
 
@@ -107,10 +107,13 @@ def _worth_retrying(error: BaseException) -> bool:
     return isinstance(error, httpx.TransportError | TimeoutError)
 
 
-def _reason(error: BaseException | None) -> str:
+def reason(error: BaseException | None) -> str:
+    """Return in a few words why the hive was not reached, or did not take what it was told."""
     match error:
         case httpx.HTTPStatusError():
             return f"status {error.response.status_code}"
         case TimeoutError() | httpx.TimeoutException():
             return "no answer in time"
-    return str(error) or type(error).__name__
+        case httpx.ReadError() | httpx.WriteError():
+            return "the connection broke"
+    return str(error).rstrip(".") or type(error).__name__

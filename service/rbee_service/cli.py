@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rbee_service.address import AddressFault, listen
 from rbee_service.exit_codes import ExitCode
 from rbee_service.lean_imports import without
-from rbee_service.options import PROGRAM, Options, UsageFault, parse_options
+from rbee_service.options import LOG_FORMAT_VARIABLE, PROGRAM, Options, UsageFault, parse_options
 
 if TYPE_CHECKING:
     from rbee_service.engine_loader import Loader
@@ -52,6 +52,8 @@ def _serve(options: Options, listener: socket.socket, load: Loader | None) -> Ex
     # it stays: it is no garbage to look for, now or in the pauses of a worker that serves.
     gc.disable()
     with without("click", "rich"):  # a sixth of that time, for programs of httpx and structlog
+        from structlog import get_logger
+
         from rbee_service.engine_loader import load_engine
         from rbee_service.logs import configure_logging
         from rbee_service.worker import Worker, WorkerFault
@@ -62,6 +64,10 @@ def _serve(options: Options, listener: socket.socket, load: Loader | None) -> Ex
         await Worker(options, listener, os.environ, load or load_engine).run()
 
     configure_logging(options.log_style)
+    asked = os.environ.get(LOG_FORMAT_VARIABLE)
+    if options.log_style == "console" and asked not in (None, "", "console"):
+        # The hive's own variable, for more than its workers: none of them stays away for it.
+        get_logger().warning(f"{LOG_FORMAT_VARIABLE} may be json or console, not {asked!r}")
     try:
         asyncio.run(live())
     except KeyboardInterrupt:

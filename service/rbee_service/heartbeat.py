@@ -10,6 +10,8 @@ from typing import Final
 import httpx
 import structlog
 
+from rbee_service.callback import reason
+
 TIMEOUT_SECONDS: Final = 5.0
 
 
@@ -78,5 +80,5 @@ class Heartbeat:
             log.warning("A heartbeat got no answer in time", url=self._url)
         except Exception as error:
             outcome = "failed"
-            log.warning("A heartbeat failed", url=self._url, reason=str(error) or repr(error))
+            log.warning("A heartbeat failed", url=self._url, reason=reason(error))
         self._count(outcome)

@@ -98,6 +98,8 @@ async def _export(model: Path, cache: Path) -> Path:
             with suppress(ProcessLookupError):
                 os.killpg(exporter.pid, signal.SIGKILL)
     if code != 0:
+        # It is told by this program now, not by that one.
+        complaint = complaint.removeprefix("rbee-export: ")
         raise ArtifactError(complaint or f"{model}: the exporter ended with exit code {code}")
     if not printed:
         raise ArtifactError(f"{model}: the exporter named no artifact")

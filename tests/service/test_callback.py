@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterator
 from itertools import pairwise
@@ -86,6 +87,21 @@ async def test_given_up_after_the_last_try(hive: Hive, answer: Answer, max_retri
     assert len(hive.received(PATH)) == max_retries + 1
     assert "\n" not in str(caught.value)
     assert "--callback-url" in str(caught.value)
+    assert re.search(
+        "failed: (status 500|no answer in time|Server disconnected .*|the connection broke); ",
+        str(caught.value),
+    )
+
+
+async def test_a_connection_that_breaks(hive: Hive) -> None:
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("", request=request)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(broken)) as client:
+        with pytest.raises(CallbackRefused, match="failed: the connection broke; check"):
+            await report_ready(
+                client, hive.url, REPORT, max_retries=0, count=lambda _: None, attempt_seconds=1
+            )
 
 
 async def test_nobody_there() -> None:

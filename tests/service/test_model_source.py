@@ -89,7 +89,8 @@ async def test_a_checkpoint_is_exported(tmp_path: Path, exporter: Path, kind: st
 async def test_the_exporter_s_last_words_are_passed_on(exporter: Path, checkpoint: Path) -> None:
     (exporter / "script").write_text(
         'print("x" * 100000, file=sys.stderr)\n'
-        'print("model.gguf: unsupported architecture mamba", file=sys.stderr)\nsys.exit(3)\n'
+        'print("rbee-export: model.gguf: unsupported architecture mamba", file=sys.stderr)\n'
+        "sys.exit(3)\n"
     )
     with pytest.raises(ArtifactError, match=r"^model\.gguf: unsupported architecture mamba$"):
         await resolve_model(checkpoint, Path("cache"))

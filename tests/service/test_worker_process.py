@@ -206,6 +206,15 @@ def test_a_port_in_use() -> None:
     assert f"port {port}" in line
 
 
+def test_a_log_format_that_there_is_not(tmp_path: Path) -> None:
+    """It is the hive's variable, too: the worker starts all the same."""
+    flags = ["--model", str(tmp_path / "none"), "--port", "0"]
+    _, lines = run(*flags, environment={"LLORCH_LOG_FORMAT": "xml"})
+    assert "LLORCH_LOG_FORMAT may be json or console, not 'xml'" in lines[0]
+    _, lines = run(*flags, environment={"LLORCH_LOG_FORMAT": "console"})
+    assert "LLORCH_LOG_FORMAT" not in lines[0]
+
+
 def test_no_such_model(tmp_path: Path) -> None:
     line = last_line(*run("--model", str(tmp_path / "none"), "--port", "0"), expected=3)
     assert "no such file or directory" in line
@@ -239,6 +248,7 @@ def test_a_broken_checkpoint(tmp_path: Path) -> None:
         *run("--model", str(model), "--port", "0", environment=environment), expected=3
     )
     assert "broken.gguf" in line
+    assert "rbee-export" not in line
     assert not list(cache.glob("**/artifact.json"))
 
 
