@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         if code != 0:
             said = log.read_text(errors="replace").rstrip()
             console.print(said, style="red", markup=False, soft_wrap=True)
+            if "choose another with --port" in said:
+                other = arguments.port % 65535 + 1
+                console.print(f"With make: make run PORT={other}", style="red", soft_wrap=True)
         return code
     finally:
         if worker.poll() is None:

@@ -57,6 +57,7 @@ def test_another_worker_on_the_port_is_not_shown(tiny_artifact: Path, taken: int
     assert done.returncode == 2
     assert "serving on" not in done.stdout
     assert f"port {taken}: Address already in use; choose another with --port" in done.stdout
+    assert done.stdout.endswith(f"With make: make run PORT={taken + 1}\n")
 
 
 def test_what_the_shell_has_set_for_workers_changes_nothing(tiny_artifact: Path) -> None:
