@@ -65,7 +65,7 @@ async def test_when_the_model_is_loaded(tmp_path: Path) -> None:
         assert (await client.get("/v1/ready")).json()["state"] == "busy"
         progress = await client.get("/v1/loading/progress")
         assert progress.status_code == 503
-        assert progress.json()["code"] == "INSUFFICIENT_RESOURCES"
+        assert progress.json()["retriable"] is False
 
 
 async def test_when_the_engine_has_died(tmp_path: Path) -> None:

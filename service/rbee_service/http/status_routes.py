@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any, Final, Literal, NotRequired
 
 from sanic import HTTPResponse, Request
@@ -101,7 +102,9 @@ def add_status_routes(app: App, state: WorkerState[Any, Any], board: LoadingBoar
     async def loading_progress(request: Request) -> None:
         if state.loaded:
             raise ApiError(
-                ErrorCode.INSUFFICIENT_RESOURCES, "the model is loaded, /v1/ready says more"
+                ErrorCode.INVALID_REQUEST,
+                "the model is loaded; see /v1/ready",
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
             )
         await stream_reply(request, _progress_events(state, board))
 
