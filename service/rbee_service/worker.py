@@ -49,6 +49,7 @@ _CANCEL_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 5.0
 _WATCH_SECONDS: Final = 0.25
 _LAST_WORDS_SECONDS: Final = 1.0
+_MANIFEST_SECONDS: Final = 1.0
 
 
 class WorkerFault(Exception):
@@ -187,7 +188,11 @@ class Worker:
         if self._options.model_ref is None:
             # A queen that keys on it must not take one worker for two.
             read = partial(model_reference, self._options.model)
-            self._announced = await in_daemon_thread(read, "manifest-reader")
+            # From a disk that hangs no manifest comes, and heartbeats must.
+            with suppress(TimeoutError):
+                self._announced = await asyncio.wait_for(
+                    in_daemon_thread(read, "manifest-reader"), _MANIFEST_SECONDS
+                )
         hive.begin()
         backend = await self._bring_in()
         self._backend = backend
