@@ -190,9 +190,8 @@ class Worker:
             read = partial(model_reference, self._options.model)
             # From a disk that hangs no manifest comes, and heartbeats must.
             with suppress(TimeoutError):
-                self._announced = await asyncio.wait_for(
-                    in_daemon_thread(read, "manifest-reader"), _MANIFEST_SECONDS
-                )
+                async with asyncio.timeout(_MANIFEST_SECONDS):
+                    self._announced = await in_daemon_thread(read, "manifest-reader")
         hive.begin()
         backend = await self._bring_in()
         self._backend = backend
