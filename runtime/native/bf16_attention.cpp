@@ -3,12 +3,11 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "bf16_tiles.h"
-#include "exponential.h"
 #include "matrix_unit.h"
+#include "softmax.h"
 #include "transpose.h"
 
 namespace rbee::avx512 {
@@ -21,9 +20,6 @@ constexpr size_t kSums = kUnitRows * kLanes;
 constexpr size_t kKeys = 64;
 constexpr size_t kSumTiles = 4;
 constexpr size_t kKeySteps = kKeys / kStep;
-// Below every score, and finite: what is masked is e**(-infinity) even where nothing was seen yet.
-constexpr float kLowest = -1e30f;
-constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 // 2**x to within a part in 13,000, of which a bfloat16 shows nothing; 0 below -150, minus infinity
 // included.

@@ -109,6 +109,10 @@ def host_cache(artifact: Artifact) -> CacheGeometry:
         kernels.library()
     except kernels.NoKernels:
         return cache
+    return _halved(cache)
+
+
+def _halved(cache: CacheGeometry) -> CacheGeometry:
     return cache.model_copy(update={"dtype": "float16"})
 
 
@@ -118,12 +122,13 @@ def _open_graph(artifact: Artifact, device: Device) -> tuple[ort.InferenceSessio
     graph = artifact.file("graph")
     if device.name != "cpu" or manifest.target != "cpu":
         return open_session(graph, device), manifest.cache
-    cache = host_cache(artifact)
-    if artifact.half_cache_graph is not None and cache != manifest.cache:
+    if artifact.half_cache_graph is not None:
         try:
-            return open_with_kernels(artifact.half_cache_graph), cache
-        except kernels.NoKernels as why:
+            return open_with_kernels(artifact.half_cache_graph), _halved(manifest.cache)
+        except kernels.Refused as why:
             _LOG.warning("Keeping the cache in 32 bits: %s", why)
+        except kernels.NoKernels:
+            pass  # where the other graph is opened, the log says so
     exact = manifest.precision == "fp32"
     return open_session(graph, device, native=True, exact=exact), manifest.cache
 
