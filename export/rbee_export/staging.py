@@ -22,12 +22,15 @@ def staged_directory(target: Path) -> Iterator[Path]:
     behind is removed by the next one, which also puts the old artifact back should the process have
     died in the instant between taking that away and moving the new one into its place.
 
+    Where ``target`` is a link, what it leads to is written, and the link stays.
+
     Raises:
         ExportError: ``target`` exists and is no artifact.
         BeingWritten: Another export is writing it.
     """
     if target.exists() and not (target / MANIFEST_NAME).is_file() and not _is_empty(target):
         raise ExportError(f"{target}: exists and is not an artifact; choose another --out")
+    target = _followed(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging, retired = (
         target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "retired")
@@ -84,7 +87,13 @@ def _locked(file: Path, target: Path) -> Iterator[None]:
 
 
 def _lock(target: Path) -> Path:
+    target = _followed(target)
     return target.with_name(f".{target.name}.lock")
+
+
+def _followed(target: Path) -> Path:
+    """Return where a link leads to; renaming is of the directory there, and of none in between."""
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
 def _is_empty(path: Path) -> bool:

@@ -113,6 +113,21 @@ def test_an_artifact_is_replaced(tiny_llama: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tiny_llama: Path, tmp_path: Path) -> None:
+    write(tiny_llama, tmp_path / "elsewhere" / "old", "fp32")
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "elsewhere" / "old")
+    for precision in ("int8", "fp32"):
+        write(tiny_llama, link, precision)
+        assert link.is_symlink()
+        assert Artifact.open(link).manifest.precision == precision
+    dangling = tmp_path / "next"
+    dangling.symlink_to(tmp_path / "elsewhere" / "new")
+    write(tiny_llama, dangling)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "elsewhere", "next"]
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["new", "old"]
+
+
 def test_an_empty_directory_is_filled(tiny_llama: Path, tmp_path: Path) -> None:
     write(tiny_llama, tmp_path / "a" / "b")
     (tmp_path / "empty").mkdir()
