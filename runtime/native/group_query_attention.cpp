@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
 
-#include "bf16_attention.h"
+#include "attend_group.h"
 
 namespace rbee {
 namespace {
@@ -24,28 +23,8 @@ enum Input : size_t {
   kFirstUnknown
 };
 
-constexpr size_t kAlignment = 64;
 // Tokens of a row from which on its queries are worked on together.
 constexpr size_t kManyTokens = 4;
-// And from which on the matrix unit is worth its preparations.
-constexpr size_t kTokensForTheUnit = 24;
-// Numbers of keys and values, or of queries, that are worth the while of another thread.
-constexpr size_t kWorthAThread = 16 << 10;
-constexpr size_t kMostTasks = 16;
-constexpr Angles kNotTurned{nullptr, nullptr, 0};
-
-size_t tasks(size_t items, size_t work) {
-  return std::min<size_t>({items, kMostTasks, work / kWorthAThread + 1});
-}
-
-template <typename Element>
-const CacheKernels<Element>& kernels_on(const Kernels& kernels) {
-  if constexpr (std::is_same_v<Element, Half>) {
-    return kernels.halves;
-  } else {
-    return kernels.floats;
-  }
-}
 
 }  // namespace
 
@@ -254,14 +233,7 @@ void GroupQueryAttention<Element>::attend_together(ort::KernelContext* context,
           ((row * step.tokens + token) * heads_ + head * group + q % group) * step.size;
       own[q - first] = {step.queries + offset, step.start(row) + token, step.y + offset};
     }
-    if (on_unit) return avx512::attend_many_bf16(own, last - first, cache, scoring_);
-    // Registers are loaded from it, and none from two of the cache's lines.
-    thread_local std::vector<float> room;
-    room.resize(std::max(room.size(), 2 * step.size * kKeys + kAlignment));
-    void* aligned = room.data();
-    size_t left = room.size() * sizeof(float);
-    std::align(kAlignment, 2 * step.size * kKeys * sizeof(float), aligned, left);
-    on_cache_.attend_many(own, last - first, cache, scoring_, static_cast<float*>(aligned));
+    attend_group(kernels_, on_unit, own, last - first, cache, scoring_);
   });
 }
 

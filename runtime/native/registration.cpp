@@ -4,6 +4,7 @@
 #include "elementwise.h"
 #include "group_query_attention.h"
 #include "operator.h"
+#include "packed_attention.h"
 #include "sampler.h"
 
 namespace rbee {
@@ -37,7 +38,8 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
                      rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
-                     rbee::GatedSilu, rbee::GatedGelu>(ort, options, variant, "rbee");
+                     rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention>(ort, options, variant,
+                                                                              "rbee");
   });
 }
 
