@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gate.h"
+#include "epilogue.h"
 #include "matrix_unit.h"
 #include "packed_weights.h"
 
@@ -95,14 +95,15 @@ class Columns {
   Square edges_;
 };
 
-// Rows of sums that wait for a gate, which takes a few of them at a time while the unit multiplies.
+// Rows of sums that wait for an epilogue, which takes a few of them at a time while the unit
+// multiplies.
 class Waiting {
  public:
   static constexpr size_t kMost = 2 * kUnitRows;
 
-  explicit Waiting(Gate gate) : gate_(gate) {}
+  explicit Waiting(const Epilogue& epilogue) : epilogue_(epilogue) {}
 
-  // So many rows of `sums`, gate and up, become those of y.
+  // So many rows of `sums`, of two panels, become those of y.
   void add(const Square* sums, size_t rows, float* y, size_t stride) {
     take(kMost);
     sums_ = sums;
@@ -116,18 +117,24 @@ class Waiting {
     for (const size_t last = std::min(rows_, next_ + most); next_ < last; ++next_) {
       const auto& tiles = sums_->tiles[next_ / kUnitRows];
       const size_t row = next_ % kUnitRows;
-      gate_(tiles[0].sums[row], tiles[1].sums[row], kPanel, y_ + next_ * stride_);
+      float* y = y_ + next_ * stride_;
+      if (epilogue_.gate != nullptr) {
+        epilogue_.gate(tiles[0].sums[row], tiles[1].sums[row], kPanel, y);
+      } else {
+        epilogue_.activation(tiles[0].sums[row], kPanel, y);
+        epilogue_.activation(tiles[1].sums[row], kPanel, y + kPanel);
+      }
     }
   }
 
  private:
-  Gate gate_;
+  Epilogue epilogue_;
   const Square* sums_ = nullptr;
   float* y_ = nullptr;
   size_t stride_ = 0, next_ = 0, rows_ = 0;
 };
 
-// Where sums of tiles of rows from the first on are until a gate takes them; so many squares in
+// Where sums of tiles of rows from the first on are until an epilogue takes them; so many squares in
 // turn.
 struct Squares {
   Square* squares;
@@ -140,10 +147,10 @@ struct Squares {
   }
 };
 
-// A column of y, float[rows, width]: what a gate makes of a pair of panels.
-class GatedColumn {
+// Columns of y, float[rows, width]: what an epilogue makes of a pair of panels.
+class PairColumn {
  public:
-  GatedColumn(float* y, size_t rows, size_t width, Squares squares, bool is_last, Waiting& waiting)
+  PairColumn(float* y, size_t rows, size_t width, Squares squares, bool is_last, Waiting& waiting)
       : y_(y),
         rows_(rows),
         width_(width),

@@ -135,7 +135,8 @@ RBEE_MATRIX_UNIT void round_rows(const float* x, size_t inputs, size_t first, si
 }
 
 RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows,
-                                    const Bf16Part& part, const float* bias, Gate gate, float* y) {
+                                    const Bf16Part& part, const float* bias,
+                                    const Epilogue& epilogue, float* y) {
   const WeightsShape& shape = weights.shape();
   const size_t block_bytes = weights.panel_bytes() / shape.blocks();
   const RoundPanel round = round_panel_of(weights);
@@ -145,14 +146,15 @@ RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), 2 * weights_stride / kStepInputs));
   uint16_t* rounded = memory.data()->numbers;
-  // What a gate takes stays here while what follows is multiplied; where there are several slabs,
+  // What an epilogue takes stays here while what follows is multiplied; where there are several slabs,
   // until the last.
   thread_local std::vector<Square> squares;
   const size_t in_column = (part.last_tile - part.first_tile + 1) / 2;
   const size_t kept =
       slab_blocks == shape.blocks() ? 2 : in_column * (part.last_pair - part.first_pair);
-  if (gate != nullptr) squares.resize(std::max(squares.size(), kept));
-  Waiting waiting(gate);
+  if (epilogue.any()) squares.resize(std::max(squares.size(), kept));
+  Waiting waiting(epilogue);
+  const size_t left = epilogue.panels();
 
   const MatrixUnit unit;
   for (size_t block = 0; block < shape.blocks(); block += slab_blocks) {
@@ -178,15 +180,15 @@ RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
       const Coming coming{weights.panel(panel) + 2 * weights.panel_bytes(),
                           bytes / kUnitBytes / all_steps + 1};
-      if (gate == nullptr) {
+      if (!epilogue.any()) {
         multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
                       Columns(y, rows.rows, shape.outputs, column));
       } else {
         const Squares own{squares.data(), kept, part.first_tile,
                           in_column * (pair - part.first_pair)};
         multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
-                      GatedColumn(y + pair * kPanel, rows.rows, shape.outputs / 2, own,
-                                  block + blocks == shape.blocks(), waiting));
+                      PairColumn(y + pair * left * kPanel, rows.rows, shape.outputs * left / 2, own,
+                                 block + blocks == shape.blocks(), waiting));
       }
     }
   }

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gate.h"
+#include "epilogue.h"
 #include "packed_weights.h"
 
 namespace rbee::avx512 {
@@ -39,9 +39,10 @@ struct Bf16Part {
 };
 
 // Computes some outputs of some rows: y is float[rows, outputs]; bias is float[outputs] or null, in
-// the order of the panels. Weights become bfloat16 on the way, offsets and all. With a gate,
-// weights are in halves, its own and what it is for, and y is float[rows, outputs / 2].
+// the order of the panels. Weights become bfloat16 on the way, offsets and all. With an epilogue,
+// there is a whole number of pairs; with a gate, weights are in halves, its own and what it is for,
+// and y is float[rows, outputs / 2].
 void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, const Bf16Part& part,
-                   const float* bias, Gate gate, float* y);
+                   const float* bias, const Epilogue& epilogue, float* y);
 
 }  // namespace rbee::avx512

@@ -29,14 +29,15 @@ size_t tasks(size_t items, size_t work) {
 }
 
 PackedWeights pack(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t offsets,
-                   bool halves) {
+                   const Epilogue& epilogue) {
   const WeightsShape shape{static_cast<size_t>(ort.attribute(info, "N")),
                            static_cast<size_t>(ort.attribute(info, "K")),
                            static_cast<size_t>(ort.attribute(info, "bits")),
-                           static_cast<size_t>(ort.attribute(info, "block_size")), halves};
+                           static_cast<size_t>(ort.attribute(info, "block_size")),
+                           epilogue.gate != nullptr};
   if (shape.bits != 4 && shape.bits != 8) throw Failure{"bits is neither 4 nor 8"};
   if (shape.block < 16 || shape.block % 16 != 0) throw Failure{"block_size is no multiple of 16"};
-  if (halves && shape.outputs % (2 * kPanel) != 0) throw Failure{"N is no multiple of 32"};
+  if (epilogue.any() && shape.outputs % (2 * kPanel) != 0) throw Failure{"N is no multiple of 32"};
   const auto* integers = ort.constant<uint8_t>(info, kIntegers);
   const auto* scales = ort.constant<float>(info, kScales);
   if (integers == nullptr || scales == nullptr) throw Failure{"the weights are not constant"};
@@ -58,11 +59,11 @@ std::vector<float> in_turns(const float* bias, const WeightsShape& shape) {
 }  // namespace
 
 BlockProduct::BlockProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels,
-                           size_t offsets, size_t bias, Gate gate)
+                           size_t offsets, size_t bias, const Epilogue& epilogue)
     : ort_(api),
       kernels_(kernels),
-      gate_(gate),
-      weights_(pack(ort_, info, offsets, gate != nullptr)),
+      epilogue_(epilogue),
+      weights_(pack(ort_, info, offsets, epilogue)),
       ordered_bias_(in_turns(ort_.constant<float>(info, bias), weights_.shape())),
       bias_(ordered_bias_.empty() ? ort_.constant<float>(info, bias) : ordered_bias_.data()),
       has_unit_(kernels.matrix_unit && avx512::fits_bf16(weights_.shape())) {}
@@ -76,7 +77,7 @@ void BlockProduct::compute(ort::KernelContext* context) const {
   }
   size_t count = 1;
   for (size_t i = 0; i + 1 < dimensions.size(); ++i) count *= dimensions[i];
-  dimensions.back() = static_cast<int64_t>(gate_ != nullptr ? shape.outputs / 2 : shape.outputs);
+  dimensions.back() = static_cast<int64_t>(shape.outputs * epilogue_.panels() / 2);
   float* y = ort_.output<float>(context, 0, dimensions);
   if (count == 0) return;
 
@@ -97,13 +98,13 @@ void BlockProduct::compute(ort::KernelContext* context) const {
       kernels_.quantise(x, shape.inputs, tiles[i], weights_.has_offsets(), rows);
     }
   });
-  const size_t columns = gate_ != nullptr ? shape.panels() / 2 : shape.panels();
+  const size_t columns = epilogue_.any() ? shape.panels() / 2 : shape.panels();
   const size_t products =
       tasks(columns, shape.panels() * weights_.panel_bytes() * ((count + 3) / 4));
   ort_.in_parallel(context, products, [&](size_t task) {
     const size_t first = columns * task / products, last = columns * (task + 1) / products;
-    if (gate_ != nullptr) {
-      kernels_.multiply_gated(weights_, rows, tiles, first, last, bias_, gate_, y);
+    if (epilogue_.any()) {
+      kernels_.multiply_pairs(weights_, rows, tiles, first, last, bias_, epilogue_, y);
     } else {
       kernels_.multiply(weights_, rows, tiles, first, last, bias_, y);
     }
@@ -131,7 +132,7 @@ void BlockProduct::compute_in_bf16(ort::KernelContext* context, const float* x, 
     avx512::multiply_bf16(weights_, rows,
                           {first_tile(row_part), first_tile(row_part + 1),
                            pairs * pair_part / pair_parts, pairs * (pair_part + 1) / pair_parts},
-                          bias_, gate_, y);
+                          bias_, epilogue_, y);
   });
 }
 

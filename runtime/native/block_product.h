@@ -1,5 +1,5 @@
-// Products with block-quantised weights: MatMulNBits, BlockProduct for blocks with offsets, and
-// both with the gate of an MLP.
+// Products with block-quantised weights: MatMulNBits, BlockProduct for blocks with offsets, both
+// with the gate of an MLP, and the first with an activation.
 #pragma once
 
 #include <vector>
@@ -11,10 +11,10 @@ namespace rbee {
 
 class BlockProduct {
  public:
-  // Which inputs are the offsets and the bias; 0 for none. A gate makes of the outputs' two halves,
-  // its own and what it is for, one; null for none.
+  // Which inputs are the offsets and the bias; 0 for none. A gate makes one of the outputs' two
+  // halves, its own and what it is for.
   BlockProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels, size_t offsets,
-               size_t bias, Gate gate = nullptr);
+               size_t bias, const Epilogue& epilogue = {});
 
   void compute(ort::KernelContext* context) const;
 
@@ -23,7 +23,7 @@ class BlockProduct {
 
   OnnxRuntime ort_;
   const Kernels& kernels_;
-  Gate gate_;
+  Epilogue epilogue_;
   PackedWeights weights_;
   std::vector<float> ordered_bias_;  // as the panels are
   const float* bias_;
@@ -56,31 +56,44 @@ class OffsetBlockProduct : public BlockProduct {
 };
 
 // Of the domain rbee: a gate, of a product without offsets, ...
-template <typename Activation>
+template <typename Kind>
 class GatedProduct : public BlockProduct {
  public:
-  static constexpr const char* kName = Activation::kProduct;
+  static constexpr const char* kName = Kind::kProduct;
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat,
                                                  ort::kFloat};
   static constexpr size_t kRequired = 3;
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
 
   GatedProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
-      : BlockProduct(api, info, kernels, 0, 3, Activation::gate(kernels)) {}
+      : BlockProduct(api, info, kernels, 0, 3, {.gate = Kind::gate(kernels)}) {}
 };
 
 // ... and of one with offsets.
-template <typename Activation>
+template <typename Kind>
 class GatedOffsetProduct : public BlockProduct {
  public:
-  static constexpr const char* kName = Activation::kOffsetProduct;
+  static constexpr const char* kName = Kind::kOffsetProduct;
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat,
                                                  ort::kFloat, ort::kFloat};
   static constexpr size_t kRequired = 4;
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
 
   GatedOffsetProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
-      : BlockProduct(api, info, kernels, 3, 4, Activation::gate(kernels)) {}
+      : BlockProduct(api, info, kernels, 3, 4, {.gate = Kind::gate(kernels)}) {}
+};
+
+// Of the domain rbee: GELU of a product without offsets.
+class GeluProduct : public BlockProduct {
+ public:
+  static constexpr const char* kName = "GeluProduct";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat,
+                                                 ort::kFloat};
+  static constexpr size_t kRequired = 3;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
+
+  GeluProduct(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+      : BlockProduct(api, info, kernels, 0, 3, {.activation = kernels.gelu}) {}
 };
 
 struct Silu {

@@ -25,6 +25,31 @@ size_t product(const std::vector<int64_t>& dimensions, size_t count) {
   return result;
 }
 
+// What is added, row by row, and where the sums and their norms go.
+struct Sum {
+  const float* x;
+  const float* skip;
+  float* total;
+  float* y;
+  size_t rows;
+  size_t width;
+};
+
+// Those of a step: the first two inputs, the first output and, where there is one, the fourth.
+Sum open_sum(const OnnxRuntime& ort, ort::KernelContext* context, bool has_total) {
+  const ort::Value* x = ort.input(context, 0);
+  const ort::Value* skip = ort.input(context, 1);
+  const std::vector<int64_t> dimensions = ort.dimensions(x);
+  if (ort.dimensions(skip) != dimensions) throw Failure{"what is added has another shape"};
+  float* y = ort.output<float>(context, 0, dimensions);
+  return {ort.data<const float>(x),
+          ort.data<const float>(skip),
+          has_total ? ort.output<float>(context, 3, dimensions) : y,
+          y,
+          product(dimensions, dimensions.size() - 1),
+          static_cast<size_t>(dimensions.back())};
+}
+
 }  // namespace
 
 GatedSilu::GatedSilu(ort::Api* api, const ort::KernelInfo*, const Kernels& kernels)
@@ -43,7 +68,6 @@ void Gated::compute(ort::KernelContext* context) const {
   const size_t rows = product(dimensions, dimensions.size() - 1);
   const auto* x = ort_.data<const float>(input);
   float* y = ort_.output<float>(context, 0, dimensions);
-  if (rows == 0) return;
   for_rows(ort_, context, rows, width, [&](size_t i) {
     const float* gate = x + i * 2 * width;
     gate_(gate, gate + width, width, y + i * width);
@@ -59,21 +83,32 @@ AddNorm::AddNorm(ort::Api* api, const ort::KernelInfo* info, const Kernels& kern
 }
 
 void AddNorm::compute(ort::KernelContext* context) const {
-  const ort::Value* inputs[3];
-  for (size_t i = 0; i < std::size(inputs); ++i) inputs[i] = ort_.input(context, i);
-  const std::vector<int64_t> dimensions = ort_.dimensions(inputs[0]);
-  const size_t width = static_cast<size_t>(dimensions.back());
-  const size_t rows = product(dimensions, dimensions.size() - 1);
-  if (ort_.dimensions(inputs[1]) != dimensions) throw Failure{"what is added has another shape"};
-  const auto* x = ort_.data<const float>(inputs[0]);
-  const auto* skip = ort_.data<const float>(inputs[1]);
-  const auto* gamma = ort_.data<const float>(inputs[2]);
-  float* y = ort_.output<float>(context, 0, dimensions);
-  float* total = has_total_ ? ort_.output<float>(context, 3, dimensions) : y;
-  if (rows == 0) return;
-  for_rows(ort_, context, rows, width, [&](size_t i) {
-    const size_t at = i * width;
-    kernels_.add_norm(x + at, skip + at, gamma, epsilon_, width, total + at, y + at);
+  const Sum sum = open_sum(ort_, context, has_total_);
+  const auto* gamma = ort_.data<const float>(ort_.input(context, 2));
+  for_rows(ort_, context, sum.rows, sum.width, [&](size_t i) {
+    const size_t at = i * sum.width;
+    kernels_.add_norm(sum.x + at, sum.skip + at, gamma, epsilon_, sum.width, sum.total + at,
+                      sum.y + at);
+  });
+}
+
+AddLayerNorm::AddLayerNorm(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+    : ort_(api),
+      kernels_(kernels),
+      epsilon_(ort_.float_attribute(info, "epsilon")),
+      has_total_(ort_.has_output(info, 3)) {
+  if (!ort_.has_input(info, 3)) throw Failure{"no beta is given"};
+  if (ort_.has_input(info, 4)) throw Failure{"a bias is given"};
+}
+
+void AddLayerNorm::compute(ort::KernelContext* context) const {
+  const Sum sum = open_sum(ort_, context, has_total_);
+  const auto* gamma = ort_.data<const float>(ort_.input(context, 2));
+  const auto* beta = ort_.data<const float>(ort_.input(context, 3));
+  for_rows(ort_, context, sum.rows, sum.width, [&](size_t i) {
+    const size_t at = i * sum.width;
+    kernels_.add_layer_norm(sum.x + at, sum.skip + at, gamma, beta, epsilon_, sum.width,
+                            sum.total + at, sum.y + at);
   });
 }
 

@@ -57,4 +57,26 @@ class AddNorm {
   bool has_total_;
 };
 
+// The same with a layer norm: total less its mean, by the root of its variance and epsilon, times
+// gamma, and beta.
+class AddLayerNorm {
+ public:
+  static constexpr const char* kName = "SkipLayerNormalization";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
+                                                 ort::kFloat, ort::kFloat};
+  static constexpr size_t kRequired = 3;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
+                                                  ort::kFloat};
+
+  AddLayerNorm(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
+
+  void compute(ort::KernelContext* context) const;
+
+ private:
+  OnnxRuntime ort_;
+  const Kernels& kernels_;
+  float epsilon_;
+  bool has_total_;
+};
+
 }  // namespace rbee

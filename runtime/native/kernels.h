@@ -1,7 +1,7 @@
 // The kernels: what the operators leave to code that is compiled once for each variant.
 #pragma once
 
-#include "gate.h"
+#include "epilogue.h"
 #include "head_cache.h"
 #include "packed_weights.h"
 #include "quantised_rows.h"
@@ -26,16 +26,19 @@ struct Kernels {
   void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
   void (*multiply)(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);
-  void (*multiply_gated)(const PackedWeights& weights, const QuantisedRows& rows,
+  void (*multiply_pairs)(const PackedWeights& weights, const QuantisedRows& rows,
                          const Tiles& tiles, size_t first, size_t last, const float* bias,
-                         Gate gate, float* y);
+                         const Epilogue& epilogue, float* y);
   CacheKernels<float> floats;
   CacheKernels<Half> halves;
   void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
   Gate gated_silu;
   Gate gated_gelu;
+  Activation gelu;
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,
                    size_t width, float* total, float* y);
+  void (*add_layer_norm)(const float* x, const float* skip, const float* gamma, const float* beta,
+                         float epsilon, size_t width, float* total, float* y);
   float (*find_largest)(const float* values, size_t count);
   void (*weigh_stretch)(float* values, size_t count, size_t ahead, float shift, float factor,
                         float* largest, float* sum);

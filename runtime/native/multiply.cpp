@@ -171,10 +171,12 @@ void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Til
   });
 }
 
-void multiply_gated(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
-                    size_t first, size_t last, const float* bias, Gate gate, float* y) {
+void multiply_pairs(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+                    size_t first, size_t last, const float* bias, const Epilogue& epilogue,
+                    float* y) {
   const ByRows& by_rows = table(weights);
-  const size_t width = weights.shape().outputs / 2;
+  const size_t left = epilogue.panels();
+  const size_t width = weights.shape().outputs * left / 2;
   for_tiles(rows, tiles, first, last, [&](size_t pair, Tile tile, bool fetches) {
     alignas(64) float sums[2][kTile * kLanes];
     for (size_t half = 0; half < 2; ++half) {
@@ -183,9 +185,14 @@ void multiply_gated(const PackedWeights& weights, const QuantisedRows& rows, con
       by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
                              {sums[half], kLanes, start, kLanes, fetches});
     }
-    gate(sums[0], sums[1], tile.rows * kLanes, sums[0]);
-    for (size_t r = 0; r < tile.rows; ++r) {
-      store(y + (tile.first + r) * width + pair * kLanes, load(sums[0] + r * kLanes));
+    const size_t count = tile.rows * kLanes;
+    if (epilogue.gate != nullptr) epilogue.gate(sums[0], sums[1], count, sums[0]);
+    for (size_t half = 0; half < left; ++half) {
+      if (epilogue.activation != nullptr) epilogue.activation(sums[half], count, sums[half]);
+      float* column = y + tile.first * width + (pair * left + half) * kLanes;
+      for (size_t r = 0; r < tile.rows; ++r) {
+        store(column + r * width, load(sums[half] + r * kLanes));
+      }
     }
   });
 }

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "gate.h"
+#include "epilogue.h"
 #include "packed_weights.h"
 #include "quantised_rows.h"
 
@@ -25,9 +25,11 @@ void quantise(const float* x, size_t inputs, Tile tile, bool sums, const Quantis
 void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
               size_t first, size_t last, const float* bias, float* y);
 
-// The same for weights in halves, a gate's and what it is for: pairs [first, last) of panels become
-// outputs together, and y is float[rows, outputs / 2]; bias is in the order of the panels.
-void multiply_gated(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
-                    size_t first, size_t last, const float* bias, Gate gate, float* y);
+// The same by pairs [first, last) of panels, whose outputs pass through an epilogue. With a gate,
+// weights are in halves, its own and what it is for, and y is float[rows, outputs / 2]; bias is in
+// the order of the panels.
+void multiply_pairs(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+                    size_t first, size_t last, const float* bias, const Epilogue& epilogue,
+                    float* y);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -31,15 +31,15 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     const rbee::OnnxRuntime ort(api);
     const rbee::Variant& variant = rbee::chosen_variant();
     // In place of kernels that ONNX Runtime brings.
-    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention<float>, rbee::AddNorm>(
-        ort, options, variant, "com.microsoft");
+    rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention<float>, rbee::AddNorm,
+                     rbee::AddLayerNorm>(ort, options, variant, "com.microsoft");
     // Attention on caches of 16 bits, which nothing else has (rbee_export.dialect.half_cache); the
     // rest in place of functions that the model brings (rbee_export.dialect.functions).
     rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
                      rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
-                     rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention>(ort, options, variant,
-                                                                              "rbee");
+                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention>(
+        ort, options, variant, "rbee");
   });
 }
 

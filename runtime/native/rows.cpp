@@ -21,6 +21,23 @@ Floats gelu(Floats x) {
   return times_sigmoid(x, times(x, slope));
 }
 
+// erf by formula 7.1.26 of Abramowitz and Stegun, to within 2e-7: 1 - erf(z) is e**(-z**2) times a
+// polynomial of 1 / (1 + p * z), for z from 0 on.
+Floats gelu_by_erf(Floats x) {
+  const Floats size = magnitude(x);
+  const Floats z = times(size, repeat(0.707106781f));
+  const Floats t = divide(repeat(1.0f), multiply_add(z, repeat(0.3275911f), repeat(1.0f)));
+  Floats sum = repeat(1.061405429f);
+  sum = multiply_add(sum, t, repeat(-1.453152027f));
+  sum = multiply_add(sum, t, repeat(1.421413741f));
+  sum = multiply_add(sum, t, repeat(-0.284496736f));
+  sum = times(t, multiply_add(sum, t, repeat(0.254829592f)));
+  const Floats power = exponential(subtract(zeros(), times(z, z)));
+  // What is missing of x where it is positive, or left of it where it is negative.
+  const Floats tail = times(times(size, repeat(0.5f)), times(sum, power));
+  return subtract(greater(x, zeros()), tail);
+}
+
 template <Floats (*Activation)(Floats)>
 void gated(const float* gate, const float* up, size_t width, float* y) {
   over(width, [&](size_t i, auto lanes) {
@@ -39,6 +56,12 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y) {
   gated<gelu>(gate, up, width, y);
 }
 
+void gelu(const float* x, size_t width, float* y) {
+  over(width, [&](size_t i, auto lanes) {
+    store(y + i, gelu_by_erf(load(x + i, lanes)), lanes);
+  });
+}
+
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
               float* total, float* y) {
   Floats squares = zeros();
@@ -52,6 +75,30 @@ void add_norm(const float* x, const float* skip, const float* gamma, float epsil
   over(width, [&](size_t i, auto lanes) {
     const Floats scaled = times(load(total + i, lanes), factor);
     store(y + i, times(scaled, load(gamma + i, lanes)), lanes);
+  });
+}
+
+void add_layer_norm(const float* x, const float* skip, const float* gamma, const float* beta,
+                    float epsilon, size_t width, float* total, float* y) {
+  Floats sums = zeros();
+  over(width, [&](size_t i, auto lanes) {
+    const Floats both = add(load(x + i, lanes), load(skip + i, lanes));
+    sums = add(sums, both);
+    store(total + i, both, lanes);
+  });
+  const float mean = sum(sums) / static_cast<float>(width);
+  Floats squares = zeros();
+  over(width, [&](size_t i, auto lanes) {
+    // Lanes that are not there must not count.
+    const Floats middle = select(lanes, repeat(mean), zeros());
+    const Floats centred = subtract(load(total + i, lanes), middle);
+    squares = multiply_add(centred, centred, squares);
+  });
+  const float variance = sum(squares) / static_cast<float>(width);
+  const Floats factor = repeat(1.0f / std::sqrt(variance + epsilon));
+  over(width, [&](size_t i, auto lanes) {
+    const Floats scaled = times(subtract(load(total + i, lanes), repeat(mean)), factor);
+    store(y + i, multiply_add(scaled, load(gamma + i, lanes), load(beta + i, lanes)), lanes);
   });
 }
 

@@ -210,6 +210,10 @@ def test_a_sum_and_its_norm(width: int, rows: int, outputs: int, seed: int) -> N
     gamma = {"gamma": rng.standard_normal(width, np.float32)}
     kind = "SkipSimplifiedLayerNormalization"
     assert_near(*both(model(kind, x, gamma, {"epsilon": 1e-5}, outputs=outputs), x))
+    constants = {**gamma, "beta": rng.standard_normal(width, np.float32)}
+    layer_norm = model("SkipLayerNormalization", x, constants, {"epsilon": 1e-5}, outputs=outputs)
+    # Where all but cancels, what is left has the error of the numbers it is left of.
+    assert_near(*both(layer_norm, x), tolerance=2e-5)
 
 
 def saved(of: ir.Model, directory: Path) -> Path:

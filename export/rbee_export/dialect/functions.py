@@ -73,6 +73,21 @@ def gated_product(
     return _function(name, _body(opset, inputs, tape, y), _PRODUCT)
 
 
+def gelu_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
+    """Return ``GeluProduct``: GELU of a product with weights in blocks, ``float[..., N]``.
+
+    Inputs and attributes are those of ``BlockProduct``, without the offsets.
+
+    Args:
+        opset: Version of ONNX's own operators.
+        attributes: What every ``MatMulNBits`` is told besides.
+    """
+    tape = Tape()
+    inputs = _values("x", "integers", "scales", "bias")
+    y = tape.op("Gelu", [_product(tape, inputs, attributes)])
+    return _function("GeluProduct", _body(opset, inputs, tape, y), _PRODUCT)
+
+
 def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, int]) -> ir.Value:
     """Multiply by weights in blocks; the offsets before the bias are there or not."""
     x, integers, scales, *offsets, bias = inputs
