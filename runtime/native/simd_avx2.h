@@ -132,10 +132,10 @@ inline unsigned not_numbers(Floats x) {
   return signs(_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q),
                _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q));
 }
-// x where it is at least a threshold, and 0 elsewhere.
+// x, 0 where it is below a threshold; NaN stays NaN.
 inline Floats zero_below(Floats x, Floats threshold) {
-  return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, threshold.low, _CMP_GE_OQ)),
-          _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, threshold.high, _CMP_GE_OQ))};
+  return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, threshold.low, _CMP_NLT_UQ)),
+          _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, threshold.high, _CMP_NLT_UQ))};
 }
 
 inline Integers repeat(int32_t x) {

@@ -64,9 +64,9 @@ inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x
 // A bit for each number: whether a >= b, and whether it is none.
 inline unsigned at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline unsigned not_numbers(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
-// x where it is at least a threshold, and 0 elsewhere.
+// x, 0 where it is below a threshold; NaN stays NaN.
 inline Floats zero_below(Floats x, Floats threshold) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ), x);
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, threshold, _CMP_NLT_UQ), x);
 }
 
 inline Integers repeat(int32_t x) { return _mm512_set1_epi32(x); }
