@@ -14,30 +14,42 @@ namespace {
 constexpr size_t kTileRows = 6;
 constexpr size_t kTileLines = kRegisters / 8;
 
-// Scores of up to six queries with 64 transposed keys: rows of 64.
-template <size_t Rows>
-void score_tile(const Query* queries, const float* keys_by_element, size_t size, float* scores) {
-  for (size_t start = 0; start < kKeys; start += kTileLines * kLanes) {
-    Floats sums[Rows][kTileLines];
+// Scores of up to six queries with transposed keys, up to 64 and a multiple of sixteen `Lines`: rows
+// of 64.
+template <size_t Rows, size_t Lines>
+void score_lines(const Query* queries, const float* keys_by_element, size_t size, size_t keys,
+                 float* scores) {
+  for (size_t start = 0; start < keys; start += Lines * kLanes) {
+    Floats sums[Rows][Lines];
     for (auto& row : sums) {
       for (Floats& sum : row) sum = zeros();
     }
     const float* from = keys_by_element + start;
     for (size_t i = 0; i < size; ++i, from += kKeys) {
-      Floats keys[kTileLines];
-      for (size_t l = 0; l < kTileLines; ++l) keys[l] = load(from + l * kLanes);
+      Floats parts[Lines];
+      for (size_t l = 0; l < Lines; ++l) parts[l] = load(from + l * kLanes);
       for (size_t r = 0; r < Rows; ++r) {
         const Floats query = repeat(queries[r].values[i]);
-        for (size_t l = 0; l < kTileLines; ++l) {
-          sums[r][l] = multiply_add(query, keys[l], sums[r][l]);
+        for (size_t l = 0; l < Lines; ++l) {
+          sums[r][l] = multiply_add(query, parts[l], sums[r][l]);
         }
       }
     }
     for (size_t r = 0; r < Rows; ++r) {
-      for (size_t l = 0; l < kTileLines; ++l) {
+      for (size_t l = 0; l < Lines; ++l) {
         store(scores + r * kKeys + start + l * kLanes, sums[r][l]);
       }
     }
+  }
+}
+
+template <size_t Rows>
+void score_tile(const Query* queries, const float* keys_by_element, size_t size, size_t keys,
+                float* scores) {
+  if (keys % (kTileLines * kLanes) == 0) {
+    score_lines<Rows, kTileLines>(queries, keys_by_element, size, keys, scores);
+  } else {
+    score_lines<Rows, 1>(queries, keys_by_element, size, keys, scores);
   }
 }
 
@@ -73,11 +85,11 @@ void add_tile(const Query* queries, const float* weights, const float* factors,
   });
 }
 
-// Up to 64 keys by element: to[size, 64], absent keys as zeros.
+// Up to 64 keys by element: to[size, 64], sixteens of keys, the absent ones of them as zeros.
 template <typename Element>
 void transpose_keys(const Element* keys, size_t count, size_t size, float* to) {
-  for (size_t j = 0; j < kKeys; j += kLanes) {
-    const size_t rows = j < count ? std::min(kLanes, count - j) : 0;
+  for (size_t j = 0; j < count; j += kLanes) {
+    const size_t rows = std::min(kLanes, count - j);
     for (size_t i = 0; i < size; i += kLanes) {
       const size_t columns = std::min(kLanes, size - i);
       transpose(keys + j * size + i, rows, size, columns, to + i * kKeys + j, kKeys);
@@ -92,7 +104,7 @@ const float* in_float(const Half* values, size_t count, float* room) {
   return room;
 }
 
-using ScoreTile = void (*)(const Query*, const float*, size_t, float*);
+using ScoreTile = void (*)(const Query*, const float*, size_t, size_t, float*);
 using AddTile = void (*)(const Query*, const float*, const float*, const float*, size_t, size_t);
 
 template <size_t... Rows>
@@ -108,9 +120,9 @@ constexpr std::array<AddTile, kTileRows> add_by_rows(std::index_sequence<Rows...
 constexpr auto kScoreTile = score_by_rows(std::make_index_sequence<kTileRows>());
 constexpr auto kAddTile = add_by_rows(std::make_index_sequence<kTileRows>());
 
-// Hides what a query does not see of 64 keys that start at a position.
-void hide(float* scores, size_t start, Range seen) {
-  for (size_t j = 0; j < kKeys; ++j) {
+// Hides what a query does not see of keys that start at a position.
+void hide(float* scores, size_t start, size_t count, Range seen) {
+  for (size_t j = 0; j < count; ++j) {
     if (start + j < seen.first || start + j >= seen.last) scores[j] = kNothing;
   }
 }
@@ -134,6 +146,7 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t keys = std::min(kKeys, last - start);
+    const size_t columns = (keys + kLanes - 1) / kLanes * kLanes;
     transpose_keys(cache.keys + start * size, keys, size, keys_by_element);
     const float* values = in_float(cache.values + start * size, keys * size, room_for_values);
     for (size_t tile = 0; tile < count; tile += kTileRows) {
@@ -141,18 +154,18 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
       const Query* own = queries + tile;
       if (own[rows - 1].position < start) continue;
       if (seen_from(own[0].position, scoring).first >= start + kKeys) continue;
-      kScoreTile[rows - 1](own, keys_by_element, size, scores);
+      kScoreTile[rows - 1](own, keys_by_element, size, columns, scores);
       for (size_t r = 0; r < rows; ++r) {
         float* row = scores + r * kKeys;
         const Range seen = seen_from(own[r].position, scoring);
-        float found = cap_and_find_largest(row, kKeys, scoring.cap);
-        if (seen.first > start || seen.last < start + kKeys) {
-          hide(row, start, seen);
-          found = cap_and_find_largest(row, kKeys, 0);
+        float found = cap_and_find_largest(row, columns, scoring.cap);
+        if (seen.first > start || seen.last < start + columns) {
+          hide(row, start, columns, seen);
+          found = cap_and_find_largest(row, columns, 0);
         }
         const float now = std::max(most[tile + r], found);
         factors[r] = std::exp(most[tile + r] - now);
-        totals[tile + r] = std::fma(totals[tile + r], factors[r], weigh(row, kKeys, now));
+        totals[tile + r] = std::fma(totals[tile + r], factors[r], weigh(row, columns, now));
         most[tile + r] = now;
       }
       kAddTile[rows - 1](own, scores, factors, values, keys, size);

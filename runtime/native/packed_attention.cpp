@@ -59,16 +59,15 @@ void PackedAttention::by_head(ort::KernelContext* context, const Step& step) con
   const float scale = 1.0f / std::sqrt(static_cast<float>(step.size));
   const size_t parts = tasks(step.tokens, step.tokens * width);
   ort_.in_parallel(context, parts, [&](size_t task) {
-    const auto copy = kernels_.floats.rotate;
     const size_t last = step.tokens * (task + 1) / parts;
     for (size_t token = step.tokens * task / parts; token < last; ++token) {
       const float* from = step.qkv + token * 3 * width;
-      copy(from, width, kNotTurned, scale, step.queries + token * width);
+      kernels_.floats.rotate(from, width, kNotTurned, scale, step.queries + token * width);
       for (size_t head = 0; head < heads_; ++head) {
         const size_t to = (head * step.tokens + token) * step.size;
         const float* key = from + width + head * step.size;
-        copy(key, step.size, kNotTurned, 1.0f, step.keys + to);
-        copy(key + width, step.size, kNotTurned, 1.0f, step.values + to);
+        std::copy_n(key, step.size, step.keys + to);
+        std::copy_n(key + width, step.size, step.values + to);
       }
     }
   });
