@@ -1,27 +1,37 @@
 """The artifact: a directory that export writes and runtime trusts.
 
-``artifact.json`` is the manifest; every other file is named in it with its size and sha256. The
-graph's inputs and outputs follow from its dialect and are described in ``docs/artifact.md``.
+``artifact.json`` is the manifest; every other file is named in it with its size and sha256. A model
+is a language model or one of embeddings: each kind has a manifest of its own. The graph's inputs
+and outputs follow from its dialect and are described in ``docs/artifact.md``.
 """
 
-from rbee_runtime.artifact.directory import MANIFEST_NAME, Artifact, ByteProgress
+from rbee_runtime.artifact.artifact import Artifact, EmbedderArtifact, open_artifact
+from rbee_runtime.artifact.directory import ByteProgress
+from rbee_runtime.artifact.embedder_manifest import (
+    EmbedderManifest,
+    Embedding,
+    EmbeddingFidelity,
+    EncoderShapes,
+)
 from rbee_runtime.artifact.manifest import (
-    FORMAT_VERSION,
     CacheGeometry,
-    Dialect,
     Engine,
     EngineProfile,
     Fidelity,
-    FileEntry,
     LongRope,
     Manifest,
+    Shapes,
+)
+from rbee_runtime.artifact.parts import (
+    Dialect,
+    FileEntry,
     Precision,
     Role,
     Sha256,
-    Shapes,
     Source,
     WeightGroup,
 )
+from rbee_runtime.artifact.reading import FORMAT_VERSION, MANIFEST_NAME, Task, task_of
 
 __all__ = [
     "FORMAT_VERSION",
@@ -30,6 +40,11 @@ __all__ = [
     "ByteProgress",
     "CacheGeometry",
     "Dialect",
+    "EmbedderArtifact",
+    "EmbedderManifest",
+    "Embedding",
+    "EmbeddingFidelity",
+    "EncoderShapes",
     "Engine",
     "EngineProfile",
     "Fidelity",
@@ -41,5 +56,8 @@ __all__ = [
     "Sha256",
     "Shapes",
     "Source",
+    "Task",
     "WeightGroup",
+    "open_artifact",
+    "task_of",
 ]

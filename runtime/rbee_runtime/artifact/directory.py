@@ -1,28 +1,21 @@
-"""The directory, checked against its manifest."""
+"""The directory of an artifact, checked against its manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
-from pydantic import ValidationError
-
-from rbee_runtime.artifact.manifest import (
-    FORMAT_VERSION,
-    OLDEST_FORMAT_VERSION,
-    Engine,
-    Manifest,
-    Role,
-)
+from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
+from rbee_runtime.artifact.manifest import Manifest
+from rbee_runtime.artifact.parts import Role
 from rbee_runtime.errors import ArtifactError
 
-MANIFEST_NAME = "artifact.json"
+AnyManifest = TypeVar("AnyManifest", Manifest, EmbedderManifest)
 
 ByteProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
@@ -30,13 +23,10 @@ ByteProgress = Callable[[int, int], None]
 _WINDOW = 64 << 20
 """Bytes of a file that are mapped and hashed at a time, without the interpreter's lock."""
 
-_LARGEST_MANIFEST = 16 << 20
-_SHOWN = 100
-
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
-    """An opened artifact: the directory and its manifest.
+class Directory(Generic[AnyManifest]):
+    """A directory and the manifest that says what is in it.
 
     Attributes:
         path: The directory.
@@ -44,17 +34,19 @@ class Artifact:
     """
 
     path: Path
-    manifest: Manifest
+    manifest: AnyManifest
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the manifest and check that every file it names is there, at its size.
+    def check(self, *once: Role) -> Self:
+        """Check that every file is there, at its size, and that there are all that are needed.
+
+        Args:
+            once: Roles of which there must be one file, besides those of weights.
 
         Raises:
-            ArtifactError: No manifest, a newer or invalid one, or a file missing or cut short.
+            ArtifactError: A file is missing or cut short, or the manifest names none of a role.
         """
-        manifest = _read_manifest(path)
-        for entry in manifest.files:
+        path, files = self.path, self.manifest.files
+        for entry in files:
             file = path / entry.path
             if not file.is_file():
                 raise ArtifactError(f"{path}: {entry.path} is missing; export the model again")
@@ -64,45 +56,20 @@ class Artifact:
                     f"{path}: {entry.path} has {size} bytes, its manifest says {entry.size}; "
                     "export the model again"
                 )
-        roles = [entry.role for entry in manifest.files]
-        once: list[Role] = ["graph", "tokenizer"]
-        if manifest.target != "cpu":
-            once += ["greedy", "sampler"]
+        roles = [entry.role for entry in files]
         for role in once:
             if roles.count(role) != 1:
                 raise ArtifactError(
                     f"{path}: the manifest must name exactly one {role} file; "
                     "export the model again"
                 )
-        if roles.count("half_cache_graph") > 1:
-            raise ArtifactError(
-                f"{path}: the manifest names more than one half_cache_graph file; "
-                "export the model again"
-            )
         if "weights" not in roles:
             raise ArtifactError(f"{path}: the manifest names no weights file")
-        return cls(path, manifest)
+        return self
 
     def file(self, role: Literal["graph", "tokenizer", "greedy", "sampler"]) -> Path:
         """Return the path of the file with this role."""
         return next(self.path / e.path for e in self.manifest.files if e.role == role)
-
-    @property
-    def half_cache_graph(self) -> Path | None:
-        """The graph whose cache is of 16 bits, for the native kernels alone, where there is one."""
-        paths = (self.path / e.path for e in self.manifest.files if e.role == "half_cache_graph")
-        return next(paths, None)
-
-    def engine_file(self, engine: Engine) -> Path:
-        """Return the path of an engine's file.
-
-        Raises:
-            ArtifactError: It is not among the files that were checked.
-        """
-        for entry in self.manifest.files:
-            if entry.role == "engine" and entry.path == engine.path:
-                return self.path / entry.path
-        raise ArtifactError(f"{self.path}: the manifest names no file of the engine {engine.path}")
 
     @property
     def weight_bytes(self) -> int:
@@ -153,43 +120,3 @@ def _windows(file: Path) -> Iterator[mmap.mmap]:
             count = min(_WINDOW, size - start)
             with mmap.mmap(stream.fileno(), count, prot=mmap.PROT_READ, offset=start) as window:
                 yield window
-
-
-def _read_manifest(path: Path) -> Manifest:
-    file = path / MANIFEST_NAME
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
-    try:
-        if not file.is_file() and file.exists():
-            raise OSError("not a regular file")
-        if file.exists() and file.stat().st_size > _LARGEST_MANIFEST:
-            raise OSError(f"{file.stat().st_size} bytes are far more than any manifest has")
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
-        ) from None
-    except OSError as error:
-        raise ArtifactError(f"{file}: cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file}: cannot be read: {error}; export the model again") from error
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    known = range(OLDEST_FORMAT_VERSION, FORMAT_VERSION + 1)
-    if isinstance(version, int) and version not in known and abs(version) < 1 << 31:
-        age, remedy = (
-            ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
-        )
-        raise ArtifactError(
-            f"{file}: format version {version} is {age} than this runtime reads "
-            f"({OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}); {remedy}export the model again"
-        )
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "document"
-        if not where.isprintable() or len(where) > _SHOWN:
-            where = f"{where[:_SHOWN]!r}"
-        raise ArtifactError(
-            f"{file}: invalid manifest at {where}: {fault['msg']}; export the model again"
-        ) from error

@@ -1,51 +1,23 @@
-"""The content of ``artifact.json``."""
+"""The content of ``artifact.json`` for a language model."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from rbee_runtime.artifact.parts import (
+    Dialect,
+    FileEntry,
+    Frozen,
+    Precision,
+    Source,
+    WeightGroup,
 )
-
 from rbee_runtime.transfer import BLOCK
 
-FORMAT_VERSION = 4
-OLDEST_FORMAT_VERSION = 3
-"""Version 4 may have a ``half_cache_graph``."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
-Dialect = Literal["ort", "standard", "optimum"]
-Role = Literal["graph", "weights", "tokenizer", "engine", "greedy", "sampler", "half_cache_graph"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Frozen):
-    """The checkpoint an artifact was made from.
-
-    Attributes:
-        format: How the checkpoint was stored.
-        name: File or directory name, without its path.
-        sha256: Digest over the checkpoint's content (a directory's files in order of name).
-    """
-
-    format: Literal["gguf", "safetensors"]
-    name: str
-    sha256: Sha256
-
-
-class Shapes(_Frozen):
+class Shapes(Frozen):
     """The model's dimensions.
 
     Attributes:
@@ -69,7 +41,7 @@ class Shapes(_Frozen):
     context_length: PositiveInt
 
 
-class CacheGeometry(_Frozen):
+class CacheGeometry(Frozen):
     """Shape of the KV cache: per layer, key and value of ``[slots, kv_heads, capacity, head_dim]``.
 
     Attributes:
@@ -134,7 +106,7 @@ class CacheGeometry(_Frozen):
         return 2 * self.kv_heads * self.head_dim * element
 
 
-class LongRope(_Frozen):
+class LongRope(Frozen):
     """Two sets of rotary frequencies; which one a sequence turns by depends on its length.
 
     Attributes:
@@ -145,25 +117,7 @@ class LongRope(_Frozen):
     original_context: PositiveInt
 
 
-class WeightGroup(_Frozen):
-    """Weights that are held alike.
-
-    Attributes:
-        name: Canonical name without the layer, e.g. ``down``.
-        source: How the checkpoint stored them, e.g. ``Q4_K``.
-        held: How the artifact does, e.g. ``4-bit, blocks of 32, offsets, exact``.
-        count: How many there are.
-        nbytes: Bytes they take together.
-    """
-
-    name: str
-    source: str
-    held: str
-    count: PositiveInt
-    nbytes: int = Field(ge=0)
-
-
-class Fidelity(_Frozen):
+class Fidelity(Frozen):
     """How far an artifact's predictions are from what the checkpoint's weights mean.
 
     Attributes:
@@ -183,7 +137,7 @@ class Fidelity(_Frozen):
     reference_perplexity: float
 
 
-class EngineProfile(_Frozen):
+class EngineProfile(Frozen):
     """Sizes of a step that an engine takes under one of its optimisation profiles.
 
     Attributes:
@@ -195,7 +149,7 @@ class EngineProfile(_Frozen):
     sequence: tuple[PositiveInt, PositiveInt]
 
 
-class Engine(_Frozen):
+class Engine(Frozen):
     """A TensorRT engine in the artifact.
 
     Attributes:
@@ -217,37 +171,11 @@ class Engine(_Frozen):
     profiles: tuple[EngineProfile, ...]
 
 
-class FileEntry(_Frozen):
-    """One file of the artifact.
+class Manifest(Frozen):
+    """The content of a language model's ``artifact.json``, format version 4.
 
     Attributes:
-        role: What it is for.
-        path: Name relative to the artifact, never leaving it.
-        size: Bytes.
-        sha256: Digest of its content.
-    """
-
-    role: Role
-    path: str
-    size: int = Field(ge=0)
-    sha256: Sha256
-
-    @field_validator("path")
-    @classmethod
-    def _stays_inside(cls, path: str) -> str:
-        parts = PurePosixPath(path)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in path or not parts.name:
-            raise ValueError("must be a relative path inside the artifact")
-        if not path.isprintable() or len(path) > 255:
-            raise ValueError("must be printable, and of 255 characters at most")
-        return path
-
-
-class Manifest(_Frozen):
-    """The content of ``artifact.json``, format version 4.
-
-    Attributes:
-        format_version: Version of this layout; a reader refuses newer ones, and reads 3 as it is.
+        format_version: Version of this layout; a reader reads 3 as it is.
         exporter: Name and version of the program that wrote the artifact.
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.

@@ -1,0 +1,115 @@
+"""The content of ``artifact.json`` for a model of embeddings."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import ConfigDict, PositiveInt, model_validator
+
+from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
+
+
+class _Deferred(Frozen):
+    # Whoever opens a language model is not to wait until these can be read.
+    model_config = ConfigDict(defer_build=True)
+
+
+class EncoderShapes(_Deferred):
+    """The encoder's dimensions.
+
+    Attributes:
+        layers: Encoder blocks.
+        hidden: Width of the residual stream.
+        intermediate: Width inside the MLP.
+        heads: Attention heads.
+        vocab: Rows of the table of tokens.
+        context_length: Tokens of a text at most, special ones included.
+    """
+
+    layers: PositiveInt
+    hidden: PositiveInt
+    intermediate: PositiveInt
+    heads: PositiveInt
+    vocab: PositiveInt
+    context_length: PositiveInt
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError("heads must divide hidden")
+        return self
+
+
+class Embedding(_Deferred):
+    """What becomes of the hidden states of a text's tokens.
+
+    Attributes:
+        dim: Width of a vector.
+        pooling: Which of them count: the mean of all, the first (``cls``), or the last.
+        normalized: Whether vectors are of length 1.
+        prompt: What is put before every text: the prompt that the model was trained with.
+    """
+
+    dim: PositiveInt
+    pooling: Literal["mean", "cls", "last"]
+    normalized: bool
+    prompt: str = ""
+
+
+class EmbeddingFidelity(_Deferred):
+    """How far an artifact's vectors are from those of the checkpoint's weights in float32.
+
+    Attributes:
+        text: What was embedded: ``built-in``, or the name of a file.
+        texts: How many texts it was cut into.
+        tokens: Of all of them.
+        mean_cosine: Cosine of a vector and its reference, on average.
+        least_cosine: The same, of the text that fares worst.
+        agreement: Share of texts whose nearest neighbour among the others is the same.
+    """
+
+    text: str
+    texts: PositiveInt
+    tokens: PositiveInt
+    mean_cosine: float
+    least_cosine: float
+    agreement: float
+
+
+class EmbedderManifest(_Deferred):
+    """The content of the ``artifact.json`` of a model of embeddings, format version 5.
+
+    Attributes:
+        format_version: Version of this layout.
+        task: What the model is for.
+        exporter: Name and version of the program that wrote the artifact.
+        source: Where the weights came from.
+        model_ref: The reference the worker announces, e.g. ``hf:org/name``.
+        family: Row of the exporter's family table, e.g. ``bert``.
+        shapes: The encoder's dimensions.
+        precision: How the weights are held.
+        dialect: Vocabulary of the graph: ONNX Runtime's fused operators.
+        embedding: What a text's vector is.
+        files: Every other file of the directory.
+        weights: What the weights were and how they are held.
+        fidelity: Measured at export, unless that was skipped.
+    """
+
+    format_version: Literal[5] = 5
+    task: Literal["embed"] = "embed"
+    exporter: str
+    source: Source
+    model_ref: str
+    family: str
+    shapes: EncoderShapes
+    precision: Precision
+    dialect: Literal["ort"] = "ort"
+    embedding: Embedding
+    files: tuple[FileEntry, ...]
+    weights: tuple[WeightGroup, ...] = ()
+    fidelity: EmbeddingFidelity | None = None
+
+    @property
+    def target(self) -> Literal["cpu", "cuda"]:
+        """What it is compiled for: at 16 bits for CUDA, and else for the CPU."""
+        return "cuda" if self.precision in ("fp16", "bf16") else "cpu"

@@ -1,0 +1,94 @@
+"""Reading a manifest, of a model of any kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
+from rbee_runtime.artifact.manifest import Manifest
+from rbee_runtime.errors import ArtifactError
+
+MANIFEST_NAME = "artifact.json"
+FORMAT_VERSION = 5
+OLDEST_FORMAT_VERSION = 3
+"""From version 4 on there may be a ``half_cache_graph``; 5 is of embedding models alone."""
+
+Task = Literal["generate", "embed"]
+"""What a model is for: texts that go on, or vectors of texts."""
+
+_EMBEDS_FROM = 5
+_LARGEST_MANIFEST = 16 << 20
+_SHOWN = 100
+
+
+def task_of(path: Path) -> Task:
+    """Return what the model of an artifact directory is for, by a look at its manifest's head.
+
+    Raises:
+        ArtifactError: No manifest, or one of a version that this runtime does not read.
+    """
+    version = _version(_document(path))
+    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
+    return "embed" if embeds else "generate"
+
+
+def read_manifest(path: Path) -> Manifest | EmbedderManifest:
+    """Return the manifest in an artifact directory.
+
+    Raises:
+        ArtifactError: There is none, or a newer or invalid one.
+    """
+    raw = _document(path)
+    version = _version(raw)
+    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
+    try:
+        return (EmbedderManifest if embeds else Manifest).model_validate(raw)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "document"
+        if not where.isprintable() or len(where) > _SHOWN:
+            where = f"{where[:_SHOWN]!r}"
+        raise ArtifactError(
+            f"{path / MANIFEST_NAME}: invalid manifest at {where}: {fault['msg']}; "
+            "export the model again"
+        ) from error
+
+
+def _document(path: Path) -> object:
+    """Return what the manifest's file holds, of a version that this runtime reads."""
+    file = path / MANIFEST_NAME
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
+    try:
+        if not file.is_file() and file.exists():
+            raise OSError("not a regular file")
+        if file.exists() and file.stat().st_size > _LARGEST_MANIFEST:
+            raise OSError(f"{file.stat().st_size} bytes are far more than any manifest has")
+        raw: object = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: not an artifact (no {MANIFEST_NAME}); make one with rbee-export"
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}; export the model again") from error
+    version = _version(raw)
+    known = range(OLDEST_FORMAT_VERSION, FORMAT_VERSION + 1)
+    if isinstance(version, int) and version not in known and abs(version) < 1 << 31:
+        age, remedy = (
+            ("newer", "upgrade the worker or ") if version > FORMAT_VERSION else ("older", "")
+        )
+        raise ArtifactError(
+            f"{file}: format version {version} is {age} than this runtime reads "
+            f"({OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}); {remedy}export the model again"
+        )
+    return raw
+
+
+def _version(raw: object) -> object:
+    return raw.get("format_version") if isinstance(raw, dict) else None
