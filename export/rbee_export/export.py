@@ -112,7 +112,7 @@ def export(
         with WeightsFile(staging / WEIGHTS) as file:
             dialect = StandardDialect if standard else OrtDialect
             ops = dialect(config, weights, file, dtype)
-            _build(ops, weights, calibration, progress)
+            _build(ops, checkpoint, weights, calibration, progress)
             model = ops.model(EXPORTER)
             ir.save(model, staging / GRAPH)
         half: tuple[FileEntry, ...] = ()
@@ -164,17 +164,21 @@ def export(
 
 
 def _build(
-    graph: OrtDialect | StandardDialect, weights: Weights, text: Sequence[int], progress: Progress
+    graph: OrtDialect | StandardDialect,
+    checkpoint: Checkpoint,
+    weights: Weights,
+    text: Sequence[int],
+    progress: Progress,
 ) -> None:
     """Emit a checkpoint's graph, its matrices rounded to what they make of a text, if there is one.
 
     Args:
         graph: Where to.
-        weights: The checkpoint's, at the graph's precision.
+        checkpoint: The checkpoint.
+        weights: Its weights, at the graph's precision.
         text: The tokens, or none.
         progress: Called after each layer.
     """
-    checkpoint = weights.checkpoint
     config = checkpoint.config
 
     def layer(done: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.blocks import BLOCK, Bits, BlockMatrix, concatenate, quantize_pieces
-from rbee_export.checkpoint import Checkpoint, Tensor
+from rbee_export.checkpoint import Tensor, WeightSource
 from rbee_export.errors import CheckpointError, UnsupportedModel
 from rbee_export.rounding import InputMoments
 from rbee_runtime.artifact import Precision
@@ -59,7 +59,7 @@ class Weights:
         report: What became of each weight that was asked for.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: WeightSource
     precision: Precision
     beside: Literal["fp32", "fp16", "bf16"] = "fp32"
     report: list[Held] = field(default_factory=list)

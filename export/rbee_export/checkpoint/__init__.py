@@ -3,6 +3,7 @@
 from rbee_export.checkpoint.checkpoint import (
     Checkpoint,
     TokenizerSource,
+    WeightSource,
     digest,
     open_checkpoint,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Rope",
     "Tensor",
     "TokenizerSource",
+    "WeightSource",
     "digest",
     "open_checkpoint",
 ]

@@ -37,7 +37,27 @@ class TokenizerSource:
     chat_template: str | None
 
 
-class Checkpoint(Protocol):
+class WeightSource(Protocol):
+    """Weights by canonical names.
+
+    Attributes:
+        name: What they are called in an error.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the weight with this canonical name.
+
+        Raises:
+            CheckpointError: The checkpoint has no such weight, or one of a wrong shape.
+            UnsupportedModel: It is stored in a type this exporter does not read.
+        """
+        ...
+
+
+class Checkpoint(WeightSource, Protocol):
     """An opened checkpoint. Weights go by canonical names, listed in :mod:`rbee_export.decoder`.
 
     Attributes:
@@ -52,9 +72,6 @@ class Checkpoint(Protocol):
     def format(self) -> Literal["gguf", "safetensors"]: ...  # noqa: D102
 
     @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
     def config(self) -> DecoderConfig: ...  # noqa: D102
 
     @property
@@ -62,15 +79,6 @@ class Checkpoint(Protocol):
 
     @property
     def quantized(self) -> bool: ...  # noqa: D102
-
-    def tensor(self, name: str) -> Tensor:
-        """Return the weight with this canonical name.
-
-        Raises:
-            CheckpointError: The checkpoint has no such weight, or one of a wrong shape.
-            UnsupportedModel: It is stored in a type this exporter does not read.
-        """
-        ...
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer.

@@ -97,22 +97,7 @@ class SafetensorsCheckpoint:
 
     def tensor(self, name: str) -> DenseTensor:
         """Return the weight with this canonical name."""
-        place = locate(name, self.config, self.shards)
-        if place.name not in self.shards:
-            raise CheckpointError(f"{self.path}: tensor {place.name} is missing")
-        shard = self.shards[place.name]
-        with safe_open(shard, framework="np") as file:
-            view = file.get_slice(place.name)
-            shape, kind = tuple(view.get_shape()), view.get_dtype()
-        if kind not in _KINDS:
-            raise UnsupportedModel(
-                f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
-            )
-        first = 0
-        if place.rows is not None and shape:
-            first, end, _ = place.rows.indices(shape[0])
-            shape = (max(end - first, 0), *shape[1:])
-        return DenseTensor(shape, kind, lambda rows: _read(shard, place, kind, rows, first))
+        return read_tensor(self.path, self.shards, locate(name, self.config, self.shards))
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -131,6 +116,35 @@ def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[P
     """
     weights = sorted(set((shards or read_shards(path)).values()))
     return (*weights, *beside(path))
+
+
+def read_tensor(path: Path, shards: Mapping[str, Path], place: Stored) -> DenseTensor:
+    """Return a weight of a model directory, still on disk.
+
+    Args:
+        path: The directory.
+        shards: The file of each tensor.
+        place: Where the weight is.
+
+    Raises:
+        CheckpointError: There is no such tensor.
+        UnsupportedModel: It is stored in a type this exporter does not read.
+    """
+    if place.name not in shards:
+        raise CheckpointError(f"{path}: tensor {place.name} is missing")
+    shard = shards[place.name]
+    with safe_open(shard, framework="np") as file:
+        view = file.get_slice(place.name)
+        shape, kind = tuple(view.get_shape()), view.get_dtype()
+    if kind not in _KINDS:
+        raise UnsupportedModel(
+            f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
+        )
+    first = 0
+    if place.rows is not None and shape:
+        first, end, _ = place.rows.indices(shape[0])
+        shape = (max(end - first, 0), *shape[1:])
+    return DenseTensor(shape, kind, lambda rows: _read(shard, place, kind, rows, first))
 
 
 def _read(shard: Path, place: Stored, kind: str, rows: slice, first: int) -> NDArray[np.float32]:

@@ -44,7 +44,7 @@ class GraphWriter:
         self,
         kind: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, int | float | str] | None = None,
+        attributes: Mapping[str, int | float | str | ir.TensorProtocol] | None = None,
         domain: str = "",
     ) -> ir.Value:
         """Emit a node and return its only output."""
@@ -140,7 +140,13 @@ class GraphWriter:
         return self._constant(name, ir.tensor(array, name=name), ())
 
     def model(
-        self, opset: int, domains: Mapping[str, int], producer: str, *, ir_version: int
+        self,
+        opset: int,
+        domains: Mapping[str, int],
+        producer: str,
+        *,
+        ir_version: int,
+        name: str = "decoder",
     ) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
         graph = ir.Graph(
@@ -149,7 +155,7 @@ class GraphWriter:
             nodes=self._tape.nodes,
             initializers=list(self._initializers.values()),
             opset_imports={"": opset, **domains},
-            name="decoder",
+            name=name,
         )
         for function in self._functions.values():
             graph.opset_imports.setdefault(function.domain, 1)

@@ -35,7 +35,8 @@ from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
 _MS = "com.microsoft"
-_KEPT_IN_ROWS = ("int8", "int4", "gguf")
+KEPT_IN_ROWS = ("int8", "int4", "gguf")
+"""Precisions whose activations keep their rows."""
 
 
 class OrtDialect:
@@ -48,7 +49,7 @@ class OrtDialect:
         self._weights = weights
         self._graph = GraphWriter(file, dtype)
         self._row_shapes: dict[int, ir.Value] = {}
-        self._flat = weights.precision not in _KEPT_IN_ROWS
+        self._flat = weights.precision not in KEPT_IN_ROWS
         self._tied: Matrix | None = None
         self._products = Products(self._graph, weights, OPSET, flat=self._flat)
 
@@ -73,26 +74,7 @@ class OrtDialect:
             ids = self._op("Reshape", [ids, self._graph.ints("flat", [-1])])
         if not isinstance(table, BlockMatrix):
             return self._op("Gather", [self._graph.floats(name, table), ids])
-        bytes_per_row = self._c.hidden * table.bits // 8
-        data, scales = self._products.blocks(name, table, [rows, bytes_per_row])
-        vectors = self._op(
-            "GatherBlockQuantized",
-            [data, ids, scales],
-            {
-                "bits": table.bits,
-                "block_size": table.block,
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            },
-            domain=_MS,
-        )
-        if table.offsets is None:
-            return vectors
-        offsets = self._op("Gather", [self._graph.floats(f"{name}.offsets", table.offsets), ids])
-        cut = self._op("Reshape", [vectors, self._graph.ints("blocks", [0, 0, -1, table.block])])
-        last = self._graph.ints("[-1]", [-1])
-        shifted = self._op("Add", [cut, self._op("Unsqueeze", [offsets, last])])
-        return self._op("Reshape", [shifted, self._graph.ints("joined", [0, 0, -1])])
+        return self._products.looked_up(name, table, ids)
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -91,6 +91,30 @@ class Products:
             domain=_MS,
         )
 
+    def looked_up(self, name: str, table: BlockMatrix, ids: ir.Value) -> ir.Value:
+        """Return rows of a table in blocks, ``float[B, S, width]``, by ids of ``int64[B, S]``."""
+        rows, width = table.shape
+        data, scales = self.blocks(name, table, [rows, width * table.bits // 8])
+        vectors = self._graph.op(
+            "GatherBlockQuantized",
+            [data, ids, scales],
+            {
+                "bits": table.bits,
+                "block_size": table.block,
+                "gather_axis": 0,
+                "quantize_axis": 1,
+            },
+            domain=_MS,
+        )
+        if table.offsets is None:
+            return vectors
+        graph = self._graph
+        offsets = graph.op("Gather", [graph.floats(f"{name}.offsets", table.offsets), ids])
+        cut = graph.op("Reshape", [vectors, graph.ints("blocks", [0, 0, -1, table.block])])
+        last = graph.ints("[-1]", [-1])
+        shifted = graph.op("Add", [cut, graph.op("Unsqueeze", [offsets, last])])
+        return graph.op("Reshape", [shifted, graph.ints("joined", [0, 0, -1])])
+
     def blocks(self, name: str, matrix: BlockMatrix, shape: Sequence[int]) -> list[ir.Value]:
         """Return a matrix's integers, in such a shape, and its scales."""
         packed = self._graph.stored(f"{name}.packed", matrix.packed, shape)

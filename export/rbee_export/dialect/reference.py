@@ -32,18 +32,14 @@ class ReferenceDialect:
         self.output: Floats = np.empty((0, config.vocab), np.float32)
         self._c = config
         self._weights = weights
-        self._ids = np.asarray(ids)
+        self._ids = np.asarray(ids, np.intp)
         original = config.long_rope_from
         self._long = original is not None and len(ids) > original
         self._tables: dict[Rope, tuple[Floats, Floats]] = {}
 
     def embedding(self, name: str, rows: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        vectors = np.empty((len(self._ids), self._c.hidden), np.float32)
-        for part, table in self._weights.pieces(name, rows, self._c.hidden):
-            there = (self._ids >= part.start) & (self._ids < part.stop)
-            vectors[there] = table[self._ids[there] - part.start]
-        return vectors
+        return looked_up(self._weights, name, rows, self._c.hidden, self._ids)
 
     def norm(self, x: Floats, name: str) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -69,7 +65,7 @@ class ReferenceDialect:
 
     def linear(self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        parts = [self._product(x, name, n, columns) for name, n in rows.items()]
+        parts = [product(self._weights, x, name, n, columns) for name, n in rows.items()]
         product: Floats = np.concatenate(parts, axis=-1)
         if bias:
             product += self.bias(rows)
@@ -112,12 +108,7 @@ class ReferenceDialect:
 
     def activation(self, x: Floats, kind: Activation) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        if kind == "silu":
-            with np.errstate(over="ignore"):
-                silu: Floats = x / (1 + np.exp(-x))
-            return silu
-        cubic: Floats = np.tanh(_GELU * (x + np.float32(0.044715) * x * x * x))
-        return np.float32(0.5) * x * (1 + cubic)
+        return silu(x) if kind == "silu" else gelu_tanh(x)
 
     def gated(
         self, x: Floats, columns: int, rows: Mapping[str, int], kind: Activation, *, bias: bool
@@ -139,17 +130,10 @@ class ReferenceDialect:
     ) -> None:
         """See :class:`~rbee_export.decoder.Dialect`."""
         del tied  # the weight is read again, to hold one at a time
-        logits = self._product(x, name, rows, self._c.hidden)
+        logits = product(self._weights, x, name, rows, self._c.hidden)
         if bias:
             logits += self._weights.vector(f"{name}_bias", rows)
         self.output = logits if cap is None else _capped(logits, cap)
-
-    def _product(self, x: Floats, name: str, rows: int, columns: int) -> Floats:
-        """Multiply ``float32[T, columns]`` by a weight of ``[rows, columns]``, a few at a time."""
-        product = np.empty((len(x), rows), np.float32)
-        for part, weights in self._weights.pieces(name, rows, columns):
-            product[:, part] = x @ weights.T
-        return product
 
     def _qk_norm(self, x: Floats, name: str) -> Floats:
         weight = self._weights.vector(name, x.shape[-1])
@@ -165,6 +149,38 @@ class ReferenceDialect:
         rotated[..., :half] = a * cos - b * sin
         rotated[..., half : rope.dims] = b * cos + a * sin
         return rotated
+
+
+def looked_up(
+    weights: Weights, name: str, rows: int, columns: int, ids: NDArray[np.intp]
+) -> Floats:
+    """Return rows of a weight of ``[rows, columns]``, read a few at a time."""
+    vectors = np.empty((len(ids), columns), np.float32)
+    for part, table in weights.pieces(name, rows, columns):
+        there = (ids >= part.start) & (ids < part.stop)
+        vectors[there] = table[ids[there] - part.start]
+    return vectors
+
+
+def product(weights: Weights, x: Floats, name: str, rows: int, columns: int) -> Floats:
+    """Multiply ``float32[T, columns]`` by a weight of ``[rows, columns]``, a few at a time."""
+    outputs = np.empty((len(x), rows), np.float32)
+    for part, matrix in weights.pieces(name, rows, columns):
+        outputs[:, part] = x @ matrix.T
+    return outputs
+
+
+def silu(x: Floats) -> Floats:
+    """Return ``x * sigmoid(x)``."""
+    with np.errstate(over="ignore"):
+        active: Floats = x / (1 + np.exp(-x))
+    return active
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    """Return GELU in its approximation by ``tanh``."""
+    cubic: Floats = np.tanh(_GELU * (x + np.float32(0.044715) * x * x * x))
+    return np.float32(0.5) * x * (1 + cubic)
 
 
 def _rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:

@@ -1,0 +1,164 @@
+"""The ``ort`` dialect of an encoder: ONNX Runtime's operators over texts without padding.
+
+The graph's inputs and output, for N texts of T tokens together, special tokens included, one text
+after another:
+
+    input_ids     int64[T]
+    cu_seqlens    int32[N + 1]     where each text begins, and last T
+    embeddings    float32[N, hidden]
+
+With weights in blocks, activations are ``float[1, T, width]``; otherwise they are flat,
+``float[T, width]``, for a product is then a ``Gemm``, which takes matrices only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from rbee_export.blocks import BlockMatrix
+from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
+from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.dialect.graph import GraphWriter
+from rbee_export.dialect.ort import KEPT_IN_ROWS, OPSET
+from rbee_export.dialect.packed_attention import packed_attention, text_numbers
+from rbee_export.dialect.products import Products
+from rbee_export.weights import Weights
+from rbee_export.weights_file import WeightsFile
+
+_MS = "com.microsoft"
+_SHORTEST = 1e-12
+"""Length below which a vector is not made longer, as in PyTorch's ``normalize``."""
+
+
+class PackedDialect:
+    """An :class:`~rbee_export.encoder.EncoderDialect` of ONNX Runtime's operators."""
+
+    def __init__(
+        self, config: EncoderConfig, weights: Weights, file: WeightsFile, dtype: ir.DataType
+    ) -> None:
+        self._c = config
+        self._weights = weights
+        self._graph = graph = GraphWriter(file, dtype)
+        self._flat = weights.precision not in KEPT_IN_ROWS
+        self._products = Products(graph, weights, OPSET, flat=self._flat)
+        self._ids = graph.input("input_ids", ir.DataType.INT64, ["tokens"])
+        self._begins = graph.input("cu_seqlens", ir.DataType.INT32, ["boundaries"])
+        self._attention = packed_attention(OPSET, dtype)
+        tokens = self._op("Shape", [self._ids])
+        counted = text_numbers(graph.op, tokens, self._begins)
+        self._text = self._op("Sub", [counted, self._index(1)])
+
+    def model(self, producer_version: str) -> ir.Model:
+        """Return the finished model; its weights stay in the weights file."""
+        return self._graph.model(OPSET, {_MS: 1}, producer_version, ir_version=10, name="encoder")
+
+    def embedding(self, name: str, rows: int) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        table = self._weights.matrix(name, rows, self._c.hidden)
+        ids = self._in_rows(self._ids)
+        if isinstance(table, BlockMatrix):
+            return self._products.looked_up(name, table, ids)
+        return self._op("Gather", [self._graph.floats(name, table), ids])
+
+    def positions(self, name: str, added: str | None) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        c = self._c
+        dtype = "float32" if self._graph.dtype == ir.DataType.FLOAT else "float16"
+        table = self._weights.table(name, c.context_length, c.hidden, dtype)
+        if added is not None:
+            table = table + self._weights.dense(added, 1, c.hidden)
+        begin = self._op("Gather", [self._begins, self._text])
+        count = self._op("Squeeze", [self._op("Shape", [self._ids])])
+        count = self._op("Cast", [count], {"to": ir.DataType.INT32})
+        own = self._op("Sub", [self._op("Range", [self._index(0), count, self._index(1)]), begin])
+        return self._op("Gather", [self._graph.floats(name, table), self._in_rows(own)])
+
+    def add_norm(self, residual: ir.Value, x: ir.Value, name: str) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        parts = [
+            self._graph.floats(part, self._weights.vector(part, self._c.hidden))
+            for part in (name, f"{name}_bias")
+        ]
+        epsilon = {"epsilon": self._c.norm_epsilon}
+        return self._op("SkipLayerNormalization", [x, residual, *parts], epsilon, _MS)
+
+    def linear(self, x: ir.Value, columns: int, rows: Mapping[str, int]) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return self._products.linear(x, columns, rows, bias=True)
+
+    def attention(self, qkv: ir.Value) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        heads = {"num_heads": self._c.heads}
+        if not self._flat:
+            return self._graph.call(self._attention, [qkv, self._begins], heads)
+        first = self._graph.ints("[0]", [0])
+        rows = self._op("Unsqueeze", [qkv, first])
+        attended = self._graph.call(self._attention, [rows, self._begins], heads)
+        return self._op("Squeeze", [attended, first])
+
+    def activation(self, x: ir.Value, kind: EncoderActivation) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        if kind == "relu":
+            return self._op("Relu", [x])
+        if kind == "silu":
+            # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
+            return self._op("QuickGelu", [x], {"alpha": 1.0}, _MS)
+        return self._op("Gelu", [x], {"approximate": "tanh" if kind == "gelu_tanh" else "none"})
+
+    def pooled(self, x: ir.Value, kind: PoolingKind) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        if not self._flat:
+            x = self._op("Squeeze", [x, self._graph.ints("[0]", [0])])
+        begins = self._op("Slice", [self._begins, *self._range(0, -1)])
+        ends = self._op("Slice", [self._begins, *self._range(1, 1 << 31)])
+        if kind != "mean":
+            one = self._index(1)
+            rows = begins if kind == "cls" else self._op("Sub", [ends, one])
+            return self._float32(self._op("Gather", [x, rows]))
+        last, first = self._graph.ints("[-1]", [-1]), self._graph.ints("[0]", [0])
+        texts = self._op("Squeeze", [self._op("Shape", [begins])])
+        texts = self._op("Cast", [texts], {"to": ir.DataType.INT32})
+        numbers = self._op("Range", [self._index(0), texts, self._index(1)])
+        numbers = self._op("Unsqueeze", [numbers, last])
+        own = self._op("Equal", [numbers, self._op("Unsqueeze", [self._text, first])])
+        sums = self._op("MatMul", [self._float32(own), self._float32(x)])
+        lengths = self._op("Unsqueeze", [self._op("Sub", [ends, begins]), last])
+        return self._op("Div", [sums, self._float32(lengths)])
+
+    def normalized(self, x: ir.Value) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        length = self._op("ReduceL2", [x, self._graph.ints("[-1]", [-1])], {"keepdims": 1})
+        shortest = ir.tensor(np.asarray(_SHORTEST, np.float32))
+        shortest_value = self._op("Constant", [], {"value": shortest})
+        return self._op("Div", [x, self._op("Max", [length, shortest_value])])
+
+    def output(self, x: ir.Value) -> None:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        shape = ["texts", self._c.hidden]
+        self._graph.output(x, "embeddings", ir.DataType.FLOAT, shape)
+
+    def _in_rows(self, x: ir.Value) -> ir.Value:
+        """Return what there is of each token, ``[T]``, as the activations are laid out."""
+        return x if self._flat else self._op("Unsqueeze", [x, self._graph.ints("[0]", [0])])
+
+    def _float32(self, x: ir.Value) -> ir.Value:
+        return self._op("Cast", [x], {"to": ir.DataType.FLOAT})
+
+    def _index(self, value: int) -> ir.Value:
+        """Return a scalar of ``int32``."""
+        return self._op("Constant", [], {"value": ir.tensor(np.asarray(value, np.int32))})
+
+    def _range(self, start: int, end: int) -> tuple[ir.Value, ir.Value]:
+        return self._graph.ints(f"[{start}]", [start]), self._graph.ints(f"[{end}]", [end])
+
+    def _op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, int | float | str | ir.TensorProtocol] | None = None,
+        domain: str = "",
+    ) -> ir.Value:
+        return self._graph.op(kind, inputs, attributes, domain)
