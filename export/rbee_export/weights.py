@@ -15,7 +15,7 @@ from rbee_export.blocks import BLOCK, Bits, BlockMatrix, concatenate, quantize_p
 from rbee_export.checkpoint import Tensor, WeightSource
 from rbee_export.errors import CheckpointError, UnsupportedModel
 from rbee_export.rounding import InputMoments
-from rbee_runtime.artifact import Precision
+from rbee_runtime.artifact import Precision, WeightGroup
 
 Matrix = BlockMatrix | NDArray[Any]
 """Blocks, or floating-point numbers: 16 bits wide at ``fp16`` and ``bf16``, else ``float32``."""
@@ -223,6 +223,18 @@ class Weights:
                 f"its configuration says {list(shape)}"
             )
         return tensor
+
+
+def summed_up(report: Sequence[Held]) -> tuple[WeightGroup, ...]:
+    """Sum up what became of the weights, those of all layers together."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for held in report:
+        key = (held.name.rpartition(".")[2], held.source, held.held)
+        groups.setdefault(key, []).append(held.nbytes)
+    return tuple(
+        WeightGroup(name=name, source=source, held=how, count=len(sizes), nbytes=sum(sizes))
+        for (name, source, how), sizes in groups.items()
+    )
 
 
 def _floats(matrix: BlockMatrix) -> int:

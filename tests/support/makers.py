@@ -13,6 +13,7 @@ from rbee_export import Checkpoint
 
 MakeLlama = Callable[..., Path]
 MakeFamily = Callable[..., Path]
+MakeEncoder = Callable[..., Path]
 MakeArtifact = Callable[..., Path]
 OpenOnce = Callable[[Path], Checkpoint]
 

@@ -16,7 +16,7 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_LINES = (
+LINES = (
     "The worker reads a checkpoint once, writes what it needs, and never looks back.",
     "Once upon a time there was a hive, and in the hive there was a queen with many workers.",
     "A token in, a token out: the cache grows by one position and the stream by one event.",
@@ -38,7 +38,7 @@ def tokenizer_json() -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_LINES * 3, trainer)
+    tokenizer.train_from_iterator(LINES * 3, trainer)
     assert tokenizer.get_vocab_size() == VOCAB
     text: str = tokenizer.to_str()
     return text

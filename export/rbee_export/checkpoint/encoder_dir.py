@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rbee_export.checkpoint.encoder_config import EncoderConfig
 from rbee_export.checkpoint.encoder_layout import (
@@ -18,7 +18,7 @@ from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.model_directory import beside, read_shards
 from rbee_export.checkpoint.safetensors_dir import DenseTensor, model_files, read_tensor
 from rbee_export.checkpoint.sentence_modules import MODULES, SentenceModules, read_modules
-from rbee_export.errors import UnsupportedModel
+from rbee_export.errors import UnsupportedModel, shown
 
 _HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 
@@ -42,34 +42,6 @@ class EncoderCheckpoint:
     modules: SentenceModules
     shards: Mapping[str, Path] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def open(cls, path: Path, name: str | None = None) -> Self:
-        """Read the directory's configuration and its files' headers; weights stay on disk.
-
-        Args:
-            path: The directory.
-            name: What to call it; ``None`` for its own name.
-
-        Raises:
-            CheckpointError: A file is missing or damaged.
-            UnsupportedModel: It is no encoder, or does what is not known here.
-        """
-        modules = read_modules(path)
-        directory = modules.transformer
-        beside(directory)  # before anything is read
-        settings = read_json(directory / "config.json")
-        if settings.get("model_type") not in ENCODERS:
-            raise UnsupportedModel(
-                f"{directory}: model type {settings.get('model_type')!r} is no encoder known here; "
-                f"{', '.join(ENCODERS)} are"
-            )
-        if not modules.files:
-            _require_embeddings(directory, settings)
-        config = read_encoder_config(directory / "config.json", settings)
-        longest = modules.longest or config.context_length
-        config = replace(config, context_length=min(longest, config.context_length))
-        return cls(name or path.resolve().name, config, modules, read_shards(directory), settings)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,6 +70,40 @@ class EncoderCheckpoint:
         return read_encoder_tokenizer(self.modules, self.settings)
 
 
+def open_encoder(path: Path, name: str | None = None) -> EncoderCheckpoint:
+    """Read a directory's configuration and its files' headers; weights stay on disk.
+
+    Args:
+        path: The directory.
+        name: What to call it; ``None`` for its own name.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+        UnsupportedModel: It is no encoder, or does what is not known here.
+    """
+    modules = read_modules(path)
+    directory = modules.transformer
+    beside(directory)  # before anything is read
+    settings = read_json(directory / "config.json")
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in ENCODERS:
+        raise UnsupportedModel(
+            f"{directory}: model type {shown(kind)} is no encoder known here; "
+            f"{', '.join(ENCODERS)} are"
+        )
+    if not modules.files:
+        _require_embeddings(directory, settings)
+    config = read_encoder_config(directory / "config.json", settings)
+    longest = min(modules.longest or config.context_length, config.context_length)
+    return EncoderCheckpoint(
+        name or path.resolve().name,
+        replace(config, context_length=longest),
+        modules,
+        read_shards(directory),
+        settings,
+    )
+
+
 def is_encoder(path: Path) -> bool:
     """Return whether a directory holds an encoder, as far as its settings say.
 
@@ -107,7 +113,8 @@ def is_encoder(path: Path) -> bool:
     """
     if not (path / "config.json").is_file():
         return (path / MODULES).is_file()
-    return read_json(path / "config.json").get("model_type") in ENCODERS
+    kind = read_json(path / "config.json").get("model_type")
+    return isinstance(kind, str) and kind in ENCODERS
 
 
 def _require_embeddings(directory: Path, settings: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class SentenceModules:
     """
 
     transformer: Path
-    pooling: SentencePooling = SentencePooling()
+    pooling: SentencePooling = field(default_factory=SentencePooling)
     prompt: str = ""
     longest: int | None = None
     lowercase: bool = False

@@ -1,0 +1,203 @@
+"""How far an artifact's embeddings are from those that its checkpoint's weights mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnxruntime as ort
+import tokenizers
+from numpy.typing import NDArray
+
+from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint
+from rbee_export.dialect.encoder_reference import EncoderReference
+from rbee_export.encoder import build
+from rbee_export.errors import ExportError
+from rbee_export.fidelity import Progress, Text
+from rbee_export.weights import Weights
+from rbee_runtime.artifact import EmbedderArtifact, EmbeddingFidelity
+
+Vectors = NDArray[np.float32]
+
+TOKENS = 4096
+"""Tokens of all texts that are compared, but for those of the last one."""
+
+_PACK = 1024
+"""Tokens run together: the attention of an artifact's own functions takes their square."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Texts to embed.
+
+    Attributes:
+        name: ``built-in``, or the name of the file they came from.
+        texts: The texts, at least two.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+
+    @classmethod
+    def built_in(cls) -> Self:
+        """Return those that come with the exporter: questions, answers, searches, code, passages,
+        many of them twice in other words.
+        """
+        content = files("rbee_export").joinpath("sentences.txt").read_text(encoding="utf-8")
+        return cls._lines("built-in", content)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a file with a text in each line.
+
+        Raises:
+            ExportError: It cannot be read, is not UTF-8, or has fewer than two texts.
+        """
+        text = Text.read(file)
+        return cls._lines(text.name, text.content)
+
+    @classmethod
+    def _lines(cls, name: str, content: str) -> Self:
+        texts = tuple(line for line in map(str.strip, content.splitlines()) if line)
+        if len(texts) < 2:
+            raise ExportError(f"{name}: fewer than two texts; give a file with one in each line")
+        return cls(name, texts)
+
+    def ids(self, artifact: EmbedderArtifact) -> list[list[int]]:
+        """Return the first texts in an artifact's vocabulary, as many as are compared.
+
+        Each comes after the model's prompt; those that the model cannot read whole are cut.
+
+        Raises:
+            ExportError: The model lacks a token of them.
+        """
+        manifest = artifact.manifest
+        tokenizer = tokenizers.Tokenizer.from_file(str(artifact.file("tokenizer")))
+        tokenizer.enable_truncation(manifest.shapes.context_length)
+        found: list[list[int]] = []
+        for text in self.texts:
+            ids = tokenizer.encode(manifest.embedding.prompt + text).ids
+            if max(ids, default=-1) >= manifest.shapes.vocab:
+                raise ExportError(
+                    f"{self.name}: the tokenizer knows tokens that the model does not"
+                )
+            if ids:
+                found.append(ids)
+            if sum(map(len, found)) >= TOKENS:
+                break
+        return found
+
+
+def measure_embeddings(
+    artifact: EmbedderArtifact, checkpoint: EncoderCheckpoint, texts: Sentences, progress: Progress
+) -> EmbeddingFidelity:
+    """Compare what an artifact and its checkpoint make of texts, on the CPU.
+
+    Raises:
+        ExportError: The texts do not fit the model, or ONNX Runtime cannot run the graph here.
+    """
+    ids = texts.ids(artifact)
+    config = checkpoint.config
+    reference = reference_embeddings(
+        checkpoint, ids, lambda done: progress("reference", done, config.layers)
+    )
+    return compare_embeddings(texts.name, ids, artifact_embeddings(artifact, ids), reference)
+
+
+def artifact_embeddings(artifact: EmbedderArtifact, texts: Sequence[Sequence[int]]) -> Vectors:
+    """Return what an artifact makes of N texts, ``float32[N, dim]``, on the CPU.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the graph here, or it gives what is no number.
+    """
+    graph = artifact.file("graph")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        found = [session.run(["embeddings"], _packed(pack))[0] for pack in _packs(texts)]
+    except Exception as error:  # the library's exceptions share no narrower base
+        raise ExportError(f"{graph}: cannot be run on this CPU: {error}") from error
+    vectors: Vectors = np.concatenate(found)
+    if not np.isfinite(vectors).all():
+        raise ExportError(f"{graph}: embeds a text as what is no number; export the model again")
+    return vectors
+
+
+def reference_embeddings(
+    checkpoint: EncoderCheckpoint,
+    texts: Sequence[Sequence[int]],
+    layer: Callable[[int], None] = lambda _done: None,
+) -> Vectors:
+    """Return what a checkpoint's own weights make of N texts, worked out in float32.
+
+    Args:
+        checkpoint: The weights.
+        texts: Tokens of each text.
+        layer: Called after each layer.
+
+    Returns:
+        ``float32[N, dim]``.
+    """
+    ops = EncoderReference(checkpoint.config, Weights(checkpoint, "fp32"), texts)
+    build(ops, checkpoint.config, checkpoint.modules.pooling, layer)
+    return ops.embeddings
+
+
+def compare_embeddings(
+    name: str, texts: Sequence[Sequence[int]], vectors: Vectors, reference: Vectors
+) -> EmbeddingFidelity:
+    """Compare embeddings of N texts, each ``float32[N, dim]``.
+
+    Args:
+        name: Where the texts came from.
+        texts: Their tokens.
+        vectors: Of the artifact.
+        reference: Of the checkpoint.
+    """
+    ours, theirs = _of_length_one(vectors), _of_length_one(reference)
+    cosines = np.minimum((ours * theirs).sum(-1), 1.0)
+    return EmbeddingFidelity(
+        text=name,
+        texts=len(texts),
+        tokens=sum(map(len, texts)),
+        mean_cosine=float(cosines.mean()),
+        least_cosine=float(cosines.min()),
+        agreement=float((_nearest(ours) == _nearest(theirs)).mean()),
+    )
+
+
+def _of_length_one(vectors: Vectors) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(wide, axis=-1, keepdims=True)
+    return wide / np.maximum(lengths, np.finfo(np.float64).tiny)
+
+
+def _nearest(vectors: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the nearest of the others to each vector."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    return cosines.argmax(-1)
+
+
+def _packs(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    pack: list[Sequence[int]] = []
+    for text in texts:
+        if pack and sum(map(len, pack)) + len(text) > _PACK:
+            yield pack
+            pack = []
+        pack.append(text)
+    if pack:
+        yield pack
+
+
+def _packed(texts: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
+    """Return texts as a graph takes them."""
+    return {
+        "input_ids": np.concatenate([np.asarray(text, np.int64) for text in texts]),
+        "cu_seqlens": np.cumsum([0, *map(len, texts)]).astype(np.int32),
+    }

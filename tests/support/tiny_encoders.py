@@ -1,0 +1,194 @@
+"""Small random encoders, in the layouts of transformers and of sentence-transformers."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from .tiny_tokenizer import LINES
+
+VOCAB = 384
+CONTEXT = 128
+_BERT: Mapping[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+    "type_vocab_size": 2,
+    # Far wider than models start with, so that attention attends.
+    "initializer_range": 0.2,
+    "layer_norm_eps": 1e-5,
+}
+_ROBERTA: Mapping[str, Any] = {
+    **_BERT,
+    "max_position_embeddings": CONTEXT + 2,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
+ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "bert": ("bert", _BERT),
+    "bert-odd": ("bert", {**_BERT, "num_hidden_layers": 3, "intermediate_size": 160}),
+    "bert-gelu-new": ("bert", {**_BERT, "hidden_act": "gelu_new", "layer_norm_eps": 0.1}),
+    "bert-relu": ("bert", {**_BERT, "hidden_act": "relu"}),
+    "bert-silu": ("bert", {**_BERT, "hidden_act": "silu"}),
+    "roberta": ("roberta", _ROBERTA),
+    "xlm-roberta": ("xlm-roberta", _ROBERTA),
+    "camembert": ("camembert", _ROBERTA),
+    "distilbert": (
+        "distilbert",
+        {
+            "vocab_size": VOCAB,
+            "dim": 64,
+            "hidden_dim": 128,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": CONTEXT,
+            "initializer_range": 0.2,
+        },
+    ),
+}
+"""By name: ``model_type``, and what is not the type's default."""
+
+WORDPIECE = ("bert", "distilbert")
+
+
+def save_encoder(
+    directory: Path,
+    name: str = "bert",
+    *,
+    modules: Sequence[str] | None = ("Transformer", "Pooling", "Normalize"),
+    pooling: Mapping[str, Any] | None = None,
+    head: str = "AutoModel",
+    dtype: str = "float32",
+    **changed: Any,
+) -> Path:
+    """Save random weights and a tokenizer as ``transformers`` does.
+
+    Norms are drawn around one, biases around zero.
+
+    Args:
+        directory: Where to.
+        name: One of ``ENCODERS``.
+        modules: Those of sentence-transformers to list; ``None`` for a plain directory.
+        pooling: Settings of the second; the mean by default.
+        head: The class to save it as; one with a head gives weights a prefix.
+        dtype: Of the stored weights.
+        changed: Configuration that differs from the encoder's.
+    """
+    import torch
+    import transformers
+
+    kind, config = ENCODERS[name]
+    torch.manual_seed(7)
+    made = transformers.AutoConfig.for_model(kind, **{**config, **changed})
+    model = getattr(transformers, head).from_config(made)
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if "norm" in weight_name.lower() and weight_name.endswith("weight"):
+                weight.uniform_(0.5, 1.5)
+            elif weight_name.endswith("bias"):
+                weight.uniform_(-0.5, 0.5)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    save_tokenizer(directory, kind)
+    if modules is not None:
+        save_modules(directory, modules, pooling or {"pooling_mode_mean_tokens": True})
+    return directory
+
+
+def save_modules(directory: Path, modules: Sequence[str], pooling: Mapping[str, Any]) -> None:
+    """Write the files of sentence-transformers."""
+    folders = ["", *(f"{i}_{module}" for i, module in enumerate(modules[1:], 1))]
+    listed = [
+        {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{module}"}
+        for i, (module, folder) in enumerate(zip(modules, folders, strict=True))
+    ]
+    write_json(directory / "modules.json", listed)
+    for module, folder in zip(modules, folders, strict=True):
+        if module == "Pooling":
+            write_json(directory / folder / "config.json", pooling)
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write a JSON file, in a folder of its own if need be."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def save_tokenizer(directory: Path, kind: str) -> None:
+    """Write the tokenizer's files of a ``model_type``."""
+    if kind in WORDPIECE:
+        specials = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+        text = word_pieces()
+        options: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    else:
+        specials = {"unk": "<unk>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+        text = byte_pairs()
+        options = {"tokenizer_class": "RobertaTokenizer"}
+    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+    options |= {f"{role}_token": token for role, token in specials.items()}
+    write_json(directory / "tokenizer_config.json", options)
+
+
+@functools.cache
+def word_pieces() -> str:
+    """Return a tokenizer of BERT's kind, serialised."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCAB, special_tokens=specials, show_progress=False
+    )
+    tokenizer.train_from_iterator(LINES * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return str(tokenizer.to_str())
+
+
+@functools.cache
+def byte_pairs() -> str:
+    """Return a tokenizer of RoBERTa's kind, serialised."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(LINES * 3, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>"))
+    )
+    return str(tokenizer.to_str())
+
+
+def load_encoder(checkpoint: Path) -> Any:
+    """Open a checkpoint with ``transformers``, in float32."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # a second one costs more than it brings at these sizes
+    model = transformers.AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+    return model.eval()
+
+
+def hidden_states(model: Any, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return a reference model's last hidden states of a text: ``float32[len(ids), hidden]``."""
+    import torch
+
+    with torch.inference_mode():
+        states: NDArray[np.float32] = model(torch.tensor([list(ids)])).last_hidden_state[0].numpy()
+    return states
