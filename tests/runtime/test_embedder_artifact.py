@@ -101,7 +101,7 @@ def test_a_language_model_is_none(tiny_artifact: Path) -> None:
     assert said == ": is a language model: rbee-generate and rbee-worker run it"
 
 
-@pytest.mark.parametrize("act", [EmbedderArtifact.open, open_artifact, Artifact.open])
+@pytest.mark.parametrize("act", [EmbedderArtifact.open, open_artifact])
 @pytest.mark.parametrize(
     ("change", "where"),
     [

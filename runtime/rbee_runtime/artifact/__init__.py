@@ -5,14 +5,10 @@ is a language model or one of embeddings: each kind has a manifest of its own. T
 and outputs follow from its dialect and are described in ``docs/artifact.md``.
 """
 
-from rbee_runtime.artifact.artifact import Artifact, EmbedderArtifact, open_artifact
+from typing import TYPE_CHECKING
+
+from rbee_runtime.artifact.artifact import Artifact
 from rbee_runtime.artifact.directory import ByteProgress
-from rbee_runtime.artifact.embedder_manifest import (
-    EmbedderManifest,
-    Embedding,
-    EmbeddingFidelity,
-    EncoderShapes,
-)
 from rbee_runtime.artifact.manifest import (
     CacheGeometry,
     Engine,
@@ -22,6 +18,7 @@ from rbee_runtime.artifact.manifest import (
     Manifest,
     Shapes,
 )
+from rbee_runtime.artifact.opening import open_artifact
 from rbee_runtime.artifact.parts import (
     Dialect,
     FileEntry,
@@ -32,6 +29,15 @@ from rbee_runtime.artifact.parts import (
     WeightGroup,
 )
 from rbee_runtime.artifact.reading import FORMAT_VERSION, MANIFEST_NAME, Task, task_of
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact.embedder_artifact import EmbedderArtifact
+    from rbee_runtime.artifact.embedder_manifest import (
+        EmbedderManifest,
+        Embedding,
+        EmbeddingFidelity,
+        EncoderShapes,
+    )
 
 __all__ = [
     "FORMAT_VERSION",
@@ -61,3 +67,16 @@ __all__ = [
     "open_artifact",
     "task_of",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is of embedding models only when somebody asks for it: others start sooner."""
+    if name == "EmbedderArtifact":
+        from rbee_runtime.artifact.embedder_artifact import EmbedderArtifact
+
+        return EmbedderArtifact
+    if name in ("EmbedderManifest", "Embedding", "EmbeddingFidelity", "EncoderShapes"):
+        import rbee_runtime.artifact.embedder_manifest as described
+
+        return getattr(described, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

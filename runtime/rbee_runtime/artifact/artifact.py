@@ -1,4 +1,4 @@
-"""An artifact, opened as what its model is."""
+"""The artifact of a language model."""
 
 from __future__ import annotations
 
@@ -6,23 +6,10 @@ from pathlib import Path
 from typing import Self
 
 from rbee_runtime.artifact.directory import Directory
-from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
 from rbee_runtime.artifact.manifest import Engine, Manifest
 from rbee_runtime.artifact.parts import Role
 from rbee_runtime.artifact.reading import read_manifest
 from rbee_runtime.errors import ArtifactError
-
-
-def open_artifact(path: Path) -> Artifact | EmbedderArtifact:
-    """Open an artifact of any kind.
-
-    Raises:
-        ArtifactError: No manifest, a newer or invalid one, or a file missing or cut short.
-    """
-    manifest = read_manifest(path)
-    if isinstance(manifest, Manifest):
-        return Artifact(path, manifest).whole()
-    return EmbedderArtifact(path, manifest).whole()
 
 
 class Artifact(Directory[Manifest]):
@@ -38,13 +25,7 @@ class Artifact(Directory[Manifest]):
             ArtifactError: No manifest, a newer or invalid one, one of an embedding model, or a file
                 missing or cut short.
         """
-        manifest = read_manifest(path)
-        if not isinstance(manifest, Manifest):
-            raise ArtifactError(f"{path}: is an embedding model: rbee-embed and rbee-worker run it")
-        return cls(path, manifest).whole()
-
-    def whole(self) -> Self:
-        """Check that all files are there; see :meth:`open`."""
+        self = cls(path, read_manifest(path, "generate", Manifest))
         once: tuple[Role, ...] = ("graph", "tokenizer")
         if self.manifest.target != "cpu":
             once += ("greedy", "sampler")
@@ -71,28 +52,3 @@ class Artifact(Directory[Manifest]):
             if entry.role == "engine" and entry.path == engine.path:
                 return self.path / entry.path
         raise ArtifactError(f"{self.path}: the manifest names no file of the engine {engine.path}")
-
-
-class EmbedderArtifact(Directory[EmbedderManifest]):
-    """An opened artifact of a model of embeddings: the directory and its manifest."""
-
-    __slots__ = ()
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the manifest and check that every file it names is there, at its size.
-
-        Raises:
-            ArtifactError: No manifest, a newer or invalid one, one of a language model, or a file
-                missing or cut short.
-        """
-        manifest = read_manifest(path)
-        if not isinstance(manifest, EmbedderManifest):
-            raise ArtifactError(
-                f"{path}: is a language model: rbee-generate and rbee-worker run it"
-            )
-        return cls(path, manifest).whole()
-
-    def whole(self) -> Self:
-        """Check that all files are there; see :meth:`open`."""
-        return self.check("graph", "tokenizer")

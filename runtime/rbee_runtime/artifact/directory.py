@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
-from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
-from rbee_runtime.artifact.manifest import Manifest
 from rbee_runtime.artifact.parts import Role
 from rbee_runtime.errors import ArtifactError
 
-AnyManifest = TypeVar("AnyManifest", Manifest, EmbedderManifest)
+if TYPE_CHECKING:
+    from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
+    from rbee_runtime.artifact.manifest import Manifest
+
+AnyManifest = TypeVar("AnyManifest", "Manifest", "EmbedderManifest")
 
 ByteProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import ConfigDict, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
 
 
-class _Deferred(Frozen):
-    # Whoever opens a language model is not to wait until these can be read.
-    model_config = ConfigDict(defer_build=True)
-
-
-class EncoderShapes(_Deferred):
+class EncoderShapes(Frozen):
     """The encoder's dimensions.
 
     Attributes:
@@ -40,7 +35,7 @@ class EncoderShapes(_Deferred):
         return self
 
 
-class Embedding(_Deferred):
+class Embedding(Frozen):
     """What becomes of the hidden states of a text's tokens.
 
     Attributes:
@@ -56,7 +51,7 @@ class Embedding(_Deferred):
     prompt: str = ""
 
 
-class EmbeddingFidelity(_Deferred):
+class EmbeddingFidelity(Frozen):
     """How far an artifact's vectors are from those of the checkpoint's weights in float32.
 
     Attributes:
@@ -76,7 +71,7 @@ class EmbeddingFidelity(_Deferred):
     agreement: float
 
 
-class EmbedderManifest(_Deferred):
+class EmbedderManifest(Frozen):
     """The content of the ``artifact.json`` of a model of embeddings, format version 5.
 
     Attributes:

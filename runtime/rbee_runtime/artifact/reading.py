@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import ValidationError
 
-from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
-from rbee_runtime.artifact.manifest import Manifest
+from rbee_runtime.artifact.directory import AnyManifest
 from rbee_runtime.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
@@ -21,32 +22,42 @@ Task = Literal["generate", "embed"]
 """What a model is for: texts that go on, or vectors of texts."""
 
 _EMBEDS_FROM = 5
+_WHAT_RUNS: Mapping[Task, str] = MappingProxyType(
+    {
+        "generate": "is a language model: rbee-generate and rbee-worker run it",
+        "embed": "is an embedding model: rbee-embed and rbee-worker run it",
+    }
+)
 _LARGEST_MANIFEST = 16 << 20
 _SHOWN = 100
 
 
 def task_of(path: Path) -> Task:
-    """Return what the model of an artifact directory is for, by a look at its manifest's head.
+    """Return what the model of an artifact directory is for, by its manifest's version.
 
     Raises:
         ArtifactError: No manifest, or one of a version that this runtime does not read.
     """
-    version = _version(_document(path))
-    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
-    return "embed" if embeds else "generate"
+    return _task(_document(path))
 
 
-def read_manifest(path: Path) -> Manifest | EmbedderManifest:
+def read_manifest(path: Path, task: Task, kind: type[AnyManifest]) -> AnyManifest:
     """Return the manifest in an artifact directory.
 
+    Args:
+        path: The directory.
+        task: What its model is to be for.
+        kind: The manifest that such models have.
+
     Raises:
-        ArtifactError: There is none, or a newer or invalid one.
+        ArtifactError: There is none, a newer or invalid one, or one of a model for something else.
     """
     raw = _document(path)
-    version = _version(raw)
-    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
+    found = _task(raw)
+    if found != task:
+        raise ArtifactError(f"{path}: {_WHAT_RUNS[found]}")
     try:
-        return (EmbedderManifest if embeds else Manifest).model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "document"
@@ -92,3 +103,9 @@ def _document(path: Path) -> object:
 
 def _version(raw: object) -> object:
     return raw.get("format_version") if isinstance(raw, dict) else None
+
+
+def _task(raw: object) -> Task:
+    version = _version(raw)
+    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
+    return "embed" if embeds else "generate"
