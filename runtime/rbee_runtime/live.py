@@ -1,39 +1,31 @@
-"""A request inside the engine."""
+"""A completion inside the engine."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rbee_runtime.events import Event, Finished, Started
 from rbee_runtime.sequence import Sequence
+from rbee_runtime.served import Served
 
 Sink = Callable[[Event], None]
 """Takes a request's events, on the engine's thread: it must return at once."""
 
 
-@dataclass(slots=True, eq=False)
-class Live:
+class Live(Served[Event]):
     """A sequence, where its events go, and its times.
 
     Attributes:
         sequence: The sequence.
-        sink: Where its events go.
-        deaf: The sink failed: nobody is listening any more.
     """
 
-    sequence: Sequence
-    sink: Sink
-    deaf: bool = False
-    _started: float = 0.0
-    _first_token: float = 0.0
-
-    @property
-    def request_id(self) -> str:
-        """Of its request."""
-        return self.sequence.request.request_id
+    def __init__(self, sequence: Sequence, sink: Sink) -> None:
+        request = sequence.request
+        super().__init__(request.request_id, request.deadline, sink)
+        self.sequence = sequence
+        self._started = 0.0
+        self._first_token = 0.0
 
     def start(self) -> None:
         """Say that its prefill begins, unless that was said."""
@@ -46,16 +38,6 @@ class Live:
         """Note the time of its first token."""
         if self._first_token == 0.0:
             self._first_token = time.monotonic()
-
-    def tell(self, event: Event) -> None:
-        """Pass an event on. A sink that fails harms nobody but its own request."""
-        if self.deaf:
-            return
-        try:
-            self.sink(event)
-        except Exception:
-            self.deaf = True
-            logging.getLogger(__name__).exception("The sink of %s failed", self.request_id)
 
     def finished(self) -> Finished:
         """Return the event that tells of its end, which has come."""

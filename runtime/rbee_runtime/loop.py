@@ -1,22 +1,12 @@
-"""The thread that turns the crank: sequences in, events out. The only room that knows time."""
+"""Sequences in, events out: what the scheduler orders, done on the backend, step by step."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 
 from rbee_runtime.backend import Backend
-from rbee_runtime.errors import (
-    DeadlineExceeded,
-    DeviceLost,
-    EngineClosed,
-    InferenceFailed,
-    InvalidRequest,
-    RuntimeFault,
-)
+from rbee_runtime.crank import Crank, TooLate
+from rbee_runtime.errors import DeviceLost, InferenceFailed, RuntimeFault
 from rbee_runtime.events import Failed, Finished, Piece, StopReason
 from rbee_runtime.live import Live, Sink
 from rbee_runtime.pace import Pace
@@ -24,17 +14,13 @@ from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
 from rbee_runtime.status import EngineStatus
 from rbee_runtime.step import Step
-from rbee_runtime.watchdog import Watchdog
 
 
-class _TooLate(Exception):
-    """A step came back after it had been given up, and the engine with it."""
-
-
-class DecodeLoop:
+class DecodeLoop(Crank[Live, tuple[Work, int]]):
     """Runs what the scheduler orders on the backend, on a thread of its own.
 
-    Every public method may be called from any thread.
+    Every public method may be called from any thread. Only the loop's thread touches a sequence
+    that holds a slot.
 
     Args:
         backend: Runs the steps.
@@ -45,20 +31,9 @@ class DecodeLoop:
 
     def __init__(self, backend: Backend, scheduler: Scheduler, step_limit: float) -> None:
         self._backend = backend
-        # Everything below is guarded by the condition's lock, except that only the loop's thread
-        # touches a sequence that holds a slot.
-        self._changed = threading.Condition()
         self._scheduler = scheduler
         self._pace = Pace(scheduler.chunk)
-        self._live: dict[str, Live] = {}
-        self._cancelled: set[str] = set()
-        self._closing = False
-        self._job: tuple[Callable[[], object], Future[None]] | None = None
-        self._fault: str | None = None
-        self._ended = threading.Event()
-        self._watchdog = Watchdog(step_limit, self._give_up)
-        self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
-        self._thread.start()
+        super().__init__(step_limit)
 
     def submit(self, sequence: Sequence, sink: Sink) -> None:
         """Queue a sequence, whose events go to ``sink``. Returns at once.
@@ -70,37 +45,10 @@ class DecodeLoop:
         """
         request_id = sequence.request.request_id
         with self._changed:
-            if self._closing or self._fault is not None:
-                raise EngineClosed(self._fault or "the engine has been closed")
-            if request_id in self._live:
-                raise InvalidRequest("request_id", f"{request_id!r} is already being served")
+            self._require_new(request_id)
             self._scheduler.add(sequence)
             self._live[request_id] = Live(sequence, sink)
             self._changed.notify()
-
-    def cancel(self, request_id: str) -> bool:
-        """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
-        with self._changed:
-            if request_id not in self._live:
-                return False
-            self._cancelled.add(request_id)
-            self._changed.notify()
-            return True
-
-    def run(self, job: Callable[[], object]) -> None:
-        """Run a job on the loop's thread, between two steps, and wait for it.
-
-        Raises:
-            EngineClosed: The loop has ended.
-            Exception: What the job raised.
-        """
-        done: Future[None] = Future()
-        with self._changed:
-            if self._closing or self._fault is not None:
-                raise EngineClosed(self._fault or "the engine has been closed")
-            self._job = job, done
-            self._changed.notify()
-        done.result()
 
     def status(self) -> EngineStatus:
         """Return what it is doing."""
@@ -109,64 +57,20 @@ class DecodeLoop:
                 slots_total=self._scheduler.slots,
                 slots_available=self._scheduler.slots_available,
                 queued=self._scheduler.queued,
-                healthy=self._fault is None and not self._closing,
+                healthy=self._healthy,
                 fault=self._fault,
             )
 
-    def close(self) -> None:
-        """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        if threading.current_thread() is self._thread or self._watchdog.raised:
-            return
-        self._ended.wait()
-        # A thread that hangs is left to itself.
-        if not self._watchdog.raised:
-            self._thread.join()
-
-    def _give_up(self, reason: str) -> None:
-        """End everything in the place of the loop's thread, which hangs; the watchdog calls it."""
-        self._fail_all(EngineClosed(reason))
-        logging.getLogger(__name__).error("The engine hangs: %s", reason)
-        self._ended.set()
-
     # --- below: the loop's thread ---
 
-    def _run(self) -> None:
-        try:
-            while self._turn():
-                pass
-        except _TooLate:
-            logging.getLogger(__name__).warning("The step came back after it had been given up")
-        except BaseException as error:  # whatever it is, no caller may be left waiting
-            self._fail_all(error)
-            logging.getLogger(__name__).exception("The engine stopped")
-        finally:
-            self._watchdog.stop()
-            self._ended.set()
+    def _next(self) -> tuple[Work, int] | None:
+        # The streams that run wait for a prompt; the prompts behind it wait for the streams.
+        waiting = max(1, self._scheduler.prompts)
+        work = self._scheduler.next(self._pace.chunk * waiting)
+        return None if work is None else (work, waiting)
 
-    def _turn(self) -> bool:
-        """Wait for work and do one piece of it; return ``False`` when the loop is to end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._live or self._closing or self._job)
-            job, self._job = self._job, None
-            unwanted = self._take_unwanted()
-        if job is not None:
-            _perform(*job)
-        for live, fault in unwanted:
-            self._drop(live, fault)
-        with self._changed:
-            if self._closing and not self._live:
-                return False
-            # The streams that run wait for a prompt; the prompts behind it wait for the streams.
-            waiting = max(1, self._scheduler.prompts)
-            work = self._scheduler.next(self._pace.chunk * waiting)
-        if work is not None:
-            self._perform(work, waiting)
-        return True
-
-    def _perform(self, work: Work, waiting: int) -> None:
+    def _perform(self, ordered: tuple[Work, int]) -> None:
+        work, waiting = ordered
         lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
         for live in lives:
             live.start()
@@ -177,7 +81,7 @@ class DecodeLoop:
         finally:
             # From then on what it was for belongs to nobody.
             if not self._watchdog.end():
-                raise _TooLate
+                raise TooLate
         self._keep_pace(work, time.monotonic() - began, waiting)
         ends: list[tuple[Live, Finished | Failed]] = [
             (lives[number], Failed(fault)) for number, fault in faults.items()
@@ -249,54 +153,11 @@ class DecodeLoop:
             live.tell(Piece(text, len(sequence.tokens)))
         return live.finished() if sequence.phase is Phase.FINISHED else None
 
-    def _take_unwanted(self) -> list[tuple[Live, RuntimeFault | None]]:
-        """Return what was cancelled, and what is too late with the fault to say so."""
-        now = time.monotonic()
-        unwanted: list[tuple[Live, RuntimeFault | None]] = []
-        for request_id, live in self._live.items():
-            deadline = live.sequence.request.deadline
-            if self._closing or live.deaf or request_id in self._cancelled:
-                unwanted.append((live, None))
-            elif deadline is not None and now >= deadline:
-                unwanted.append((live, DeadlineExceeded("the request's deadline has passed")))
-        return unwanted
-
-    def _drop(self, live: Live, fault: RuntimeFault | None) -> None:
-        if fault is not None:
-            self._end(live, Failed(fault))
-            return
+    def _drop(self, live: Live) -> None:
         text = live.sequence.finish(StopReason.CANCELLED)
         if text:
             live.tell(Piece(text, len(live.sequence.tokens)))
         self._end(live, live.finished())
 
-    def _end(self, live: Live, event: Finished | Failed) -> None:
-        """Free what a request holds, then say that it ended."""
-        with self._changed:
-            self._scheduler.remove(live.sequence)
-            self._live.pop(live.request_id, None)
-            self._cancelled.discard(live.request_id)
-        live.tell(event)
-
-    def _fail_all(self, error: BaseException) -> None:
-        with self._changed:
-            kind = "" if isinstance(error, RuntimeFault) else f"{type(error).__name__}: "
-            self._fault = f"the engine stopped: {kind}{error}"
-            lives = list(self._live.values())
-            self._live.clear()
-            job, self._job = self._job, None
-        if job is not None:
-            job[1].set_exception(EngineClosed(self._fault))
-        fault = error if isinstance(error, DeviceLost) else EngineClosed(self._fault)
-        for live in lives:
-            live.tell(Failed(fault))
-
-
-def _perform(job: Callable[[], object], done: Future[None]) -> None:
-    """Run a job and tell how it went."""
-    try:
-        job()
-    except BaseException as error:  # for whoever waits, whatever it is
-        done.set_exception(error)
-    else:
-        done.set_result(None)
+    def _free(self, live: Live) -> None:
+        self._scheduler.remove(live.sequence)

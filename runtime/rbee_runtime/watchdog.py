@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-
-from rbee_runtime.step import Step
+from typing import Protocol
 
 DEFAULT_STEP_LIMIT = 60.0
 """Seconds for a step of no tokens, and for every 64 of its tokens once more: beyond what the
@@ -13,6 +12,13 @@ slowest machine takes that is of any use. A chunk of 256 has five minutes."""
 
 _TOKENS_OF_ANOTHER = 64
 _TICK_SECONDS = 1.0
+
+
+class Watched(Protocol):
+    """What takes the longer the more tokens it has."""
+
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
 
 
 class Watchdog:
@@ -31,7 +37,7 @@ class Watchdog:
         self._alarm = alarm
         self._tick = min(_TICK_SECONDS, limit / 4)
         # The step in a list: whoever takes it out, its thread or the watchdog's, has it.
-        self._step: list[Step] = []
+        self._step: list[Watched] = []
         self._raised = False
         self._off = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rbee-watchdog", daemon=True)
@@ -42,7 +48,7 @@ class Watchdog:
         """Whether the alarm has been raised."""
         return self._raised
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Watched) -> None:
         """Watch a step from now on."""
         self._step = [step]
 
@@ -60,7 +66,7 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
-        seen: list[Step] = []
+        seen: list[Watched] = []
         ticks = 0
         while not self._off.wait(self._tick):
             held = self._step

@@ -13,6 +13,7 @@ from support.collecting import Collector, submit, text_of
 from support.stand_in_backend import Choose, Gate, StandInBackend, saying
 from support.two_tokenizers import byte_level
 
+import rbee_runtime.crank
 import rbee_runtime.live
 import rbee_runtime.loop
 from rbee_runtime.artifact import Artifact
@@ -247,7 +248,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for room in (rbee_runtime.loop, rbee_runtime.live):
+    for room in (rbee_runtime.crank, rbee_runtime.loop, rbee_runtime.live):
         monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock))
     return clock
 

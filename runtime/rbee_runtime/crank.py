@@ -1,0 +1,214 @@
+"""A thread that serves requests, one piece of work after another, until it is closed or fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from rbee_runtime.errors import (
+    DeadlineExceeded,
+    DeviceLost,
+    EngineClosed,
+    InvalidRequest,
+    RuntimeFault,
+)
+from rbee_runtime.events import Failed
+from rbee_runtime.served import Served
+from rbee_runtime.watchdog import Watchdog
+
+AnyServed = TypeVar("AnyServed", bound=Served[Any])
+Work = TypeVar("Work")
+
+
+class TooLate(Exception):
+    """Work came back after it had been given up, and the engine with it."""
+
+
+class Crank(ABC, Generic[AnyServed, Work]):
+    """Takes requests and turns until they are served: the thread of an engine.
+
+    Every public method may be called from any thread.
+
+    Args:
+        step_limit: Seconds after which a step that has not come back is given up, and the engine
+            with it; see :data:`~rbee_runtime.watchdog.DEFAULT_STEP_LIMIT`.
+    """
+
+    def __init__(self, step_limit: float) -> None:
+        """Start the thread; whatever that needs is there before."""
+        # Everything below is guarded by the condition's lock.
+        self._changed = threading.Condition()
+        self._live: dict[str, AnyServed] = {}
+        self._cancelled: set[str] = set()
+        self._closing = False
+        self._job: tuple[Callable[[], object], Future[None]] | None = None
+        self._fault: str | None = None
+        self._ended = threading.Event()
+        self._watchdog = Watchdog(step_limit, self._give_up)
+        self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
+        self._thread.start()
+
+    def cancel(self, request_id: str) -> bool:
+        """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
+        with self._changed:
+            if request_id not in self._live:
+                return False
+            self._cancelled.add(request_id)
+            self._changed.notify()
+            return True
+
+    def run(self, job: Callable[[], object]) -> None:
+        """Run a job on the engine's thread, between two steps, and wait for it.
+
+        Raises:
+            EngineClosed: The thread has ended.
+            Exception: What the job raised.
+        """
+        done: Future[None] = Future()
+        with self._changed:
+            self._require_open()
+            self._job = job, done
+            self._changed.notify()
+        done.result()
+
+    def close(self) -> None:
+        """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if threading.current_thread() is self._thread or self._watchdog.raised:
+            return
+        self._ended.wait()
+        # A thread that hangs is left to itself.
+        if not self._watchdog.raised:
+            self._thread.join()
+
+    @property
+    def _healthy(self) -> bool:
+        return self._fault is None and not self._closing
+
+    def _require_open(self) -> None:
+        if not self._healthy:
+            raise EngineClosed(self._fault or "the engine has been closed")
+
+    def _require_new(self, request_id: str) -> None:
+        """Refuse a request that cannot be let in, whatever it asks for.
+
+        Raises:
+            InvalidRequest: Its id is already in use.
+            EngineClosed: No more requests are taken.
+        """
+        self._require_open()
+        if request_id in self._live:
+            raise InvalidRequest("request_id", f"{request_id!r} is already being served")
+
+    def _give_up(self, reason: str) -> None:
+        """End everything in the place of the thread, which hangs; the watchdog calls it."""
+        self._fail_all(EngineClosed(reason))
+        logging.getLogger(__name__).error("The engine hangs: %s", reason)
+        self._ended.set()
+
+    # --- below: the engine's thread ---
+
+    @abstractmethod
+    def _next(self) -> Work | None:
+        """Return what to do next, with the lock held; ``None`` when there is nothing to do."""
+
+    @abstractmethod
+    def _perform(self, work: Work) -> None:
+        """Do it. Steps are watched by the watchdog.
+
+        Raises:
+            TooLate: A step came back too late.
+            DeviceLost: No step will run any more.
+        """
+
+    @abstractmethod
+    def _drop(self, served: AnyServed) -> None:
+        """End a request as ``CANCELLED``."""
+
+    @abstractmethod
+    def _free(self, served: AnyServed) -> None:
+        """Take a request out of what :meth:`_next` chooses from, with the lock held."""
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except TooLate:
+            logging.getLogger(__name__).warning("The step came back after it had been given up")
+        except BaseException as error:  # whatever it is, no caller may be left waiting
+            self._fail_all(error)
+            logging.getLogger(__name__).exception("The engine stopped")
+        finally:
+            self._watchdog.stop()
+            self._ended.set()
+
+    def _turn(self) -> bool:
+        """Wait for work and do one piece of it; return ``False`` when the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._live or self._closing or self._job)
+            job, self._job = self._job, None
+            unwanted = self._take_unwanted()
+        if job is not None:
+            _do(*job)
+        for served, fault in unwanted:
+            if fault is None:
+                self._drop(served)
+            else:
+                self._end(served, Failed(fault))
+        with self._changed:
+            if self._closing and not self._live:
+                return False
+            work = self._next()
+        if work is not None:
+            self._perform(work)
+        return True
+
+    def _take_unwanted(self) -> list[tuple[AnyServed, RuntimeFault | None]]:
+        """Return what was cancelled, and what is too late with the fault to say so."""
+        now = time.monotonic()
+        unwanted: list[tuple[AnyServed, RuntimeFault | None]] = []
+        for request_id, served in self._live.items():
+            deadline = served.deadline
+            if self._closing or served.deaf or request_id in self._cancelled:
+                unwanted.append((served, None))
+            elif deadline is not None and now >= deadline:
+                unwanted.append((served, DeadlineExceeded("the request's deadline has passed")))
+        return unwanted
+
+    def _end(self, served: AnyServed, event: Any) -> None:
+        """Free what a request holds, then say that it ended."""
+        with self._changed:
+            self._free(served)
+            self._live.pop(served.request_id, None)
+            self._cancelled.discard(served.request_id)
+        served.tell(event)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            kind = "" if isinstance(error, RuntimeFault) else f"{type(error).__name__}: "
+            self._fault = f"the engine stopped: {kind}{error}"
+            lives = list(self._live.values())
+            self._live.clear()
+            job, self._job = self._job, None
+        if job is not None:
+            job[1].set_exception(EngineClosed(self._fault))
+        fault = error if isinstance(error, DeviceLost) else EngineClosed(self._fault)
+        for served in lives:
+            served.tell(Failed(fault))
+
+
+def _do(job: Callable[[], object], done: Future[None]) -> None:
+    """Run a job and tell how it went."""
+    try:
+        job()
+    except BaseException as error:  # for whoever waits, whatever it is
+        done.set_exception(error)
+    else:
+        done.set_result(None)
