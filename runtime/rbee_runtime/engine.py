@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import queue
-import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Literal, Self
@@ -14,9 +12,10 @@ from typing import Literal, Self
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import Completion, complete_all
-from rbee_runtime.errors import ArtifactError, ContextOverflow, InvalidRequest, InvalidSetting
+from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started
 from rbee_runtime.live import Sink
+from rbee_runtime.loading import open_verified, report_ready
 from rbee_runtime.loop import DecodeLoop
 from rbee_runtime.memory import DEFAULT_BUDGET, Budget, MemoryUse
 from rbee_runtime.prefix import PrefixIndex
@@ -118,53 +117,33 @@ class Engine:
             raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
         artifact = Artifact.open(Path(path))
         manifest = artifact.manifest
-        layers = manifest.shapes.layers
 
-        reads = threading.Event()
+        def open_it() -> tuple[Tokenizer, Backend]:
+            tokenizer = Tokenizer.open(
+                artifact.file("tokenizer"),
+                manifest.chat_template,
+                manifest.bos_token_id,
+                manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
+            )
+            return tokenizer, open_backend(
+                artifact,
+                backend,
+                device,
+                slots=slots,
+                context=context_length,
+                chunk=max(max_prefill_chunk, PREFILL_CHUNK),
+                budget=memory_budget,
+                fallback=fallback,
+            )
 
-        def report(done: int, total: int) -> None:
-            reads.set()
-            if progress is not None:
-                progress(LoadProgress("loading_to_vram", done * layers // total, layers, done))
-
-        artifact.verify(weights=False)
-        # Weights are numbers to whoever reads them, damaged or not: they are checked meanwhile.
-        with ThreadPoolExecutor(1, "rbee-reader") as aside:
-            reading = aside.submit(artifact.verify, report, weights=True)
-            reading.add_done_callback(lambda _: reads.set())
-            try:
-                # The tokenizer's library keeps the interpreter's lock while it reads a vocabulary:
-                # nothing that needs it in order to begin would be done meanwhile.
-                reads.wait()
-                tokenizer = Tokenizer.open(
-                    artifact.file("tokenizer"),
-                    manifest.chat_template,
-                    manifest.bos_token_id,
-                    manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
-                )
-                opened = open_backend(
-                    artifact,
-                    backend,
-                    device,
-                    slots=slots,
-                    context=context_length,
-                    chunk=max(max_prefill_chunk, PREFILL_CHUNK),
-                    budget=memory_budget,
-                    fallback=fallback,
-                )
-            except ArtifactError:
-                # Damage is the reason, where there is any.
-                reading.result()
-                raise
-            reading.result()
+        tokenizer, opened = open_verified(artifact, open_it, progress)
         engine = cls(artifact, tokenizer, opened, max_queue, max_prefill_chunk)
         try:
             engine._loop.run(opened.warm_up)
         except BaseException:
             engine.close()
             raise
-        if progress is not None:
-            progress(LoadProgress("ready", layers, layers, artifact.weight_bytes))
+        report_ready(artifact, progress)
         return engine
 
     @property

@@ -55,6 +55,26 @@ class ContextOverflow(InvalidRequest):
         self.context_length = context_length
 
 
+class InputTooLong(ContextOverflow):
+    """A text to embed exceeds the context length.
+
+    Attributes:
+        prompt_tokens: Its length.
+        context_length: Tokens of a text at most, special ones included.
+    """
+
+    def __init__(self, name: str, tokens: int, context_length: int) -> None:
+        InvalidRequest.__init__(
+            self,
+            "input",
+            f"{name} has {tokens} tokens, more than the context length of {context_length}; "
+            "embed it in parts",
+        )
+        self.prompt_tokens = tokens
+        self.max_tokens = 0
+        self.context_length = context_length
+
+
 class QueueFull(RuntimeFault):
     """Every slot is taken and the waiting line is at its limit; try again later."""
 

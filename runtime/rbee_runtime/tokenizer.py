@@ -65,11 +65,15 @@ class Tokenizer:
             raise ArtifactError(f"{file}: not a tokenizer ({message}); export again") from None
         return cls(tokenizer, chat_template, bos_token_id, eos_token_id)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, name: str = "prompt") -> list[int]:
         """Return the ids of ``text``, with the prefix (such as BOS) the model was trained with.
 
         Special tokens written in the text are recognised. A text that begins with the prefix, as
         rendered chats often do, does not get it twice.
+
+        Args:
+            text: The text.
+            name: What to call it in an error.
 
         Raises:
             InvalidRequest: The text holds half of a surrogate pair, which is no character; or the
@@ -78,12 +82,12 @@ class Tokenizer:
         try:
             ids: list[int] = self._tokenizer.encode(text).ids
         except TypeError:
-            raise InvalidRequest("prompt", "prompt has an unpaired surrogate") from None
+            raise InvalidRequest(name, f"{name} has an unpaired surrogate") from None
         except BaseException as error:  # the library raises nothing narrower, and may panic
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
             message = " ".join(str(error).split())
-            raise InvalidRequest("prompt", f"prompt cannot be tokenized: {message}") from None
+            raise InvalidRequest(name, f"{name} cannot be tokenized: {message}") from None
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             return ids[1:]
         return ids

@@ -107,4 +107,11 @@ class EmbedderManifest(Frozen):
     @property
     def target(self) -> Literal["cpu", "cuda"]:
         """What it is compiled for: at 16 bits for CUDA, and else for the CPU."""
-        return "cuda" if self.precision in ("fp16", "bf16") else "cpu"
+        return "cpu" if self.computes_in == "float32" else "cuda"
+
+    @property
+    def computes_in(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Type of its activations."""
+        if self.precision == "fp16":
+            return "float16"
+        return "bfloat16" if self.precision == "bf16" else "float32"

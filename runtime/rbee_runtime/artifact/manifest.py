@@ -219,3 +219,8 @@ class Manifest(Frozen):
         if self.dialect == "standard":
             return "tensorrt"
         return "cpu" if self.cache.dtype == "float32" else "cuda"
+
+    @property
+    def computes_in(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Type of its activations."""
+        return self.cache.dtype

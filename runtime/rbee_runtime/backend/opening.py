@@ -26,6 +26,7 @@ from rbee_runtime.memory import (
 from rbee_runtime.step import PREFILL_CHUNK
 
 if TYPE_CHECKING:
+    from rbee_runtime.artifact import EmbedderArtifact
     from rbee_runtime.backend.tensorrt_opening import Fallback
 
 _LOG = logging.getLogger("rbee.backend")
@@ -151,7 +152,10 @@ def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaD
 
 
 def choose_device(
-    artifact: Artifact, name: str | None, index: int, fallback: Fallback = None
+    artifact: Artifact | EmbedderArtifact,
+    name: str | None,
+    index: int,
+    fallback: Fallback = None,
 ) -> Device:
     """Open the device to run an artifact on, and say in one log line why that one.
 
@@ -197,9 +201,9 @@ def _unknown(name: str | None) -> DeviceError:
     )
 
 
-def _cuda(artifact: Artifact, index: int) -> CudaDevice:
+def _cuda(artifact: Artifact | EmbedderArtifact, index: int) -> CudaDevice:
     device = open_cuda(index)
-    in_bfloat16 = artifact.manifest.cache.dtype == "bfloat16"
+    in_bfloat16 = artifact.manifest.computes_in == "bfloat16"
     if in_bfloat16 and device.gpu is not None and device.gpu.capability < _COMPUTES_BFLOAT16:
         raise DeviceError(
             f"{artifact.path}: computes in bf16, for which this GPU has no operators "
@@ -208,10 +212,10 @@ def _cuda(artifact: Artifact, index: int) -> CudaDevice:
     return device
 
 
-def _cpu(artifact: Artifact, index: int) -> HostDevice:
+def _cpu(artifact: Artifact | EmbedderArtifact, index: int) -> HostDevice:
     if index != 0:
         raise DeviceError(f"device {index} does not exist: the CPU is device 0")
-    if artifact.manifest.cache.dtype == "bfloat16":
+    if artifact.manifest.computes_in == "bfloat16":
         raise DeviceError(
             f"{artifact.path}: computes in bf16, for which the CPU has no operators; "
             "export it again with another --precision"

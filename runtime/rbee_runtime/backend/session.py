@@ -94,6 +94,7 @@ def open_session(
     *,
     native: bool = False,
     exact: bool = False,
+    captures: bool = True,
     tensorrt: TensorRtOptions | None = None,
 ) -> ort.InferenceSession:
     """Load a graph on the provider of a device.
@@ -104,6 +105,7 @@ def open_session(
         native: Use the native kernels, where they are to be had; for graphs that compute in
             float32, on the CPU.
         exact: Have those compute in float32 throughout: where weights are not rounded.
+        captures: Have the CUDA provider be ready to capture runs, which asks more of a graph.
         tensorrt: Have the TensorRT provider build an engine of it, on a GPU.
 
     Raises:
@@ -129,7 +131,8 @@ def open_session(
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         choices = {"device_id": str(device.index), "user_compute_stream": str(device.stream)}
         if tensorrt is None:
-            providers.insert(0, ("CUDAExecutionProvider", {**_CUDA, **choices}))
+            own = {**_CUDA, **choices, "enable_cuda_graph": "1" if captures else "0"}
+            providers.insert(0, ("CUDAExecutionProvider", own))
         else:
             own = {**_TENSORRT, **choices, **tensorrt.model}
             for kind in ("engine", "timing"):

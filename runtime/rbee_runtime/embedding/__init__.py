@@ -1,0 +1,1 @@
+"""Serving a model of embeddings: texts in, a vector of each out."""

@@ -1,0 +1,209 @@
+"""A model of embeddings at one's service."""
+
+from __future__ import annotations
+
+import queue
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
+from rbee_runtime.embedding.encoder import Encoder
+from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
+from rbee_runtime.embedding.loop import SLOTS, EmbeddingLoop, Sink
+from rbee_runtime.embedding.packer import Packer, Text
+from rbee_runtime.embedding.request import MOST_INPUTS, EmbeddingRequest
+from rbee_runtime.errors import InputTooLong, InvalidRequest, InvalidSetting
+from rbee_runtime.events import Failed
+from rbee_runtime.loading import open_verified, report_ready
+from rbee_runtime.memory import MemoryUse
+from rbee_runtime.status import EngineStatus, LoadProgress
+from rbee_runtime.tokenizer import Tokenizer
+from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
+
+DEFAULT_QUEUE = 64
+"""Requests that may wait beyond those being served."""
+
+
+class Embedder:
+    """Embeds texts with one model, many requests together.
+
+        with Embedder.load(Path("artifacts/model")) as embedder:
+            vectors = embedder.embed(["A bee", "A hive"])
+
+    Every method may be called from any thread.
+
+    Attributes:
+        manifest: The artifact's manifest.
+        tokenizer: The model's tokenizer.
+        dim: Width of a vector.
+        context_length: Tokens of a text at most, special ones included.
+    """
+
+    def __init__(
+        self,
+        artifact: EmbedderArtifact,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        max_queue: int = DEFAULT_QUEUE,
+        *,
+        step_limit: float = DEFAULT_STEP_LIMIT,
+    ) -> None:
+        self.manifest: EmbedderManifest = artifact.manifest
+        self.tokenizer = tokenizer
+        self.dim = artifact.manifest.embedding.dim
+        self.context_length = artifact.manifest.shapes.context_length
+        self._encoder = encoder
+        packer = Packer(encoder.pack_tokens, SLOTS + max_queue)
+        self._loop = EmbeddingLoop(encoder, packer, step_limit)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        backend: str | None = None,
+        device: int = 0,
+        max_queue: int = DEFAULT_QUEUE,
+        progress: Callable[[LoadProgress], None] | None = None,
+    ) -> Self:
+        """Verify an artifact, open it on a backend, and embed a text to warm up.
+
+        Args:
+            path: The artifact's directory.
+            backend: ``cpu``, ``cuda``, or ``None`` for the best that works here.
+            device: Device index of the backend.
+            max_queue: Requests that may wait beyond those being served.
+            progress: Called as loading goes on, on any thread.
+
+        Raises:
+            ArtifactError: The artifact is missing, damaged, of a language model, or cannot be
+                loaded.
+            DeviceError: The backend or device is not to be had here.
+            OutOfMemory: The model does not fit.
+            InvalidSetting: A number is out of its range.
+        """
+        if max_queue < 0:
+            raise InvalidSetting("max_queue must be at least 0")
+        artifact = EmbedderArtifact.open(Path(path))
+
+        def open_it() -> tuple[Tokenizer, Encoder]:
+            tokenizer = Tokenizer.open(artifact.file("tokenizer"), None, None, None)
+            return tokenizer, Encoder.open(artifact, backend, device)
+
+        tokenizer, encoder = open_verified(artifact, open_it, progress)
+        embedder = cls(artifact, tokenizer, encoder, max_queue)
+        try:
+            embedder._loop.run(encoder.warm_up)
+        except BaseException:
+            embedder.close()
+            raise
+        report_ready(artifact, progress)
+        return embedder
+
+    @property
+    def backend_name(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._encoder.name
+
+    def submit(self, request: EmbeddingRequest, sink: Sink) -> None:
+        """Queue a request, whose events go to ``sink``. Returns once its texts are tokenized.
+
+        Raises:
+            InvalidRequest: An input is not of this model, or the request's id is already in use.
+            ContextOverflow: An input exceeds the context length.
+            QueueFull: The waiting line is at its limit.
+            EngineClosed: The embedder no longer takes requests.
+        """
+        texts = [
+            Text(request.request_id, index, self._encode(given, request.name(index)))
+            for index, given in enumerate(request.inputs)
+        ]
+        self._loop.submit(request.request_id, request.deadline, texts, sink)
+
+    def cancel(self, request_id: str) -> bool:
+        """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
+        return self._loop.cancel(request_id)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts, however many, in their order: ``float32[texts, dim]``.
+
+        Raises:
+            RuntimeFault: As :meth:`submit`, or what embedding them failed with.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for start in range(0, len(texts), MOST_INPUTS):
+            inputs = tuple(texts[start : start + MOST_INPUTS])
+            for event in self.stream(EmbeddingRequest(_request_id(), inputs)):
+                if isinstance(event, Embedded):
+                    vectors[start + event.index] = event.vector
+        return vectors
+
+    def stream(self, request: EmbeddingRequest) -> Iterator[Embedded | EmbeddingsFinished]:
+        """Yield a request's events as they come. Leaving the loop early cancels the request.
+
+        Raises:
+            RuntimeFault: As :meth:`submit`, or what the request failed with.
+        """
+        events: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
+        self.submit(request, events.put)
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, EmbeddingsFinished):
+                    return
+        finally:
+            self.cancel(request.request_id)
+
+    def status(self) -> EngineStatus:
+        """Return what the embedder is doing."""
+        return self._loop.status()
+
+    def memory(self) -> MemoryUse:
+        """Return the memory held."""
+        total, weights = self._encoder.held(), self._encoder.weight_bytes
+        return MemoryUse(
+            weights=weights,
+            cache=0,
+            cache_reserved=0,
+            workspace=max(0, total - weights),
+            total=total,
+        )
+
+    def close(self) -> None:
+        """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _encode(self, given: str | Sequence[int], name: str) -> NDArray[np.int32]:
+        if isinstance(given, str):
+            try:
+                ids = self.tokenizer.encode(self.manifest.embedding.prompt + given, name)
+            except InvalidRequest as error:
+                raise InvalidRequest("input", str(error)) from None
+        else:
+            ids = list(given)
+        if not ids:
+            raise InvalidRequest("input", f"{name} has no tokens")
+        if len(ids) > self.context_length:
+            raise InputTooLong(name, len(ids), self.context_length)
+        vocab = self.manifest.shapes.vocab
+        if min(ids) < 0 or max(ids) >= vocab:
+            raise InvalidRequest("input", f"{name} has token ids outside 0..{vocab - 1}")
+        return np.array(ids, np.int32)
+
+
+def _request_id() -> str:
+    return f"embed-{uuid.uuid4().hex}"

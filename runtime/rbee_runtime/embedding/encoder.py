@@ -1,0 +1,136 @@
+"""An encoder on ONNX Runtime: packs of tokens in, vectors out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from rbee_runtime.artifact import EmbedderArtifact
+from rbee_runtime.backend.opening import choose_device
+from rbee_runtime.backend.session import Binding, open_session
+from rbee_runtime.device import Device
+from rbee_runtime.embedding.packer import Pack, Text
+from rbee_runtime.errors import ArtifactError, DeviceError
+
+PACK_TOKENS = 256
+"""Tokens of a pack on a CPU: enough to keep the matrix products busy, few enough for who comes next
+not to wait long."""
+
+PACK_TOKENS_ON_GPU = 2048
+"""The same on a GPU."""
+
+_INPUTS = {"input_ids": "tensor(int64)", "cu_seqlens": "tensor(int32)"}
+_LEAST = 2
+"""Tokens of a text at least, in a pack of as many texts as there can be."""
+
+
+class Encoder:
+    """Runs the graph of an embedding model on the CPU or a GPU.
+
+    Attributes:
+        name: ``cpu`` or ``cuda``.
+        weight_bytes: Bytes of the weights.
+        pack_tokens: Tokens of a pack at most, unless it is of one text.
+    """
+
+    def __init__(
+        self, artifact: EmbedderArtifact, session: ort.InferenceSession, device: Device
+    ) -> None:
+        """Take room for the largest pack there can be.
+
+        Raises:
+            ArtifactError: The graph is not what its manifest says.
+            OutOfMemory: The device has no room.
+        """
+        manifest = artifact.manifest
+        self.name = device.name
+        self.weight_bytes = artifact.weight_bytes
+        self.pack_tokens = PACK_TOKENS if device.name == "cpu" else PACK_TOKENS_ON_GPU
+        self._session = session
+        self._device = device
+        self._dim = manifest.embedding.dim
+        self._check(artifact)
+        tokens = max(self.pack_tokens, manifest.shapes.context_length)
+        texts = self.pack_tokens
+        self._inputs = device.stage(
+            {"input_ids": ((tokens,), "int64"), "cu_seqlens": ((texts + 1,), "int32")}
+        )
+        self._vectors = device.zeros((texts, self._dim), "float32")
+
+    @classmethod
+    def open(cls, artifact: EmbedderArtifact, backend: str | None, index: int) -> Encoder:
+        """Load an artifact's graph on the backend of this name, or on the best that works here.
+
+        Args:
+            artifact: The model.
+            backend: ``cpu``, ``cuda`` or ``None``.
+            index: Index of the device.
+
+        Raises:
+            ArtifactError: The graph cannot be loaded.
+            DeviceError: The backend or the device is not to be had here.
+            OutOfMemory: The device has no room.
+        """
+        if backend == "tensorrt":
+            raise DeviceError(
+                f"{artifact.path}: embedding models run on cpu and cuda, not on tensorrt"
+            )
+        device = choose_device(artifact, backend, index)
+        manifest = artifact.manifest
+        session = open_session(
+            artifact.file("graph"),
+            device,
+            native=device.name == "cpu" and manifest.target == "cpu",
+            exact=manifest.precision == "fp32",
+            captures=False,
+        )
+        return cls(artifact, session, device)
+
+    def run(self, pack: Pack) -> NDArray[np.float32]:
+        """Run a pack.
+
+        Returns:
+            The vectors of its texts, ``float32[texts, dim]``, which the caller may keep.
+
+        Raises:
+            OutOfMemory: The device could not provide what the step needs.
+            DeviceLost: It has failed, and no step will run any more.
+            InferenceFailed: The provider failed otherwise.
+        """
+        texts = len(pack.texts)
+        host, device = self._inputs.host, self._inputs.device
+        host["input_ids"][: pack.tokens] = np.concatenate([text.ids for text in pack.texts])
+        lengths = [len(text.ids) for text in pack.texts]
+        np.cumsum(lengths, dtype=np.int32, out=host["cu_seqlens"][1 : texts + 1])
+        self._device.upload(self._inputs)
+        binding = Binding(self._session, self._device)
+        binding.input("input_ids", device["input_ids"][: pack.tokens])
+        binding.input("cu_seqlens", device["cu_seqlens"][: texts + 1])
+        binding.output("embeddings", self._vectors[:texts])
+        binding.run(pack.tokens)
+        vectors = np.empty((texts, self._dim), np.float32)
+        self._device.read(self._vectors[:texts], vectors)
+        return vectors
+
+    def warm_up(self) -> None:
+        """Run a text of two tokens; see :meth:`run`."""
+        self.run(Pack((Text("", 0, np.zeros(_LEAST, np.int32)),), _LEAST))
+
+    def held(self) -> int:
+        """Return the bytes of the device's memory that the process holds."""
+        return self._device.held()
+
+    def _check(self, artifact: EmbedderArtifact) -> None:
+        graph = artifact.file("graph")
+        inputs = {value.name: value.type for value in self._session.get_inputs()}
+        for name, kind in _INPUTS.items():
+            if inputs.get(name) != kind:
+                raise ArtifactError(f"{graph}: lacks the input {name!r} of {kind}")
+        outputs = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
+        kind, shape = outputs.get("embeddings", ("", []))
+        if kind != "tensor(float)" or shape[1:] != [self._dim]:
+            raise ArtifactError(
+                f"{graph}: its embeddings are not float of [texts, {self._dim}]; "
+                "export the model again"
+            )

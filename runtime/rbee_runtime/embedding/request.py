@@ -1,0 +1,48 @@
+"""What a caller asks of the embedder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_runtime.errors import InvalidRequest
+
+MOST_INPUTS = 2048
+"""Inputs of a request at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts to embed.
+
+    Attributes:
+        request_id: Names the request in :meth:`Embedder.cancel` and in logs; unique among live
+            ones.
+        inputs: Each a text (the model's prompt and special tokens are added), or token ids taken as
+            they are.
+        deadline: ``time.monotonic()`` value past which the request fails with ``DeadlineExceeded``;
+            ``None`` means never.
+
+    Raises:
+        InvalidRequest: There is no input, there are more than 2,048, or one is empty.
+    """
+
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise InvalidRequest("input", "input must not be empty")
+        if len(self.inputs) > MOST_INPUTS:
+            raise InvalidRequest(
+                "input",
+                f"input has {len(self.inputs)} texts, and a request may have {MOST_INPUTS}; "
+                "send several",
+            )
+        for index, text in enumerate(self.inputs):
+            if not text:
+                raise InvalidRequest("input", f"{self.name(index)} must not be empty")
+
+    def name(self, index: int) -> str:
+        """Return what to call an input in an error."""
+        return "input" if len(self.inputs) == 1 else f"input[{index}]"
