@@ -1,14 +1,20 @@
-"""Run compiled language models: an artifact in, tokens out.
+"""Run compiled models: an artifact in; tokens or vectors out.
 
 with Engine.load(Path("artifacts/model")) as engine:
     for text in engine.generate("Once upon a time", max_tokens=64):
         print(text, end="", flush=True)
+
+with Embedder.load(Path("artifacts/embedding-model")) as embedder:
+    vectors = embedder.embed(["A bee", "A hive"])
 """
 
 import os
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rbee_runtime.artifact import Artifact, Manifest
+from rbee_runtime.artifact import Artifact, Manifest, Task, task_of
 from rbee_runtime.completion import Completion
 from rbee_runtime.errors import (
     ArtifactError,
@@ -17,6 +23,7 @@ from rbee_runtime.errors import (
     DeviceError,
     EngineClosed,
     InferenceFailed,
+    InputTooLong,
     InvalidRequest,
     InvalidSetting,
     OutOfMemory,
@@ -30,6 +37,10 @@ from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
+    from rbee_runtime.embedding.embedder import Embedder
+    from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
+    from rbee_runtime.embedding.request import EmbeddingRequest
     from rbee_runtime.engine import Engine
 
 # Left to itself, ONNX Runtime tells its makers of the machine and the program at every start, and
@@ -44,6 +55,13 @@ __all__ = [
     "ContextOverflow",
     "DeadlineExceeded",
     "DeviceError",
+    "Embedded",
+    "Embedder",
+    "EmbedderArtifact",
+    "EmbedderManifest",
+    "EmbeddingEvent",
+    "EmbeddingRequest",
+    "EmbeddingsFinished",
     "Engine",
     "EngineClosed",
     "EngineStatus",
@@ -51,6 +69,7 @@ __all__ = [
     "Failed",
     "Finished",
     "InferenceFailed",
+    "InputTooLong",
     "InvalidRequest",
     "InvalidSetting",
     "LoadProgress",
@@ -64,17 +83,32 @@ __all__ = [
     "SamplingParams",
     "Started",
     "StopReason",
+    "Task",
     "Tokenizer",
+    "task_of",
 ]
 
 
+_LATER: Mapping[str, str] = MappingProxyType(
+    {
+        "Embedded": "embedding.events",
+        "Embedder": "embedding.embedder",
+        "EmbedderArtifact": "artifact",
+        "EmbedderManifest": "artifact",
+        "EmbeddingEvent": "embedding.events",
+        "EmbeddingRequest": "embedding.request",
+        "EmbeddingsFinished": "embedding.events",
+        "Engine": "engine",
+    }
+)
+"""What takes its time to import, and where it is."""
+
+
 def __getattr__(name: str) -> object:
-    """Import the engine, and ONNX Runtime with it, only when somebody asks for it.
+    """Import what runs models, and ONNX Runtime with it, only when somebody asks for it.
 
-    A worker answers its first health check while those still load.
+    A worker answers its first health check while those still load, and runs models of one kind.
     """
-    if name == "Engine":
-        from rbee_runtime.engine import Engine
-
-        return Engine
+    if name in _LATER:
+        return getattr(import_module(f"rbee_runtime.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -126,7 +126,13 @@ def write_json(file: Path, content: object) -> None:
 def save_tokenizer(directory: Path, kind: str) -> None:
     """Write the tokenizer's files of a ``model_type``."""
     if kind in WORDPIECE:
-        specials = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+        specials = {
+            "unk": "[UNK]",
+            "cls": "[CLS]",
+            "sep": "[SEP]",
+            "pad": "[PAD]",
+            "mask": "[MASK]",
+        }
         text = word_pieces()
         options: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -138,12 +139,13 @@ class Embedder:
         vectors = np.empty((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), MOST_INPUTS):
             inputs = tuple(texts[start : start + MOST_INPUTS])
-            for event in self.stream(EmbeddingRequest(_request_id(), inputs)):
-                if isinstance(event, Embedded):
-                    vectors[start + event.index] = event.vector
+            with closing(self.stream(EmbeddingRequest(_request_id(), inputs))) as events:
+                for event in events:
+                    if isinstance(event, Embedded):
+                        vectors[start + event.index] = event.vector
         return vectors
 
-    def stream(self, request: EmbeddingRequest) -> Iterator[Embedded | EmbeddingsFinished]:
+    def stream(self, request: EmbeddingRequest) -> Generator[Embedded | EmbeddingsFinished]:
         """Yield a request's events as they come. Leaving the loop early cancels the request.
 
         Raises:

@@ -6,12 +6,12 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.crank import Crank, TooLate
+from rbee_runtime.embedding.encoder import Encoder
 from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
 from rbee_runtime.embedding.packer import Pack, Packer, Text
 from rbee_runtime.errors import DeviceLost, InferenceFailed, RuntimeFault
@@ -24,12 +24,6 @@ SLOTS = 16
 
 Sink = Callable[[EmbeddingEvent], None]
 """Takes a request's events, on the embedder's thread: it must return at once."""
-
-
-class RunsPacks(Protocol):
-    """What vectors come from; see :class:`~rbee_runtime.embedding.encoder.Encoder`."""
-
-    def run(self, pack: Pack) -> NDArray[np.float32]: ...  # noqa: D102
 
 
 class _Live(Served[EmbeddingEvent]):
@@ -74,7 +68,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
         step_limit: See :class:`~rbee_runtime.crank.Crank`.
     """
 
-    def __init__(self, encoder: RunsPacks, packer: Packer, step_limit: float) -> None:
+    def __init__(self, encoder: Encoder, packer: Packer, step_limit: float) -> None:
         self._encoder = encoder
         self._packer = packer
         super().__init__(step_limit)
