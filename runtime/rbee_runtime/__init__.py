@@ -38,8 +38,8 @@ from rbee_runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
-    from rbee_runtime.embedding.embedder import Embedder
-    from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
+    from rbee_runtime.embedder import Embedder
+    from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
     from rbee_runtime.embedding.request import EmbeddingRequest
     from rbee_runtime.engine import Engine
 
@@ -60,8 +60,8 @@ __all__ = [
     "EmbedderArtifact",
     "EmbedderManifest",
     "EmbeddingEvent",
+    "EmbeddingFinished",
     "EmbeddingRequest",
-    "EmbeddingsFinished",
     "Engine",
     "EngineClosed",
     "EngineStatus",
@@ -92,12 +92,12 @@ __all__ = [
 _LATER: Mapping[str, str] = MappingProxyType(
     {
         "Embedded": "embedding.events",
-        "Embedder": "embedding.embedder",
+        "Embedder": "embedder",
         "EmbedderArtifact": "artifact",
         "EmbedderManifest": "artifact",
         "EmbeddingEvent": "embedding.events",
         "EmbeddingRequest": "embedding.request",
-        "EmbeddingsFinished": "embedding.events",
+        "EmbeddingFinished": "embedding.events",
         "Engine": "engine",
     }
 )

@@ -225,7 +225,7 @@ def test_a_graph_of_a_language_model(copy: Path, tiny_artifact: Path) -> None:
         manifest["files"] = [e for e in manifest["files"] if e["role"] == "tokenizer"] + kept
 
     rewrite(copy, change)
-    with pytest.raises(ArtifactError, match="lacks the input 'input_ids'"):
+    with pytest.raises(ArtifactError, match="lacks the input 'cu_seqlens'"):
         Embedder.load(copy)
 
 
@@ -241,7 +241,7 @@ print(*(loaded & {{{others}}}))
 @pytest.mark.parametrize(
     ("name", "others"),
     [
-        ("Engine", ["embedding", "embedding.embedder", "artifact.embedder_manifest"]),
+        ("Engine", ["embedding", "embedder", "artifact.embedder_manifest"]),
         ("Embedder", ["engine", "loop", "scheduler", "sequence", "chat_template"]),
     ],
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rbee_runtime.crank import Crank, TooLate
 from rbee_runtime.embedding.encoder import Encoder
-from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
+from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
 from rbee_runtime.embedding.packer import Pack, Packer, Text
 from rbee_runtime.errors import DeviceLost, InferenceFailed, RuntimeFault
 from rbee_runtime.events import Failed, StopReason
@@ -48,13 +48,14 @@ class _Live(Served[EmbeddingEvent]):
         self._left -= len(texts)
         for text, vector in zip(texts, vectors, strict=True):
             self._tokens += len(text.ids)
-            self.tell(Embedded(text.index, vector, len(text.ids)))
+            self.tell(Embedded(text.request_id, text.index, vector))
         return self._left == 0
 
-    def finished(self) -> EmbeddingsFinished:
+    def finished(self) -> EmbeddingFinished:
         """Return the event that tells of its end, which has come."""
-        reason = StopReason.CANCELLED if self._left else StopReason.EOS
-        return EmbeddingsFinished(reason, self._tokens, max(0.0, self._ended - self._started))
+        stop = StopReason.CANCELLED if self._left else StopReason.EOS
+        seconds = max(0.0, self._ended - self._started)
+        return EmbeddingFinished(self.request_id, self._tokens, seconds, stop)
 
 
 class EmbeddingLoop(Crank[_Live, Pack]):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
 from rbee_runtime.embedding.encoder import Encoder
-from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingsFinished
+from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
 from rbee_runtime.embedding.loop import SLOTS, EmbeddingLoop, Sink
 from rbee_runtime.embedding.packer import Packer, Text
 from rbee_runtime.embedding.request import MOST_INPUTS, EmbeddingRequest
@@ -145,7 +145,7 @@ class Embedder:
                         vectors[start + event.index] = event.vector
         return vectors
 
-    def stream(self, request: EmbeddingRequest) -> Generator[Embedded | EmbeddingsFinished]:
+    def stream(self, request: EmbeddingRequest) -> Generator[Embedded | EmbeddingFinished]:
         """Yield a request's events as they come. Leaving the loop early cancels the request.
 
         Raises:
@@ -159,7 +159,7 @@ class Embedder:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
-                if isinstance(event, EmbeddingsFinished):
+                if isinstance(event, EmbeddingFinished):
                     return
         finally:
             self.cancel(request.request_id)
