@@ -31,6 +31,11 @@ def generate() -> int:
     return _run("rbee-generate", "rbee_runtime.cli", _FAILED)
 
 
+def embed() -> int:
+    """Be ``rbee-embed``; return its exit code."""
+    return _run("rbee-embed", "rbee_runtime.embed_cli", _FAILED)
+
+
 def bench() -> int:
     """Be ``rbee-bench``; return its exit code."""
     return _run("rbee-bench", "rbee_bench.cli", _FAILED)

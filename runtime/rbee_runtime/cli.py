@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 from rbee_runtime.chat import answer, chat, summary
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
+from rbee_runtime.program import INTERRUPTED, Parser, guarded, read_stdin
 from rbee_runtime.request import Request, SamplingParams
-
-BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED, INTERRUPTED = 2, 3, 5, 1, 130
 
 _TOKENS = 256
 """Tokens of an answer to a single prompt, unless asked for otherwise."""
@@ -23,8 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program.
 
     Returns:
-        The exit code: 0 done, 1 the request failed or its answer cannot be written, 2 bad
-        arguments, 3 the artifact cannot be loaded, 5 the device is not usable, 130 interrupted.
+        The exit code: 0 done, or see :func:`~rbee_runtime.program.guarded`.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -34,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
     if not arguments.interactive and arguments.prompt in (None, "-"):
         arguments.prompt = _prompt_of_stdin(parser, asked=arguments.prompt is not None)
-    try:
+
+    def work() -> int:
         with Engine.load(
             arguments.model,
             backend=arguments.backend,
@@ -43,23 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             slots=1,
         ) as engine:
             return _generate(engine, arguments)
-    except InvalidRequest as error:
-        return _complain(error, BAD_ARGUMENTS)
-    except ArtifactError as error:
-        return _complain(error, BAD_ARTIFACT)
-    except DeviceError as error:
-        return _complain(error, BAD_DEVICE)
-    except RuntimeFault as error:
-        return _complain(error, FAILED)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        _stop_writing()  # whoever read the answer has left; there is nobody to tell
-        return 0
-    except OSError as error:
-        _stop_writing()
-        return _complain(f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
+
+    return guarded(parser.prog, work)
 
 
 def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -88,57 +69,16 @@ def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
 def _prompt_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> str:
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         parser.error("give a prompt, or - to read it from standard input, or --interactive")
-    try:
-        prompt = sys.stdin.read().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        parser.error(f"standard input cannot be read: {why}")
+    prompt = read_stdin(parser).removesuffix("\n")
     if not prompt:
         parser.error("give a prompt: standard input holds none")
     return prompt
 
 
-def _stop_writing() -> None:
-    # What could not be written would be tried again at the end, and complained of by Python.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-def _complain(error: RuntimeFault | str, code: int) -> int:
-    print(f"rbee-generate: {error}", file=sys.stderr)
-    return code
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when somebody asks for it."""
-
-    def __init__(self, **named: Any) -> None:
-        super().__init__(nargs=0, **named)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            found = version("onnx-worker-rbee")
-        except PackageNotFoundError:
-            found = "of a checkout"  # run from there, without having been installed
-        print(f"{parser.prog} {found}")
-        parser.exit()
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="rbee-generate", description="Stream a compiled model's answers to the terminal."
     )
-    parser.add_argument("--version", action=_Version, help="print it, and leave")
     parser.add_argument(
         "prompt", nargs="?", help="what to ask; - or nothing reads it from standard input"
     )

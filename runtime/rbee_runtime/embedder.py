@@ -120,10 +120,7 @@ class Embedder:
             QueueFull: The waiting line is at its limit.
             EngineClosed: The embedder no longer takes requests.
         """
-        texts = [
-            Text(request.request_id, index, self._encode(given, request.name(index)))
-            for index, given in enumerate(request.inputs)
-        ]
+        texts = self._read(request.request_id, request.inputs)
         self._loop.submit(request.request_id, request.deadline, texts, sink)
 
     def cancel(self, request_id: str) -> bool:
@@ -136,10 +133,14 @@ class Embedder:
         Raises:
             RuntimeFault: As :meth:`submit`, or what embedding them failed with.
         """
+        if isinstance(texts, str):
+            raise InvalidRequest("input", "input must be a list of texts, not a text")
         vectors = np.empty((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), MOST_INPUTS):
-            inputs = tuple(texts[start : start + MOST_INPUTS])
-            with closing(self.stream(EmbeddingRequest(_request_id(), inputs))) as events:
+            request_id = f"embed-{uuid.uuid4().hex}"
+            some = texts[start : start + MOST_INPUTS]
+            read = self._read(request_id, some, first=start, many=len(texts) > 1)
+            with closing(self._events(request_id, None, read)) as events:
                 for event in events:
                     if isinstance(event, Embedded):
                         vectors[start + event.index] = event.vector
@@ -151,18 +152,8 @@ class Embedder:
         Raises:
             RuntimeFault: As :meth:`submit`, or what the request failed with.
         """
-        events: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
-        self.submit(request, events.put)
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-                if isinstance(event, EmbeddingFinished):
-                    return
-        finally:
-            self.cancel(request.request_id)
+        texts = self._read(request.request_id, request.inputs)
+        yield from self._events(request.request_id, request.deadline, texts)
 
     def status(self) -> EngineStatus:
         """Return what the embedder is doing."""
@@ -189,7 +180,48 @@ class Embedder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _events(
+        self, request_id: str, deadline: float | None, texts: Sequence[Text]
+    ) -> Generator[Embedded | EmbeddingFinished]:
+        events: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
+        self._loop.submit(request_id, deadline, texts, events.put)
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, EmbeddingFinished):
+                    return
+        finally:
+            self.cancel(request_id)
+
+    def _read(
+        self,
+        request_id: str,
+        inputs: Sequence[str | Sequence[int]],
+        *,
+        first: int = 0,
+        many: bool | None = None,
+    ) -> list[Text]:
+        """Tokenize inputs.
+
+        Args:
+            request_id: Whose they are.
+            inputs: Texts or token ids.
+            first: Number of the first one, in an error.
+            many: Number them at all there; ``None`` where there are several.
+        """
+        numbered = len(inputs) > 1 if many is None else many
+        texts = []
+        for index, given in enumerate(inputs):
+            name = f"input[{first + index}]" if numbered else "input"
+            texts.append(Text(request_id, index, self._encode(given, name)))
+        return texts
+
     def _encode(self, given: str | Sequence[int], name: str) -> NDArray[np.int32]:
+        if not given:
+            raise InvalidRequest("input", f"{name} must not be empty")
         if isinstance(given, str):
             try:
                 ids = self.tokenizer.encode(self.manifest.embedding.prompt + given, name)
@@ -205,7 +237,3 @@ class Embedder:
         if min(ids) < 0 or max(ids) >= vocab:
             raise InvalidRequest("input", f"{name} has token ids outside 0..{vocab - 1}")
         return np.array(ids, np.int32)
-
-
-def _request_id() -> str:
-    return f"embed-{uuid.uuid4().hex}"

@@ -86,5 +86,5 @@ def test_help(script: str) -> None:
 @pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - {"rbee-bench"}))
 def test_version(script: str) -> None:
     told = start(script, "pass", "--version")
-    assert re.fullmatch(r"rbee-(export|generate|worker) \d+\.\d+\.\d+\n", told.stdout)
+    assert re.fullmatch(r"rbee-(embed|export|generate|worker) \d+\.\d+\.\d+\n", told.stdout)
     assert (told.returncode, told.stderr) == (0, "")

@@ -107,6 +107,15 @@ def test_more_texts_than_a_request_may_have(embedder: Embedder) -> None:
     np.testing.assert_allclose(vectors, np.resize(expected, vectors.shape), atol=1e-5)
 
 
+def test_a_bad_text_is_named_by_its_place_among_all(embedder: Embedder) -> None:
+    with pytest.raises(InvalidRequest, match=r"input\[2050\] must not be empty"):
+        embedder.embed([*["x"] * 2050, ""])
+    with pytest.raises(InvalidRequest, match="input must not be empty"):
+        embedder.embed([""])
+    with pytest.raises(InvalidRequest, match="a list of texts"):
+        embedder.embed("x")
+
+
 def test_no_texts(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, embedder.dim)
 

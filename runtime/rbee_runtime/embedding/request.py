@@ -23,7 +23,7 @@ class EmbeddingRequest:
             ``None`` means never.
 
     Raises:
-        InvalidRequest: There is no input, there are more than 2,048, or one is empty.
+        InvalidRequest: There is no input, or there are more than 2,048.
     """
 
     request_id: str
@@ -39,10 +39,3 @@ class EmbeddingRequest:
                 f"input has {len(self.inputs)} texts, and a request may have {MOST_INPUTS}; "
                 "send several",
             )
-        for index, text in enumerate(self.inputs):
-            if not text:
-                raise InvalidRequest("input", f"{self.name(index)} must not be empty")
-
-    def name(self, index: int) -> str:
-        """Return what to call an input in an error."""
-        return "input" if len(self.inputs) == 1 else f"input[{index}]"

@@ -1,0 +1,99 @@
+"""``rbee-embed``: the vectors of texts, on standard output or in a file. No server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rbee_runtime.embedder import Embedder
+from rbee_runtime.program import Parser, guarded, read_stdin
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        The exit code: 0 done, or see :func:`~rbee_runtime.program.guarded`.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    texts: list[str] = arguments.texts
+    if texts in ([], ["-"]):
+        texts = _lines_of_stdin(parser, asked=bool(texts))
+
+    def work() -> int:
+        with Embedder.load(
+            arguments.model, backend=arguments.backend, device=arguments.device
+        ) as embedder:
+            _embed(embedder, texts, arguments.out)
+        return 0
+
+    return guarded(parser.prog, work)
+
+
+def _embed(embedder: Embedder, texts: list[str], out: Path | None) -> None:
+    began = time.monotonic()
+    vectors = embedder.embed(texts)
+    seconds = time.monotonic() - began
+    if out is None:
+        for vector in vectors:
+            # As few digits as give back the same float32.
+            print(json.dumps([float(str(number)) for number in vector]))
+    else:
+        with out.open("wb") as file:
+            np.save(file, vectors)
+    count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+    print(
+        f"{count} in {seconds:.2f} s, {len(texts) / seconds:.1f} texts/s; "
+        f"vectors of {embedder.dim}",
+        file=sys.stderr,
+    )
+
+
+def _lines_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> list[str]:
+    if sys.stdin is None or (sys.stdin.isatty() and not asked):
+        parser.error("give texts, or - to read them from standard input, one in each line")
+    lines = read_stdin(parser).removesuffix("\n").split("\n")
+    if lines == [""]:
+        parser.error("give texts: standard input holds none")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            parser.error(f"line {number} of standard input is empty: give a text in each")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="rbee-embed",
+        description="Print the vectors that an embedding model gives texts, a JSON array in each "
+        "line.",
+    )
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        metavar="text",
+        help="what to embed; - or nothing reads a text from each line of standard input",
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="an artifact directory made by rbee-export"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the vectors there as a NumPy array (.npy) instead",
+    )
+    parser.add_argument("--backend", help="cpu or cuda; default: the best that works here")
+    parser.add_argument(
+        "--device", type=int, default=0, help="index of the GPU; default: %(default)s"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""``rbee-embed``: a vector for each text, one line when it fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.makers import MakeArtifact, MakeEncoder
+from support.tiny_encoders import CONTEXT
+
+from rbee_runtime.embed_cli import main
+from rbee_runtime.embedder import Embedder
+
+TEXTS = ["A worker reads", "Zwölf Boxkämpfer"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def artifact(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> Path:
+    return make_embedder(make_encoder(), "fp32")
+
+
+@pytest.fixture
+def named(artifact: Path, tiny_artifact: Path) -> dict[str, str]:
+    return {"ARTIFACT": str(artifact), "LANGUAGE": str(tiny_artifact)}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_vectors_go_to_standard_output(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Embedder.load(artifact) as embedder:
+        expected = embedder.embed(TEXTS)
+    code, out, err = run(capsys, *TEXTS, "--model", artifact)
+    assert code == 0
+    vectors = np.array([json.loads(line) for line in out.splitlines()], np.float32)
+    np.testing.assert_array_equal(vectors, expected)
+    assert err.startswith("2 texts in ")
+    assert err.endswith(" texts/s; vectors of 64\n")
+
+
+@pytest.mark.parametrize("given", [[], ["-"]])
+def test_texts_may_come_from_standard_input_and_vectors_go_to_a_file(
+    given: list[str],
+    artifact: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(TEXTS) + "\n"))
+    file = tmp_path / "vectors"
+    code, out, _ = run(capsys, *given, "--model", artifact, "--out", file)
+    assert (code, out) == (0, "")
+    with Embedder.load(artifact) as embedder:
+        np.testing.assert_array_equal(np.load(file), embedder.embed(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["", "--model", "ARTIFACT"], 2, "input must not be empty"),
+        (["a", "x " * CONTEXT, "--model", "ARTIFACT"], 2, "input[1] has 130 tokens, more than"),
+        (["a", "--model", "ARTIFACT", "--backend", "abacus"], 5, "'abacus'"),
+        (["a", "--model", "gone"], 3, "gone: no such artifact directory"),
+        (["a", "--model", "LANGUAGE"], 3, "is a language model: rbee-generate"),
+        (["a"], 2, "see rbee-embed --help"),
+        (["--model", "ARTIFACT"], 2, "standard input holds none"),
+        (["a", "--model", "ARTIFACT", "--out", "gone/x"], 1, "gone/x: No such file"),
+    ],
+)
+def test_failures_take_one_line(
+    arguments: list[str],
+    code: int,
+    message: str,
+    named: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    got, out, err = run(capsys, *(named.get(argument, argument) for argument in arguments))
+    assert (got, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("rbee-embed: ")
+    assert message in err
+
+
+def test_an_empty_line_is_named(
+    artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\n\nb\n"))
+    code, _, err = run(capsys, "--model", artifact)
+    assert code == 2
+    assert err.startswith("rbee-embed: line 2 of standard input is empty")
+
+
+def test_a_reader_that_leaves_is_no_failure(artifact: Path) -> None:
+    command = [sys.executable, "-m", "rbee_runtime.embed_cli", *["a"] * 200, "--model", artifact]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
