@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rbee_runtime.artifact import EmbedderArtifact
 from rbee_runtime.backend.opening import choose_device
 from rbee_runtime.backend.session import Binding, open_session
-from rbee_runtime.device import Device
+from rbee_runtime.device import Device, Staging
 from rbee_runtime.embedding.packer import Pack, Text
 from rbee_runtime.errors import ArtifactError, DeviceError
 
@@ -51,12 +51,8 @@ class Encoder:
         self._device = device
         self._dim = manifest.embedding.dim
         self._check(artifact)
-        tokens = max(self.pack_tokens, manifest.shapes.context_length)
-        texts = self.pack_tokens
-        self._inputs = device.stage(
-            {"input_ids": ((tokens,), "int64"), "cu_seqlens": ((texts + 1,), "int32")}
-        )
-        self._vectors = device.zeros((texts, self._dim), "float32")
+        self._inputs = self._stage(self.pack_tokens)
+        self._vectors = device.zeros((self.pack_tokens, self._dim), "float32")
 
     @classmethod
     def open(cls, artifact: EmbedderArtifact, backend: str | None, index: int) -> Encoder:
@@ -99,11 +95,14 @@ class Encoder:
             InferenceFailed: The provider failed otherwise.
         """
         texts = len(pack.texts)
-        host, device = self._inputs.host, self._inputs.device
+        inputs = self._inputs
+        if pack.tokens > self.pack_tokens:
+            inputs = self._stage(pack.tokens)
+        host, device = inputs.host, inputs.device
         host["input_ids"][: pack.tokens] = np.concatenate([text.ids for text in pack.texts])
         lengths = [len(text.ids) for text in pack.texts]
         np.cumsum(lengths, dtype=np.int32, out=host["cu_seqlens"][1 : texts + 1])
-        self._device.upload(self._inputs)
+        self._device.upload(inputs)
         binding = Binding(self._session, self._device)
         binding.input("input_ids", device["input_ids"][: pack.tokens])
         binding.input("cu_seqlens", device["cu_seqlens"][: texts + 1])
@@ -120,6 +119,11 @@ class Encoder:
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
         return self._device.held()
+
+    def _stage(self, tokens: int) -> Staging:
+        """Return room for the inputs of a pack of so many tokens, each a text at most."""
+        layout = {"input_ids": ((tokens,), "int64"), "cu_seqlens": ((tokens + 1,), "int32")}
+        return self._device.stage(layout)
 
     def _check(self, artifact: EmbedderArtifact) -> None:
         graph = artifact.file("graph")
