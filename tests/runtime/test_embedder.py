@@ -19,6 +19,7 @@ from support.fake_cuda_library import ILLEGAL_ADDRESS, FakeCuda
 from support.makers import MakeArtifact, MakeEncoder
 from support.tiny_encoders import CONTEXT, VOCAB
 
+import rbee_runtime.embedding.encoder
 from rbee_export import open_encoder
 from rbee_export.embedding_fidelity import reference_embeddings
 from rbee_runtime import Embedder
@@ -99,6 +100,15 @@ def test_company_does_not_change_a_vector(
 
         alone = np.stack([run(one)[0] for one in inputs])
         assert (np.stack(run(*inputs)) * alone).sum(-1).min() > least
+
+
+def test_texts_beyond_a_pack_run_alone(
+    embedder: Embedder, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["x", "a hive " * 40, "b", "a queen " * 30, "c"]
+    monkeypatch.setattr(rbee_runtime.embedding.encoder, "PACK_TOKENS", 16)
+    with Embedder.load(artifact) as small:
+        np.testing.assert_allclose(small.embed(texts), embedder.embed(texts), atol=1e-5)
 
 
 def test_more_texts_than_a_request_may_have(embedder: Embedder) -> None:

@@ -21,8 +21,6 @@ PACK_TOKENS_ON_GPU = 2048
 """The same on a GPU."""
 
 _INPUTS = {"input_ids": "tensor(int64)", "cu_seqlens": "tensor(int32)"}
-_LEAST = 2
-"""Tokens of a text at least, in a pack of as many texts as there can be."""
 
 
 class Encoder:
@@ -37,7 +35,7 @@ class Encoder:
     def __init__(
         self, artifact: EmbedderArtifact, session: ort.InferenceSession, device: Device
     ) -> None:
-        """Take room for the largest pack there can be.
+        """Take room for a pack.
 
         Raises:
             ArtifactError: The graph is not what its manifest says.
@@ -114,7 +112,7 @@ class Encoder:
 
     def warm_up(self) -> None:
         """Run a text of two tokens; see :meth:`run`."""
-        self.run(Pack((Text("", 0, np.zeros(_LEAST, np.int32)),), _LEAST))
+        self.run(Pack((Text("", 0, np.zeros(2, np.int32)),), 2))
 
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
