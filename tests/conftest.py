@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from support.makers import MakeArtifact, MakeEncoder, MakeFamily, MakeGguf, MakeLlama, OpenOnce, TinyGguf
+from support.makers import (
+    MakeArtifact,
+    MakeEncoder,
+    MakeFamily,
+    MakeGguf,
+    MakeLlama,
+    OpenOnce,
+    TinyGguf,
+)
 from support.tiny_encoders import save_encoder
 from support.tiny_families import save_family
 from support.tiny_llama import save_gguf, save_llama

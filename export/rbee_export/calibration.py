@@ -1,4 +1,4 @@
-"""The text that roundings are fitted to."""
+"""The texts that roundings are fitted to."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import tokenizers
 
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.encoder_config import EncoderConfig
 from rbee_export.fidelity import TOKENS, Text
 from rbee_export.rounding import GROUP
 
 _TOKENS = 1024
+_ENCODER_TOKENS = 4096
 _LARGEST_ACTIVATIONS = 1 << 25
 """Numbers in one array of activations; 134 MB."""
 
@@ -38,3 +40,27 @@ def calibration_ids(tokenizer_json: str, config: DecoderConfig) -> Sequence[int]
     if len(ids) < GROUP or max(ids) >= config.vocab:
         return ()
     return ids
+
+
+def calibration_texts(tokenizer_json: str, config: EncoderConfig) -> list[list[int]]:
+    """Return the parts of the built-in text, one by one, in an encoder's vocabulary.
+
+    Fidelity is measured on others by default.
+
+    Returns:
+        The tokens of each, special ones included, cut to what the model reads; none where the text
+        cannot serve: the model lacks a token of it, or its own are so few that chance decides.
+    """
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    tokenizer.enable_truncation(config.context_length)
+    widest = max(3 * config.hidden, config.intermediate)
+    texts: list[list[int]] = []
+    left = min(_ENCODER_TOKENS, _LARGEST_ACTIVATIONS // widest)
+    for part in Text.built_in().content.split("\n\n"):
+        ids = tokenizer.encode(part).ids[:left]
+        if ids:
+            texts.append(ids)
+        left -= len(ids)
+    if sum(map(len, texts)) < GROUP or max(map(max, texts)) >= config.vocab:
+        return []
+    return texts

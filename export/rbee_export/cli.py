@@ -11,14 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 from rbee_export.arguments import FAILED, parse
-from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
+from rbee_export.checkpoint import Checkpoint, open_checkpoint
 from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, is_encoder, open_encoder
 from rbee_export.checkpoint.safetensors_dir import model_files
 from rbee_export.embedder import embedder_precision, export_embedder
-from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
 from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
 from rbee_export.export import export
-from rbee_export.fidelity import Text, measure, perplexity
 from rbee_export.optimum_path import INSTALL, is_installed
 from rbee_export.options import Options, identity
 from rbee_export.report import describe, fidelity_table, printable, size
@@ -26,28 +24,16 @@ from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.staging import wait_until_written
 from rbee_export.traced import export_traced
-from rbee_runtime.artifact import (
-    Artifact,
-    EmbedderArtifact,
-    EmbedderManifest,
-    EmbeddingFidelity,
-    Fidelity,
-    Manifest,
-    open_artifact,
-)
+from rbee_export.verification import digest_shown, sentences, text_of, verify
+from rbee_runtime.artifact import EmbedderManifest, Manifest, open_artifact
 from rbee_runtime.errors import ArtifactError
-
-_SAME = 0.01
-"""Relative difference up to which two perplexities of one artifact are the same: processors round
-differently.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code: 0 done, 2 bad arguments, 3 it failed."""
     arguments = parse(argv)
     console = _console(stderr=True)
-    programs = {None: _export, "inspect": _inspect, "verify": _verify}
+    programs = {None: _export, "inspect": _inspect, "verify": verify}
     written = "; nothing was written" if arguments.command is None else ""
     try:
         programs[arguments.command](arguments, console)
@@ -90,10 +76,10 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
             console.print(f"rbee-export: {note}")
     text, texts = None, None
     if arguments.verify and isinstance(checkpoint, EncoderCheckpoint):
-        texts = _sentences(arguments.calibration)
+        texts = sentences(arguments.calibration)
     elif arguments.verify:
-        text = _text(arguments.calibration)
-    content = _digest(files, console)
+        text = text_of(arguments.calibration)
+    content = digest_shown(files, console)
     kind = "tensorrt-" if options.tensorrt else "cuda-" if options.target == "cuda" else ""
     target = arguments.out or Path("artifacts") / (
         f"{source.name.removesuffix('.gguf')}-{kind}{how}"
@@ -173,93 +159,6 @@ def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     _write(lambda: _console().print(told))
 
 
-def _verify(arguments: argparse.Namespace, console: Console) -> None:
-    artifact = open_artifact(arguments.artifact)
-    with Stages(console) as stages:
-        artifact.verify(lambda done, total: stages.show("checksums", done, total))
-    console.print(f"{artifact.path}: every file is as it was written")
-    if isinstance(artifact, EmbedderArtifact):
-        fidelity = _verified_embeddings(artifact, arguments, console)
-    else:
-        fidelity = _verified_predictions(artifact, arguments, console)
-    console.print(fidelity_table(fidelity))
-
-
-def _verified_predictions(
-    artifact: Artifact, arguments: argparse.Namespace, console: Console
-) -> Fidelity:
-    """Return how far a language model is from its checkpoint, measured anew as far as it can be.
-
-    Raises:
-        ExportError: It is not what it was when it was exported.
-    """
-    recorded = artifact.manifest.fidelity
-    text = _text(arguments.calibration)
-    if arguments.source is not None:
-        source = resolve(arguments.source)
-        checkpoint = open_checkpoint(source.path, source.name)
-        _require_same(artifact, checkpoint.files, arguments.source, console)
-        with Stages(console) as stages:
-            return measure(artifact, checkpoint, text, stages.show)
-    if recorded is None:
-        raise _never_measured(artifact)
-    if recorded.text != text.name:
-        raise ExportError(
-            f"{artifact.path}: its fidelity was measured on {recorded.text}; "
-            "give that file with --calibration, or the checkpoint with --model"
-        )
-    again = perplexity(artifact, text)
-    if not abs(again - recorded.perplexity) <= _SAME * recorded.perplexity:
-        raise ExportError(
-            f"{artifact.path}: perplexity is {again:.2f} here and was {recorded.perplexity:.2f} "
-            "when it was exported; export the model again"
-        )
-    return recorded
-
-
-def _verified_embeddings(
-    artifact: EmbedderArtifact, arguments: argparse.Namespace, console: Console
-) -> EmbeddingFidelity:
-    """Return how far an embedding model is from its checkpoint; without that, whether it runs.
-
-    Raises:
-        ExportError: It does not, or it is not what the checkpoint makes.
-    """
-    texts = _sentences(arguments.calibration)
-    if arguments.source is not None:
-        source = resolve(arguments.source)
-        checkpoint = open_encoder(source.path, source.name)
-        _require_same(artifact, checkpoint.files, arguments.source, console)
-        with Stages(console) as stages:
-            return measure_embeddings(artifact, checkpoint, texts, stages.show)
-    artifact_embeddings(artifact, texts.ids(artifact))
-    if artifact.manifest.fidelity is None:
-        raise _never_measured(artifact)
-    return artifact.manifest.fidelity
-
-
-def _require_same(
-    artifact: Artifact | EmbedderArtifact, files: Sequence[Path], given: str, console: Console
-) -> None:
-    """Refuse a checkpoint that an artifact was not made from."""
-    if _digest(files, console) != artifact.manifest.source.sha256:
-        raise ExportError(f"{given}: is not the checkpoint that {artifact.path} was made from")
-
-
-def _never_measured(artifact: Artifact | EmbedderArtifact) -> ExportError:
-    return ExportError(
-        f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
-    )
-
-
-def _text(file: Path | None) -> Text:
-    return Text.read(file) if file is not None else Text.built_in()
-
-
-def _sentences(file: Path | None) -> Sentences:
-    return Sentences.read(file) if file is not None else Sentences.built_in()
-
-
 def _write(to_stdout: Callable[[], None]) -> None:
     """Write to standard output.
 
@@ -279,11 +178,6 @@ def _write(to_stdout: Callable[[], None]) -> None:
 def _console(*, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: much of it was written by strangers."""
     return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def _digest(files: Sequence[Path], console: Console) -> str:
-    with Stages(console) as stages:
-        return digest(files, lambda n, of: stages.show("reading", n, of))
 
 
 def _is_artifact(path: Path) -> bool:

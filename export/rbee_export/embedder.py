@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from rbee_export.calibration import calibration_texts
 from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint
+from rbee_export.dialect.calibrated_encoder import CalibratedEncoder
+from rbee_export.dialect.encoder_reference import EncoderReference
 from rbee_export.dialect.packed import PackedDialect
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
 from rbee_export.encoder import build
-from rbee_export.errors import CheckpointError, ExportError
+from rbee_export.errors import ExportError
 from rbee_export.export import GRAPH, TOKENIZER, WEIGHTS, reference, write_manifest
 from rbee_export.fidelity import Progress
 from rbee_export.options import EXPORTER, Options
@@ -42,7 +47,8 @@ def export_embedder(
 ) -> EmbedderManifest:
     """Write the artifact of ``checkpoint`` to the directory ``target``, whole or not at all.
 
-    The same checkpoint and options give the same bytes.
+    The same checkpoint and options give the same bytes, ``int4`` apart between processors: sums of
+    another order tip weights that lie half-way.
 
     Args:
         checkpoint: What to export.
@@ -58,16 +64,17 @@ def export_embedder(
         ExportError: ``target`` cannot be replaced, or the options do not fit the checkpoint.
         OSError: The disk is full or not writable; nothing is left behind.
     """
-    config, pooling = checkpoint.config, checkpoint.modules.pooling
+    config, modules = checkpoint.config, checkpoint.modules
     precision = embedder_precision(checkpoint, options)
     tokenizer = checkpoint.tokenizer()
     halves = precision == "fp16"
+    calibration = calibration_texts(tokenizer, config) if precision == "int4" else []
     weights = Weights(checkpoint, precision, "fp16" if halves else "fp32")
     with staged_directory(target) as staging:
         with WeightsFile(staging / WEIGHTS) as file:
             dtype = ir.DataType.FLOAT16 if halves else ir.DataType.FLOAT
             ops = PackedDialect(config, weights, file, dtype)
-            build(ops, config, pooling, lambda done: progress("layers", done, config.layers))
+            _build(ops, checkpoint, weights, calibration, progress)
             ir.save(ops.model(EXPORTER), staging / GRAPH)
         (staging / TOKENIZER).write_text(tokenizer, encoding="utf-8")
         manifest = EmbedderManifest(
@@ -86,9 +93,9 @@ def export_embedder(
             precision=precision,
             embedding=Embedding(
                 dim=config.hidden,
-                pooling=pooling.kind,
-                normalized=pooling.normalized,
-                prompt=checkpoint.modules.prompt,
+                pooling=modules.pooling.kind,
+                normalized=modules.pooling.normalized,
+                prompt=modules.prompt,
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
@@ -105,8 +112,38 @@ def export_embedder(
     return manifest
 
 
+def _build(
+    graph: PackedDialect,
+    checkpoint: EncoderCheckpoint,
+    weights: Weights,
+    texts: Sequence[Sequence[int]],
+    progress: Progress,
+) -> None:
+    """Emit a checkpoint's graph, its matrices rounded to what they make of texts, if there are any.
+
+    Args:
+        graph: Where to.
+        checkpoint: The checkpoint.
+        weights: Its weights, at the graph's precision.
+        texts: Tokens of each text.
+        progress: Called after each layer.
+    """
+    config, pooling = checkpoint.config, checkpoint.modules.pooling
+
+    def layer(done: int) -> None:
+        progress("layers", done, config.layers)
+
+    if not texts:
+        build(graph, config, pooling, layer)
+        return
+    evaluation = EncoderReference(config, Weights(checkpoint, "fp32"), texts)
+    # Weights that lead beyond what float32 can hold are rounded by themselves.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        build(CalibratedEncoder(graph, evaluation, weights), config, pooling, layer)
+
+
 def embedder_precision(checkpoint: EncoderCheckpoint, options: Options) -> Precision:
-    """Return the precision for this checkpoint: ``int8``, and on CUDA ``fp16``, unless one is named.
+    """Return the precision for this checkpoint: by default ``int8``, and on CUDA ``fp16``.
 
     Raises:
         ExportError: No artifact of an encoder has it, or the target.
@@ -122,10 +159,9 @@ def embedder_precision(checkpoint: EncoderCheckpoint, options: Options) -> Preci
             f"{checkpoint.name}: has no quantised blocks for --precision gguf to keep; "
             "use fp32 or int8"
         )
-    if options.precision in ("bf16", "int4"):
+    if options.precision == "bf16":
         raise ExportError(
-            f"{checkpoint.name}: embedding models are exported at fp32, fp16 and int8, "
-            f"not at {options.precision}"
+            f"{checkpoint.name}: embedding models are not exported at bf16; use --precision fp16"
         )
     if options.target == "cuda" and options.precision != "fp16":
         raise ExportError(

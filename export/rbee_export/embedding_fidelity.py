@@ -181,7 +181,8 @@ def _nearest(vectors: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return the nearest of the others to each vector."""
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -np.inf)
-    return cosines.argmax(-1)
+    nearest: NDArray[np.intp] = cosines.argmax(-1)
+    return nearest
 
 
 def _packs(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:

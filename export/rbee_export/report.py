@@ -17,7 +17,6 @@ from rbee_runtime.artifact import (
     Manifest,
 )
 
-
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
 
 

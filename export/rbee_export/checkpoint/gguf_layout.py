@@ -39,6 +39,13 @@ _INNER = {
 }
 
 
+_EMBEDDERS = (
+    *("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert"),
+    *("neo-bert", "eurobert", "gemma-embedding"),
+)
+"""Architectures of encoders."""
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """One ``general.architecture``.
@@ -62,6 +69,11 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         UnsupportedModel: The architecture, or something it asks for, is not known here.
     """
     name = fields.get("general.architecture")
+    if name in _EMBEDDERS:
+        raise UnsupportedModel(
+            f"{path}: {name} is an embedding model, which is not read from GGUF; "
+            "give its directory of safetensors"
+        )
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{path}: architecture {shown(name)} is not supported; {', '.join(ARCHITECTURES)} are"

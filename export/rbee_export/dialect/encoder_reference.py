@@ -50,9 +50,8 @@ class EncoderReference:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         table = self._weights.dense(name, self._c.context_length, self._c.hidden)
         own = np.concatenate([np.arange(length) for length in self._lengths])
-        if added is None:
-            return table[own]
-        return table[own] + self._weights.dense(added, 1, self._c.hidden)
+        places: Floats = table[own]
+        return places if added is None else places + self._weights.dense(added, 1, self._c.hidden)
 
     def add_norm(self, residual: Floats, x: Floats, name: str) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -68,8 +67,12 @@ class EncoderReference:
     def linear(self, x: Floats, columns: int, rows: Mapping[str, int]) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         parts = [product(self._weights, x, name, n, columns) for name, n in rows.items()]
-        total: Floats = np.concatenate(parts, axis=-1) + self._weights.bias(rows)
+        total: Floats = np.concatenate(parts, axis=-1) + self.bias(rows)
         return total
+
+    def bias(self, rows: Mapping[str, int]) -> Floats:
+        """Return the biases of matrices that stand side by side, ``float32[sum(rows)]``."""
+        return self._weights.bias(rows)
 
     def attention(self, qkv: Floats) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -89,12 +92,13 @@ class EncoderReference:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         texts = np.split(x, self._cuts)
         if kind == "mean":
-            return np.stack([text.mean(0) for text in texts])
+            means: Floats = np.stack([text.mean(0) for text in texts]).astype(np.float32)
+            return means
         return np.stack([text[0 if kind == "cls" else -1] for text in texts])
 
     def normalized(self, x: Floats) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        lengths: Floats = np.linalg.norm(x, axis=-1, keepdims=True)
+        lengths: Floats = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
         return x / np.maximum(lengths, np.float32(1e-12))
 
     def output(self, x: Floats) -> None:
@@ -109,7 +113,7 @@ class EncoderReference:
             part.reshape(len(qkv), c.heads, c.head_dim).swapaxes(0, 1)
             for part in np.split(qkv, 3, axis=-1)
         )
-        scores = (q @ k.swapaxes(1, 2)) * np.float32(c.head_dim**-0.5)
+        scores: Floats = q @ k.swapaxes(1, 2) * np.float32(c.head_dim**-0.5)
         np.exp(scores - scores.max(-1, keepdims=True), out=scores)
         scores /= scores.sum(-1, keepdims=True)
         joined: Floats = (scores @ v).swapaxes(0, 1).reshape(len(qkv), c.hidden)

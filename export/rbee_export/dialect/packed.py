@@ -137,7 +137,7 @@ class PackedDialect:
 
     def output(self, x: ir.Value) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        shape = ["texts", self._c.hidden]
+        shape: list[int | str] = ["texts", self._c.hidden]
         self._graph.output(x, "embeddings", ir.DataType.FLOAT, shape)
 
     def _in_rows(self, x: ir.Value) -> ir.Value:

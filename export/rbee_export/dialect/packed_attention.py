@@ -26,7 +26,7 @@ def packed_attention(opset: int, dtype: ir.DataType) -> ir.Function:
     """Return ``PackedAttention``: softmax(q kᵀ / sqrt(head_dim)) v within each text.
 
     Its inputs are ``qkv``, ``float[1, T, 3 * hidden]``, queries, keys and values side by side, each
-    head after head; and ``cu_seqlens``, ``int32[N + 1]``, where each of N texts begins and, last, T.
+    head after head; and ``cu_seqlens``, ``int32[N + 1]``: where each of N texts begins, and T.
     Its output is ``float[1, T, hidden]``, its attribute ``num_heads``.
 
     The body computes all T * T scores, and hides those between texts.

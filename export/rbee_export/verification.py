@@ -1,0 +1,132 @@
+"""``rbee-export verify``: whether an artifact still is what was exported."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rbee_export.checkpoint import digest, open_checkpoint
+from rbee_export.checkpoint.encoder_dir import open_encoder
+from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
+from rbee_export.errors import ExportError
+from rbee_export.fidelity import Text, measure, perplexity
+from rbee_export.report import fidelity_table
+from rbee_export.source import resolve
+from rbee_export.stages import Stages
+from rbee_runtime.artifact import (
+    Artifact,
+    EmbedderArtifact,
+    EmbeddingFidelity,
+    Fidelity,
+    open_artifact,
+)
+
+_SAME = 0.01
+"""Relative difference up to which two perplexities of one artifact are the same: processors round
+differently.
+"""
+
+
+def verify(arguments: argparse.Namespace, console: Console) -> None:
+    """Check an artifact's files, and how far it is from its checkpoint.
+
+    Raises:
+        ExportError: It is not what it was when it was exported.
+        ArtifactError: A file is missing or damaged.
+    """
+    artifact = open_artifact(arguments.artifact)
+    with Stages(console) as stages:
+        artifact.verify(lambda done, total: stages.show("checksums", done, total))
+    console.print(f"{artifact.path}: every file is as it was written")
+    fidelity: Fidelity | EmbeddingFidelity
+    if isinstance(artifact, EmbedderArtifact):
+        fidelity = _verified_embeddings(artifact, arguments, console)
+    else:
+        fidelity = _verified_predictions(artifact, arguments, console)
+    console.print(fidelity_table(fidelity))
+
+
+def _verified_predictions(
+    artifact: Artifact, arguments: argparse.Namespace, console: Console
+) -> Fidelity:
+    """Return how far a language model is from its checkpoint, measured anew as far as it can be.
+
+    Raises:
+        ExportError: It is not what it was when it was exported.
+    """
+    recorded = artifact.manifest.fidelity
+    text = text_of(arguments.calibration)
+    if arguments.source is not None:
+        source = resolve(arguments.source)
+        checkpoint = open_checkpoint(source.path, source.name)
+        _require_same(artifact, checkpoint.files, arguments.source, console)
+        with Stages(console) as stages:
+            return measure(artifact, checkpoint, text, stages.show)
+    if recorded is None:
+        raise _never_measured(artifact)
+    if recorded.text != text.name:
+        raise ExportError(
+            f"{artifact.path}: its fidelity was measured on {recorded.text}; "
+            "give that file with --calibration, or the checkpoint with --model"
+        )
+    again = perplexity(artifact, text)
+    if not abs(again - recorded.perplexity) <= _SAME * recorded.perplexity:
+        raise ExportError(
+            f"{artifact.path}: perplexity is {again:.2f} here and was {recorded.perplexity:.2f} "
+            "when it was exported; export the model again"
+        )
+    return recorded
+
+
+def _verified_embeddings(
+    artifact: EmbedderArtifact, arguments: argparse.Namespace, console: Console
+) -> EmbeddingFidelity:
+    """Return how far an embedding model is from its checkpoint; without that, whether it runs.
+
+    Raises:
+        ExportError: It does not, or it is not what the checkpoint makes.
+    """
+    texts = sentences(arguments.calibration)
+    if arguments.source is not None:
+        source = resolve(arguments.source)
+        checkpoint = open_encoder(source.path, source.name)
+        _require_same(artifact, checkpoint.files, arguments.source, console)
+        with Stages(console) as stages:
+            return measure_embeddings(artifact, checkpoint, texts, stages.show)
+    artifact_embeddings(artifact, texts.ids(artifact))
+    if artifact.manifest.fidelity is None:
+        raise _never_measured(artifact)
+    return artifact.manifest.fidelity
+
+
+def _require_same(
+    artifact: Artifact | EmbedderArtifact, files: Sequence[Path], given: str, console: Console
+) -> None:
+    """Refuse a checkpoint that an artifact was not made from."""
+    if digest_shown(files, console) != artifact.manifest.source.sha256:
+        raise ExportError(f"{given}: is not the checkpoint that {artifact.path} was made from")
+
+
+def _never_measured(artifact: Artifact | EmbedderArtifact) -> ExportError:
+    return ExportError(
+        f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
+    )
+
+
+def text_of(file: Path | None) -> Text:
+    """Return the text to predict: a file's, or the built-in one."""
+    return Text.read(file) if file is not None else Text.built_in()
+
+
+def sentences(file: Path | None) -> Sentences:
+    """Return the texts to embed: a file's, or the built-in ones."""
+    return Sentences.read(file) if file is not None else Sentences.built_in()
+
+
+def digest_shown(files: Sequence[Path], console: Console) -> str:
+    """Return a checkpoint's digest, showing how far it is."""
+    with Stages(console) as stages:
+        return digest(files, lambda n, of: stages.show("reading", n, of))

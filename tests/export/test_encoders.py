@@ -1,0 +1,179 @@
+"""Every family of encoders embeds as ``transformers`` does, whatever else is in the pack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from support.makers import MakeArtifact, MakeEncoder
+from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, hidden_states, load_encoder
+from support.tiny_llama import copy_of
+
+from rbee_export import open_encoder
+from rbee_export.embedding_fidelity import artifact_embeddings, reference_embeddings
+from rbee_runtime.artifact import EmbedderArtifact
+
+Vectors = NDArray[np.float32]
+
+LENGTHS = (2, 17, 3, CONTEXT, 40, 2)
+DRAW = np.random.default_rng(5)
+TEXTS = [DRAW.integers(5, VOCAB, length).tolist() for length in LENGTHS]
+
+POOLINGS: Mapping[str, Callable[[Vectors], Vectors]] = {
+    "pooling_mode_mean_tokens": lambda states: states.mean(0),
+    "pooling_mode_cls_token": lambda states: states[0],
+    "pooling_mode_lasttoken": lambda states: states[-1],
+}
+
+
+def embed(artifact: Path, texts: Sequence[Sequence[int]]) -> Vectors:
+    return artifact_embeddings(EmbedderArtifact.open(artifact), texts)
+
+
+def states_of(checkpoint: Path) -> list[Vectors]:
+    model = load_encoder(checkpoint)
+    return [hidden_states(model, text) for text in TEXTS]
+
+
+def of_length_one(vectors: Vectors) -> Vectors:
+    normalized: Vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return normalized
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_parity(name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> None:
+    checkpoint = make_encoder(name)
+    theirs = of_length_one(np.stack([states.mean(0) for states in states_of(checkpoint)]))
+    artifact = make_embedder(checkpoint, "fp32")
+    np.testing.assert_allclose(embed(artifact, TEXTS), theirs, atol=1e-5, rtol=0)
+    for text, vector in zip(TEXTS, theirs, strict=True):
+        np.testing.assert_allclose(embed(artifact, [text])[0], vector, atol=1e-5, rtol=0)
+    ours = reference_embeddings(open_encoder(checkpoint), TEXTS)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("mode", POOLINGS)
+def test_poolings(
+    mode: str, normalized: bool, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    modules = ("Transformer", "Pooling", *(["Normalize"] if normalized else []))
+    checkpoint = make_encoder(modules=modules, pooling={mode: True})
+    theirs = np.stack([POOLINGS[mode](states) for states in states_of(checkpoint)])
+    if normalized:
+        theirs = of_length_one(theirs)
+    for precision, close in (("fp32", 5e-5), ("fp16", 0.02)):
+        ours = embed(make_embedder(checkpoint, precision), TEXTS)
+        np.testing.assert_allclose(ours, theirs, atol=close, rtol=0)
+
+
+def test_a_plain_directory_gives_the_mean_as_it_is(
+    make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_encoder(modules=None)
+    theirs = np.stack([states.mean(0) for states in states_of(checkpoint)])
+    artifact = make_embedder(checkpoint, "fp32")
+    np.testing.assert_allclose(embed(artifact, TEXTS), theirs, atol=5e-5, rtol=0)
+    embedding = EmbedderArtifact.open(artifact).manifest.embedding
+    assert (embedding.pooling, embedding.normalized, embedding.dim) == ("mean", False, 64)
+
+
+COSTS: Mapping[str, float] = {"fp16": 1e-4, "int8": 0.005, "int4": 0.2}
+"""The most that the worst cosine may fall short of one, with weights as wild as these."""
+
+
+@pytest.mark.parametrize("precision", COSTS)
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert"])
+def test_fidelity(
+    name: str, precision: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_encoder(name)
+    theirs = reference_embeddings(open_encoder(checkpoint), TEXTS)
+    artifact = make_embedder(checkpoint, precision)
+    cosines = (of_length_one(embed(artifact, TEXTS)) * theirs).sum(-1)
+    assert 1 - cosines.min() < COSTS[precision]
+    held = {g.held for g in EmbedderArtifact.open(artifact).manifest.weights if g.name == "q"}
+    expected = {
+        "fp16": "fp16",
+        "int8": "8-bit, blocks of 32, rounded",
+        "int4": "4-bit, blocks of 32, calibrated",
+    }
+    assert held == {expected[precision]}
+
+
+@given(lengths=st.lists(st.integers(2, CONTEXT), min_size=1, max_size=24))
+@settings(max_examples=40, deadline=None)
+def test_a_text_is_embedded_alike_in_every_pack(
+    lengths: list[int], session: ort.InferenceSession
+) -> None:
+    draw = np.random.default_rng(sum(lengths))
+    texts = [draw.integers(5, VOCAB, length) for length in lengths]
+    together = run(session, texts)
+    assert together.shape == (len(texts), 64)
+    last = run(session, texts[-1:])
+    np.testing.assert_allclose(together[-1:], last, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def session(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> ort.InferenceSession:
+    graph = EmbedderArtifact.open(make_embedder(make_encoder(), "fp32")).file("graph")
+    return ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, texts: Sequence[Any]) -> Vectors:
+    vectors: Vectors = session.run(
+        ["embeddings"],
+        {
+            "input_ids": np.concatenate(texts).astype(np.int64),
+            "cu_seqlens": np.cumsum([0, *map(len, texts)]).astype(np.int32),
+        },
+    )[0]
+    return vectors
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_weights_saved_with_a_head(
+    name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_encoder(name, head="AutoModelForMaskedLM")
+    stored = load_file(checkpoint / "model.safetensors")
+    assert any(key.startswith(f"{name}.") for key in stored)
+    theirs = of_length_one(np.stack([states.mean(0) for states in states_of(checkpoint)]))
+    ours = embed(make_embedder(checkpoint, "fp32"), TEXTS)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_norms_of_the_first_berts(
+    make_encoder: MakeEncoder, make_embedder: MakeArtifact, tmp_path: Path
+) -> None:
+    checkpoint = copy_of(make_encoder(), tmp_path)
+    file = checkpoint / "model.safetensors"
+    renamed = {
+        re.sub(
+            "LayerNorm.bias$", "LayerNorm.beta", re.sub("LayerNorm.weight$", "LayerNorm.gamma", n)
+        ): w
+        for n, w in load_file(file).items()
+    }
+    assert "embeddings.LayerNorm.gamma" in renamed
+    save_file(renamed, file)
+    ours = embed(make_embedder(checkpoint, "fp32"), TEXTS)
+    assert np.array_equal(ours, embed(make_embedder(make_encoder(), "fp32"), TEXTS))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_of_16_bits(
+    dtype: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_encoder(dtype=dtype)
+    theirs = of_length_one(np.stack([states.mean(0) for states in states_of(checkpoint)]))
+    ours = embed(make_embedder(checkpoint, "fp32"), TEXTS)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
