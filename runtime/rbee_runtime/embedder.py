@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Embedder:
         self.dim = artifact.manifest.embedding.dim
         self.context_length = artifact.manifest.shapes.context_length
         self._encoder = encoder
-        packer = Packer(encoder.pack_tokens, SLOTS + max_queue)
+        packer = Packer(SLOTS + max_queue)
         self._loop = EmbeddingLoop(encoder, packer, step_limit)
 
     @classmethod
@@ -213,22 +213,26 @@ class Embedder:
             many: Number them at all there; ``None`` where there are several.
         """
         numbered = len(inputs) > 1 if many is None else many
-        texts = []
-        for index, given in enumerate(inputs):
-            name = f"input[{first + index}]" if numbered else "input"
-            texts.append(Text(request_id, index, self._encode(given, name)))
-        return texts
+        names = [f"input[{first + i}]" if numbered else "input" for i in range(len(inputs))]
+        for given, name in zip(inputs, names, strict=True):
+            if not given:
+                raise InvalidRequest("input", f"{name} must not be empty")
+        prompt = self.manifest.embedding.prompt
+        places = [i for i, given in enumerate(inputs) if isinstance(given, str)]
+        try:
+            encoded = self.tokenizer.encode_all(
+                [f"{prompt}{inputs[i]}" for i in places], [names[i] for i in places]
+            )
+        except InvalidRequest as error:
+            raise InvalidRequest("input", str(error)) from None
+        ids = dict(zip(places, encoded, strict=True))
+        return [
+            Text(request_id, i, self._checked(ids.get(i, given), names[i]))
+            for i, given in enumerate(inputs)
+        ]
 
-    def _encode(self, given: str | Sequence[int], name: str) -> NDArray[np.int32]:
-        if not given:
-            raise InvalidRequest("input", f"{name} must not be empty")
-        if isinstance(given, str):
-            try:
-                ids = self.tokenizer.encode(self.manifest.embedding.prompt + given, name)
-            except InvalidRequest as error:
-                raise InvalidRequest("input", str(error)) from None
-        else:
-            ids = list(given)
+    def _checked(self, ids: Sequence[Any], name: str) -> NDArray[np.int32]:
+        """Return token ids that the model can run."""
         if not ids:
             raise InvalidRequest("input", f"{name} has no tokens")
         if len(ids) > self.context_length:

@@ -92,6 +92,24 @@ class Tokenizer:
             return ids[1:]
         return ids
 
+    def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as :meth:`encode`; many at once are faster.
+
+        Args:
+            texts: The texts.
+            names: What to call each in an error.
+
+        Raises:
+            InvalidRequest: As :meth:`encode`, of the first text that has it.
+        """
+        if len(texts) > 1 and self._bos is None:
+            try:
+                return [one.ids for one in self._tokenizer.encode_batch_fast(list(texts))]
+            except BaseException as error:  # which of them it is, the loop below finds out
+                if not isinstance(error, Exception) and not is_panic(error):
+                    raise
+        return [self.encode(text, name) for text, name in zip(texts, names, strict=True)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, special tokens left out, broken characters as U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)

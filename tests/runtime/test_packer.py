@@ -26,7 +26,7 @@ def shape(pack: Pack | None) -> list[tuple[str, int]]:
 
 
 def packer(*requests: tuple[str, Sequence[int]], most: int = 100) -> Packer:
-    made = Packer(BUDGET, most)
+    made = Packer(most)
     for name, lengths in requests:
         made.add(name, texts(name, lengths))
     return made
@@ -34,13 +34,13 @@ def packer(*requests: tuple[str, Sequence[int]], most: int = 100) -> Packer:
 
 def test_short_texts_of_many_requests_run_together() -> None:
     packs = packer(("a", [3]), ("b", [4, 5]), ("c", [6]))
-    assert shape(packs.next()) == [("a", 0), ("c", 0), ("b", 0), ("b", 1)]
-    assert packs.next() is None
+    assert shape(packs.next(BUDGET)) == [("a", 0), ("c", 0), ("b", 0), ("b", 1)]
+    assert packs.next(BUDGET) is None
 
 
 def test_a_text_beyond_the_budget_runs_alone() -> None:
     packs = packer(("a", [2, 50, 3, 4]))
-    assert [shape(packs.next()) for _ in range(3)] == [
+    assert [shape(packs.next(BUDGET)) for _ in range(3)] == [
         [("a", 0)],
         [("a", 1)],
         [("a", 2), ("a", 3)],
@@ -49,9 +49,9 @@ def test_a_text_beyond_the_budget_runs_alone() -> None:
 
 def test_a_long_request_does_not_hold_up_a_short_one() -> None:
     packs = packer(("bulk", [10] * 2048))
-    packs.next()
+    packs.next(BUDGET)
     packs.add("one", texts("one", [7]))
-    assert shape(packs.next()) == [("one", 0), ("bulk", 2)]
+    assert shape(packs.next(BUDGET)) == [("one", 0), ("bulk", 2)]
 
 
 def test_short_requests_without_end_do_not_hold_up_a_long_one() -> None:
@@ -61,7 +61,7 @@ def test_short_requests_without_end_do_not_hold_up_a_long_one() -> None:
         for number in range(2):
             name = f"{run}-{number}"
             packs.add(name, texts(name, [10]))
-        pack = packs.next()
+        pack = packs.next(BUDGET)
         assert pack is not None
         run += pack.tokens
         done += sum(text.request_id == "long" for text in pack.texts)
@@ -73,7 +73,7 @@ def test_short_requests_without_end_do_not_hold_up_a_long_one() -> None:
 
 def test_the_line_has_an_end() -> None:
     packs = packer(("a", [3]), ("b", [3]), most=2)
-    packs.next()
+    packs.next(BUDGET)
     with pytest.raises(QueueFull, match=r"as may \(2\)"):
         packs.add("c", texts("c", [3]))
     packs.remove("a")  # which has run, and not been removed before
@@ -86,7 +86,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.packer = Packer(BUDGET, 1000)
+        self.packer = Packer(1000)
         self.rest: dict[str, list[int]] = {}
         self.size: dict[str, int] = {}
         self.came: dict[str, int] = {}
@@ -108,7 +108,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def runs(self) -> None:
-        pack = self.packer.next()
+        pack = self.packer.next(BUDGET)
         if pack is None:
             assert not any(self.rest.values())
             return

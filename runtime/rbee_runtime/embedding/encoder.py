@@ -13,12 +13,8 @@ from rbee_runtime.device import Device, Staging
 from rbee_runtime.embedding.packer import Pack, Text
 from rbee_runtime.errors import ArtifactError, DeviceError
 
-PACK_TOKENS = 256
-"""Tokens of a pack on a CPU: enough to keep the matrix products busy, few enough for who comes next
-not to wait long."""
-
-PACK_TOKENS_ON_GPU = 2048
-"""The same on a GPU."""
+PACK_TOKENS = 2048
+"""Tokens of a pack at most: where attention computes the scores of all pairs, those are many."""
 
 _INPUTS = {"input_ids": "tensor(int64)", "cu_seqlens": "tensor(int32)"}
 
@@ -44,7 +40,7 @@ class Encoder:
         manifest = artifact.manifest
         self.name = device.name
         self.weight_bytes = artifact.weight_bytes
-        self.pack_tokens = PACK_TOKENS if device.name == "cpu" else PACK_TOKENS_ON_GPU
+        self.pack_tokens = PACK_TOKENS
         self._session = session
         self._device = device
         self._dim = manifest.embedding.dim

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rbee_runtime.crank import Crank, TooLate
 from rbee_runtime.embedding.encoder import Encoder
 from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
+from rbee_runtime.embedding.pace import PackPace
 from rbee_runtime.embedding.packer import Pack, Packer, Text
 from rbee_runtime.errors import DeviceLost, InferenceFailed, RuntimeFault
 from rbee_runtime.events import Failed, StopReason
@@ -53,9 +54,10 @@ class _Live(Served[EmbeddingEvent]):
 
     def finished(self) -> EmbeddingFinished:
         """Return the event that tells of its end, which has come."""
-        stop = StopReason.CANCELLED if self._left else StopReason.EOS
         seconds = max(0.0, self._ended - self._started)
-        return EmbeddingFinished(self.request_id, self._tokens, seconds, stop)
+        if self._left:
+            return EmbeddingFinished(self.request_id, self._tokens, seconds, StopReason.CANCELLED)
+        return EmbeddingFinished(self.request_id, self._tokens, seconds, StopReason.EOS)
 
 
 class EmbeddingLoop(Crank[_Live, Pack]):
@@ -72,6 +74,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
     def __init__(self, encoder: Encoder, packer: Packer, step_limit: float) -> None:
         self._encoder = encoder
         self._packer = packer
+        self._pace = PackPace(encoder.pack_tokens)
         super().__init__(step_limit)
 
     def submit(
@@ -105,7 +108,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
     # --- below: the loop's thread ---
 
     def _next(self) -> Pack | None:
-        return self._packer.next()
+        return self._packer.next(self._pace.tokens)
 
     def _perform(self, pack: Pack) -> None:
         shares = list(_by_request(pack))
@@ -121,6 +124,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
             if not self._watchdog.end():
                 raise TooLate
         now = time.monotonic()
+        self._pace.ran(pack.tokens, now - began)
         for live, share, outcome in zip(lives, shares, outcomes, strict=True):
             if isinstance(outcome, RuntimeFault):
                 self._end(live, Failed(outcome))

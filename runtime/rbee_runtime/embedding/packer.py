@@ -67,12 +67,10 @@ class Packer:
     had run as it has itself.
 
     Attributes:
-        budget: Tokens of a pack at most, unless it is of one text.
         most: Requests that may be there.
     """
 
-    def __init__(self, budget: int, most: int) -> None:
-        self.budget = budget
+    def __init__(self, most: int) -> None:
         self.most = most
         self._line: list[_Waiting] = []
         self._waiting: dict[str, _Waiting] = {}
@@ -104,10 +102,14 @@ class Packer:
         if waiting is not None and waiting.rest:
             self._line.remove(waiting)
 
-    def next(self) -> Pack | None:
-        """Return what to run next, or ``None`` when there is nothing; it counts as run."""
+    def next(self, budget: int) -> Pack | None:
+        """Return what to run next, or ``None`` when there is nothing; it counts as run.
+
+        Args:
+            budget: Tokens of the pack at most, unless it is of one text.
+        """
         texts: list[Text] = []
-        room = self.budget
+        room = budget
         for waiting in self._line:
             while waiting.rest and (not texts or len(waiting.rest[0].ids) <= room):
                 text = waiting.rest.popleft()
@@ -118,6 +120,6 @@ class Packer:
         if not texts:
             return None
         self._line = [waiting for waiting in self._line if waiting.rest]
-        tokens = self.budget - room
+        tokens = budget - room
         self._run += tokens
         return Pack(tuple(texts), tokens)

@@ -1,0 +1,39 @@
+"""How many tokens a step may have for whoever comes next not to wait long. Pure: told the times."""
+
+from __future__ import annotations
+
+_STEP_SECONDS = 0.02
+"""How long a step is to take: products are as fast as they get, and two of them hardly felt."""
+
+_FIRST = 256
+_LEAST = 64
+_SMOOTHING = 0.3
+
+
+class PackPace:
+    """Fits packs to the time that a step may take.
+
+    That time is not known beforehand: it depends on the machine and on the model. Each full pack
+    sets the size of the next.
+
+    Args:
+        most: Tokens of a pack at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tokens = float(min(_FIRST, most))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the next pack at most, unless it is of one text."""
+        return int(self._tokens)
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        """Take in how long a pack took."""
+        if 2 * tokens < self._tokens:
+            return  # so few take longer each than many do
+        wanted = tokens * _STEP_SECONDS / max(seconds, 1e-9)
+        wanted = min(2.0 * self._tokens, max(0.5 * self._tokens, wanted))
+        tokens_now = self._tokens + _SMOOTHING * (wanted - self._tokens)
+        self._tokens = min(float(self._most), max(float(min(_LEAST, self._most)), tokens_now))
