@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from support.fake_gpu.build import build_fake_gpu
 from support.family_table import FAMILIES
-from support.makers import MakeFamily, MakeGguf, MakeLlama
+from support.makers import MakeArtifact, MakeEncoder, MakeFamily, MakeGguf, MakeLlama
+from support.tiny_encoders import ENCODERS
 
 from rbee_export import Options, digest, export, open_checkpoint
 
@@ -93,6 +94,17 @@ def test_a_graph_for_the_cpu_is_refused(
     """The test above can fail."""
     artifact = compiled(make_family("llama"), tmp_path / "cpu", "fp32")
     assert "not been partitioned to the CUDAExecutionProvider" in place([artifact])["cpu"]["error"]
+
+
+def test_an_encoder_runs_on_the_gpu_but_for_numbers_of_the_host(
+    place: Place, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    artifacts = [make_embedder(make_encoder(name), "fp16") for name in ENCODERS]
+    reports = place(artifacts)
+    assert len(reports) == len(artifacts)
+    for name, report in reports.items():
+        assert "error" not in report, (name, report)
+        assert set(report["graph"]) <= {"Add", "Cast", "Squeeze"}, name
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

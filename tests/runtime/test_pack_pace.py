@@ -10,7 +10,7 @@ from rbee_runtime.embedding.pace import PackPace
 
 
 @pytest.mark.parametrize(
-    ("rate", "expected"), [(30_000, 600), (10_000, 200), (1_000, 64), (1e7, 2048)]
+    ("rate", "expected"), [(30_000, 600), (10_000, 200), (1_000, 128), (1e7, 2048)]
 )
 def test_packs_come_to_take_as_long_as_a_step_may(rate: float, expected: int) -> None:
     pace = PackPace(2048)

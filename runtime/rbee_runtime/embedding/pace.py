@@ -6,7 +6,7 @@ _STEP_SECONDS = 0.02
 """How long a step is to take: products are as fast as they get, and two of them hardly felt."""
 
 _FIRST = 256
-_LEAST = 64
+_LEAST = 128
 _SMOOTHING = 0.3
 
 

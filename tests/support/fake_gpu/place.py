@@ -16,7 +16,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from rbee_runtime.artifact import Artifact
+from rbee_runtime.artifact import Artifact, open_artifact
 from rbee_runtime.backend import OnnxBackend
 from rbee_runtime.backend.session import open_session
 from rbee_runtime.device import CudaDevice, CudaLibrary
@@ -27,25 +27,26 @@ from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
 
 
-def outside(graph: Path) -> list[str]:
+def outside(graph: Path, *, captures: bool = True) -> list[str]:
     """Return the operators of a graph that run on the CPU beside the provider.
 
     Small graphs that draw tokens are the same for many models: each is opened once.
     """
     content = graph.read_bytes()
     if content not in _KNOWN:
-        _KNOWN[content] = _outside(graph)
+        _KNOWN[content] = _outside(graph, captures)
     return _KNOWN[content]
 
 
 _KNOWN: dict[bytes, list[str]] = {}
 
 
-def _outside(graph: Path) -> list[str]:
+def _outside(graph: Path, captures: bool) -> list[str]:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), "CPUExecutionProvider"]
+    own = {"enable_cuda_graph": "1" if captures else "0"}
+    providers = [("CUDAExecutionProvider", own), "CPUExecutionProvider"]
     session = ort.InferenceSession(graph, options, providers=providers)
     return [
         node.op_type
@@ -103,14 +104,15 @@ def decode(artifact: Artifact, *, captures: bool) -> dict[str, dict[str, int]]:
 def main(paths: list[str]) -> None:
     decodes = "--decode" in paths
     for path in (Path(path) for path in paths if not path.startswith("--")):
-        artifact = Artifact.open(path)
+        artifact = open_artifact(path)
         report: dict[str, Any] = {"artifact": path.name}
         try:
             entries = {entry.role: entry.path for entry in artifact.manifest.files}
+            captures = isinstance(artifact, Artifact)
             for role in ("graph", "greedy", "sampler"):
                 if role in entries:
-                    report[role] = outside(path / entries[role])
-            if decodes:
+                    report[role] = outside(path / entries[role], captures=captures)
+            if decodes and isinstance(artifact, Artifact):
                 report["asked"] = decode(artifact, captures="--no-capture" not in paths)
         except (RuntimeFault, RuntimeError) as error:
             report["error"] = str(error)
