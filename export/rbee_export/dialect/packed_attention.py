@@ -29,31 +29,22 @@ def packed_attention(opset: int, dtype: ir.DataType) -> ir.Function:
     head after head; and ``cu_seqlens``, ``int32[N + 1]``: where each of N texts begins, and T.
     Its output is ``float[1, T, hidden]``, its attribute ``num_heads``.
 
-    The body computes all T * T scores, and hides those between texts.
+    The body computes all T * T scores and hides those between texts; or on the CPU, where that is
+    less, those of texts that are padded to the longest of them.
 
     Args:
         opset: Version of ONNX's own operators.
-        dtype: What the graph computes in.
+        dtype: What the graph computes in; float32 is for the CPU.
     """
-    tape = Tape()
     qkv, cu_seqlens = ir.Value(name="qkv"), ir.Value(name="cu_seqlens")
-    tokens = tape.op("Shape", [qkv], {"start": 1, "end": 2})
-    number = text_numbers(tape.op, tokens, cu_seqlens)
-    columns = tape.op("Unsqueeze", [number, _list(tape.op, 0)])
-    same = tape.op("Equal", [tape.op("Unsqueeze", [number, _list(tape.op, 1)]), columns])
-    seen, hidden = (_number(tape, value, dtype) for value in (0.0, _HIDDEN))
-    bias = tape.op("Where", [same, seen, hidden])
-    bias = tape.op("Unsqueeze", [bias, _list(tape.op, 0, 1)])
-    q, k, v = tape.op_multi_out("Split", [qkv], {"axis": -1, "num_outputs": 3}, num_outputs=3)
-    heads = ir.RefAttr("num_heads", "num_heads", ir.AttributeType.INT)
-    attended = tape.op(
-        "MultiHeadAttention", [q, k, v, None, None, bias], {"num_heads": heads}, domain=_MS
-    )
-    body = ir.Graph(
+    body = _Body(opset, dtype, qkv, cu_seqlens)
+    tape = body.tape
+    attended = body.either() if dtype == ir.DataType.FLOAT else body.hiding(tape)
+    graph = ir.Graph(
         [qkv, cu_seqlens], [attended], nodes=tape.nodes, opset_imports={"": opset, _MS: 1}
     )
     given = [ir.Attr("num_heads", ir.AttributeType.INT, None)]
-    return ir.Function(DOMAIN, "PackedAttention", graph=body, attributes=given)
+    return ir.Function(DOMAIN, "PackedAttention", graph=graph, attributes=given)
 
 
 def text_numbers(emit: Emit, tokens: ir.Value, cu_seqlens: ir.Value) -> ir.Value:
@@ -74,10 +65,95 @@ def text_numbers(emit: Emit, tokens: ir.Value, cu_seqlens: ir.Value) -> ir.Value
     return emit("Slice", [counted, _list(emit, 0), tokens], {})
 
 
-def _number(tape: Tape, value: float, dtype: ir.DataType) -> ir.Value:
-    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, FLOATS[dtype]))})
+class _Body:
+    """The function's body, under construction.
+
+    Attributes:
+        tape: Its nodes so far.
+    """
+
+    def __init__(self, opset: int, dtype: ir.DataType, qkv: ir.Value, cu_seqlens: ir.Value) -> None:
+        self.tape = tape = Tape()
+        self._opset = opset
+        self._dtype = dtype
+        self._qkv = qkv
+        self._tokens = tape.op("Shape", [qkv], {"start": 1, "end": 2})
+        self._number = text_numbers(tape.op, self._tokens, cu_seqlens)
+        self._cu_seqlens = cu_seqlens
+
+    def either(self) -> ir.Value:
+        """Return the attention of whichever way has fewer scores."""
+        tape = self.tape
+        begins = tape.op("Slice", [self._cu_seqlens, _list(tape.op, 0), _list(tape.op, -1)])
+        ends = tape.op("Slice", [self._cu_seqlens, _list(tape.op, 1), _list(tape.op, 1 << 31)])
+        lengths = tape.op("Sub", [ends, begins])
+        longest = tape.op("ReduceMax", [lengths], {"keepdims": 1})
+        wide = tape.op("Cast", [longest], {"to": ir.DataType.INT64})
+        padded = tape.op("Mul", [tape.op("Mul", [wide, wide]), tape.op("Shape", [lengths])])
+        fewer = tape.op("LessOrEqual", [padded, tape.op("Mul", [self._tokens, self._tokens])])
+        branches = {}
+        for name, emit in (
+            ("then_branch", lambda inner: self._padded(inner, begins, lengths, longest)),
+            ("else_branch", self.hiding),
+        ):
+            inner = Tape()
+            outcome = emit(inner)
+            # By themselves they would be named as those around them are.
+            for i, value in enumerate(value for node in inner.nodes for value in node.outputs):
+                value.name = f"{name}.{i}"
+            branches[name] = ir.Graph(
+                [], [outcome], nodes=inner.nodes, opset_imports={"": self._opset, _MS: 1}, name=name
+            )
+        return tape.op("If", [tape.op("Squeeze", [fewer])], branches)
+
+    def hiding(self, tape: Tape) -> ir.Value:
+        """Return the attention of all tokens, ``float[1, T, hidden]``, but for other texts'."""
+        columns = tape.op("Unsqueeze", [self._number, _list(tape.op, 0)])
+        same = tape.op("Equal", [tape.op("Unsqueeze", [self._number, _list(tape.op, 1)]), columns])
+        seen, hidden = (
+            tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, FLOATS[self._dtype]))})
+            for value in (0.0, _HIDDEN)
+        )
+        bias = tape.op("Where", [same, seen, hidden])
+        return _attended(tape, self._qkv, None, tape.op("Unsqueeze", [bias, _list(tape.op, 0, 1)]))
+
+    def _padded(
+        self, tape: Tape, begins: ir.Value, lengths: ir.Value, longest: ir.Value
+    ) -> ir.Value:
+        """Return the attention of texts each in a row of its own, as :meth:`hiding` does.
+
+        Behind the end of a text are any tokens: none of it sees them.
+        """
+        zero, one = (
+            tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, np.int32))})
+            for value in (0, 1)
+        )
+        steps = tape.op("Range", [zero, tape.op("Squeeze", [longest]), one])
+        there = tape.op("Add", [tape.op("Unsqueeze", [begins, _list(tape.op, 1)]), steps])
+        tokens = tape.op("Cast", [self._tokens], {"to": ir.DataType.INT32})
+        there = tape.op("Min", [there, tape.op("Sub", [tokens, one])])
+        rows = tape.op("Gather", [tape.op("Squeeze", [self._qkv, _list(tape.op, 0)]), there])
+        attended = _attended(tape, rows, lengths, None)
+        # Token t of text n, which begins at b, is in place n * longest + t - b.
+        text = tape.op("Sub", [self._number, one])
+        skipped = tape.op(
+            "Sub", [tape.op("Mul", [text, longest]), tape.op("Gather", [begins, text])]
+        )
+        own = tape.op("Range", [zero, tape.op("Squeeze", [tokens]), one])
+        flat = tape.op("Flatten", [attended], {"axis": 2})
+        back = tape.op("Gather", [flat, tape.op("Add", [skipped, own])])
+        return tape.op("Unsqueeze", [back, _list(tape.op, 0)])
+
+
+def _attended(
+    tape: Tape, qkv: ir.Value, lengths: ir.Value | None, bias: ir.Value | None
+) -> ir.Value:
+    """Return the attention of rows of tokens: within ``lengths``, where scores have a ``bias``."""
+    q, k, v = tape.op_multi_out("Split", [qkv], {"axis": -1, "num_outputs": 3}, num_outputs=3)
+    heads = ir.RefAttr("num_heads", "num_heads", ir.AttributeType.INT)
+    inputs = [q, k, v, None, lengths, bias]
+    return tape.op("MultiHeadAttention", inputs, {"num_heads": heads}, domain=_MS)
 
 
 def _list(emit: Emit, *values: int) -> ir.Value:
-    tensor = ir.tensor(np.asarray(values, np.int64))
-    return emit("Constant", [], {"value": tensor})
+    return emit("Constant", [], {"value": ir.tensor(np.asarray(values, np.int64))})
