@@ -151,8 +151,9 @@ class Hub:
         if progress is not None:
             progress(total, total)
         # The library lays out the cache. One file is enough for it to note where a branch is now.
-        placed = [self._link(reference, listing, name) for name in missing or names[:1]]
-        return placed[0].parents[names[0].count("/")]
+        linked = missing or names[:1]
+        placed = [self._link(reference, listing, name) for name in linked]
+        return placed[0].parents[linked[0].count("/")]
 
     def _has(self, reference: HubReference, listing: Listing, name: str) -> bool:
         path = try_to_load_from_cache(

@@ -6,10 +6,13 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from rbee_export.checkpoint.encoder_tokenizer import VOCABULARY
 from rbee_export.checkpoint.model_directory import BESIDE, choose_weights
+from rbee_export.checkpoint.sentence_modules import LIMITS, MODULES, PROMPTS
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_POOLING = re.compile(r"[^/]*Pooling/config\.json")
 _NO_MODEL = ("mmproj", "imatrix")
 """What GGUF files begin with that hold no language model."""
 
@@ -45,7 +48,17 @@ def model_files(source: str, names: Collection[str]) -> tuple[str, ...]:
             f"{source}: holds its weights as consolidated.safetensors only; name a repository "
             "that has them as model.safetensors"
         )
-    return (*(name for name in BESIDE if name in top), *weights)
+    tokenized = any(name in top for name in ("tokenizer.json", "tokenizer.model"))
+    beside = BESIDE if tokenized else (*BESIDE, VOCABULARY)
+    return (*(name for name in beside if name in top), *_modules(names), *weights)
+
+
+def _modules(names: Collection[str]) -> list[str]:
+    """Return the files that sentence-transformers has beside a model's, where it lists modules."""
+    if MODULES not in names:
+        return []
+    own = [name for name in (MODULES, PROMPTS, LIMITS) if name in names]
+    return own + sorted(name for name in names if _POOLING.fullmatch(name))
 
 
 def gguf_files(source: str, names: Iterable[str], wanted: str | None) -> tuple[str, ...]:

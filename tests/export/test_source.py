@@ -122,6 +122,30 @@ def test_a_directory_has_what_an_export_needs_and_no_more(find: Find, hub: HubSt
     assert asked == {f"{hub.repositories['org/tiny'].commit}/{name}" for name in MODEL}
 
 
+def test_a_directory_of_sentence_transformers(find: Find, hub: HubStandIn) -> None:
+    modules = {
+        "modules.json": "[]",
+        "sentence_bert_config.json": "{}",
+        "config_sentence_transformers.json": "{}",
+        "1_Pooling/config.json": "{}",
+    }
+    left = {"2_Dense/model.safetensors": WEIGHTS, "vocab.txt": "[PAD]"}
+    hub.add("org/encoder", {**MODEL, **modules, **left, **LEFT})
+    path = find("hf:org/encoder").path
+    present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()}
+    assert present == {*MODEL, *modules}
+    (path / "1_Pooling" / "config.json").unlink()
+    assert find("hf:org/encoder").path == path
+    assert (path / "1_Pooling" / "config.json").is_file()
+
+
+def test_a_vocabulary_is_read_where_there_is_no_tokenizer(find: Find, hub: HubStandIn) -> None:
+    files = {name: content for name, content in MODEL.items() if name != "tokenizer.json"}
+    hub.add("org/encoder", {**files, "vocab.txt": "[PAD]"})
+    path = find("hf:org/encoder").path
+    assert {file.name for file in path.iterdir()} == {*files, "vocab.txt"}
+
+
 def test_shards_are_those_that_the_index_names(find: Find, hub: HubStandIn) -> None:
     shards = {f"model-0000{n}-of-00002.safetensors": save({f"x{n}": np.ones(n)}) for n in (1, 2)}
     index = {"weight_map": {"x1": min(shards), "x2": max(shards)}}

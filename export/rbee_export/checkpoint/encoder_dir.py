@@ -13,7 +13,11 @@ from rbee_export.checkpoint.encoder_layout import (
     locate_in_encoder,
     read_encoder_config,
 )
-from rbee_export.checkpoint.encoder_tokenizer import read_encoder_tokenizer
+from rbee_export.checkpoint.encoder_tokenizer import (
+    VOCABULARY,
+    read_encoder_tokenizer,
+    reads_vocabulary,
+)
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.model_directory import beside, read_shards
 from rbee_export.checkpoint.safetensors_dir import DenseTensor, model_files, read_tensor
@@ -47,9 +51,9 @@ class EncoderCheckpoint:
     def files(self) -> tuple[Path, ...]:
         """Weights, configuration, tokenizer, and what sentence-transformers adds to them."""
         directory = self.modules.transformer
-        vocabulary = directory / "vocab.txt"
-        own = (vocabulary,) if vocabulary.is_file() else ()
-        return (*model_files(directory, self.shards), *own, *self.modules.files)
+        files = (*model_files(directory, self.shards), *self.modules.files)
+        vocabulary = directory / VOCABULARY
+        return (*files, vocabulary) if reads_vocabulary(directory) else files
 
     def tensor(self, name: str) -> DenseTensor:
         """Return the weight with this canonical name.

@@ -30,9 +30,8 @@ def read_encoder_tokenizer(modules: SentenceModules, settings: Mapping[str, Any]
         CheckpointError: There is none, or it is damaged.
     """
     path = modules.transformer
-    fast, vocabulary = path / "tokenizer.json", path / VOCABULARY
-    if not fast.is_file() and vocabulary.is_file():
-        tokenizer = _word_pieces(vocabulary, settings)
+    if reads_vocabulary(path):
+        tokenizer = _word_pieces(path / VOCABULARY, settings)
     else:
         read = read_directory_tokenizer(path, settings)
         tokenizer = Tokenizer.from_str(read.tokenizer_json)
@@ -46,6 +45,11 @@ def read_encoder_tokenizer(modules: SentenceModules, settings: Mapping[str, Any]
     if steps:
         tokenizer.normalizer = steps[0] if len(steps) == 1 else normalizers.Sequence(steps)
     return str(tokenizer.to_str())
+
+
+def reads_vocabulary(path: Path) -> bool:
+    """Return whether a directory's tokenizer is a vocabulary alone."""
+    return not (path / "tokenizer.json").is_file() and (path / VOCABULARY).is_file()
 
 
 def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Tokenizer:

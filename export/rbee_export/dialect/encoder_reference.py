@@ -99,7 +99,8 @@ class EncoderReference:
     def normalized(self, x: Floats) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         lengths: Floats = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
-        return x / np.maximum(lengths, np.float32(1e-12))
+        normalized: Floats = x / lengths.clip(np.float32(1e-12))
+        return normalized
 
     def output(self, x: Floats) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""

@@ -66,10 +66,10 @@ class ReferenceDialect:
     def linear(self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
         parts = [product(self._weights, x, name, n, columns) for name, n in rows.items()]
-        product: Floats = np.concatenate(parts, axis=-1)
+        joined: Floats = np.concatenate(parts, axis=-1)
         if bias:
-            product += self.bias(rows)
-        return product
+            joined += self.bias(rows)
+        return joined
 
     def bias(self, rows: Mapping[str, int]) -> Floats:
         """Return the biases of matrices that stand side by side, ``float32[sum(rows)]``."""
