@@ -8,24 +8,32 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.makers import MakeArtifact, MakeEncoder
 
 PROGRAMS = {
+    "embed": ["rbee_runtime.embed_cli", "Hi", "--model"],
     "generate": ["rbee_runtime.cli", "Hi", "--max-tokens", "2", "--model"],
     "verify": ["rbee_export.cli", "verify", "--model", "CHECKPOINT"],
     "worker": ["rbee_service", "--port", "0", "--callback-url", "http://127.0.0.1:9/", "--model"],
 }
 
 
+@pytest.fixture
+def embedder(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> Path:
+    return make_embedder(make_encoder(), "fp32")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_program_keeps_any(
-    program: str, tiny_llama: Path, tiny_artifact: Path, tmp_path: Path
+    program: str, tiny_llama: Path, tiny_artifact: Path, embedder: Path, tmp_path: Path
 ) -> None:
+    artifact = embedder if program == "embed" else tiny_artifact
     environment = {**os.environ, "HOME": str(tmp_path), "RBEE_CALLBACK_MAX_RETRIES": "0"}
     for inherited in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
         environment.pop(inherited, None)
     arguments = [str(tiny_llama) if a == "CHECKPOINT" else a for a in PROGRAMS[program]]
     done = subprocess.run(
-        [sys.executable, "-m", *arguments, str(tiny_artifact)],
+        [sys.executable, "-m", *arguments, str(artifact)],
         env=environment,
         capture_output=True,
         text=True,
