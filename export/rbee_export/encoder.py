@@ -53,8 +53,8 @@ class EncoderDialect(Protocol[V]):
         """Have each token attend to all tokens of its text."""
         ...
 
-    def activation(self, x: V, kind: EncoderActivation) -> V:
-        """Apply an activation function."""
+    def activated(self, x: V, columns: int, rows: Mapping[str, int], kind: EncoderActivation) -> V:
+        """Apply an activation function to what :meth:`linear` makes of ``x``."""
         ...
 
     def pooled(self, x: V, kind: PoolingKind) -> V:
@@ -96,5 +96,5 @@ def _attention(ops: EncoderDialect[V], c: EncoderConfig, at: str, x: V) -> V:
 
 
 def _mlp(ops: EncoderDialect[V], c: EncoderConfig, at: str, x: V) -> V:
-    up = ops.linear(x, c.hidden, {at + "up": c.intermediate})
-    return ops.linear(ops.activation(up, c.activation), c.intermediate, {at + "down": c.hidden})
+    up = ops.activated(x, c.hidden, {at + "up": c.intermediate}, c.activation)
+    return ops.linear(up, c.intermediate, {at + "down": c.hidden})

@@ -53,21 +53,21 @@ class CalibratedEncoder(Generic[V]):
     def linear(
         self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int]
     ) -> tuple[V, Floats]:
-        """Round the matrices to the activations that they multiply, then multiply."""
-        inputs = InputMoments.of(x[1])
-        parts = [
-            x[1] @ self._weights.rounded(name, n, columns, inputs).T for name, n in rows.items()
-        ]
-        product: Floats = np.concatenate(parts, axis=-1) + self._texts.bias(rows)
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        product = self._rounded_product(x[1], columns, rows)
         return self._graph.linear(x[0], columns, rows), product
 
     def attention(self, qkv: tuple[V, Floats]) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._graph.attention(qkv[0]), self._texts.attention(qkv[1])
 
-    def activation(self, x: tuple[V, Floats], kind: EncoderActivation) -> tuple[V, Floats]:
+    def activated(
+        self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int], kind: EncoderActivation
+    ) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        return self._graph.activation(x[0], kind), self._texts.activation(x[1], kind)
+        product = self._rounded_product(x[1], columns, rows)
+        activated = self._graph.activated(x[0], columns, rows, kind)
+        return activated, self._texts.activation(product, kind)
 
     def pooled(self, x: tuple[V, Floats], kind: PoolingKind) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -80,3 +80,10 @@ class CalibratedEncoder(Generic[V]):
     def output(self, x: tuple[V, Floats]) -> None:
         """Have the graph give its vectors; nothing comes after those of the texts."""
         self._graph.output(x[0])
+
+    def _rounded_product(self, x: Floats, columns: int, rows: Mapping[str, int]) -> Floats:
+        """Round matrices to what they multiply, and return what they then make of it."""
+        inputs = InputMoments.of(x)
+        parts = [x @ self._weights.rounded(name, n, columns, inputs).T for name, n in rows.items()]
+        product: Floats = np.concatenate(parts, axis=-1) + self._texts.bias(rows)
+        return product

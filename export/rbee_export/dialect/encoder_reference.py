@@ -78,15 +78,22 @@ class EncoderReference:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return np.concatenate([self._attended(text) for text in np.split(qkv, self._cuts)])
 
-    def activation(self, x: Floats, kind: EncoderActivation) -> Floats:
+    def activated(
+        self, x: Floats, columns: int, rows: Mapping[str, int], kind: EncoderActivation
+    ) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return self.activation(self.linear(x, columns, rows), kind)
+
+    def activation(self, x: Floats, kind: EncoderActivation) -> Floats:
+        """Apply an activation function."""
         if kind == "relu":
             return np.maximum(x, np.float32(0))
         if kind == "silu":
             return silu(x)
         if kind == "gelu_tanh":
             return gelu_tanh(x)
-        return np.float32(0.5) * x * (1 + _erf(x * np.float32(math.sqrt(0.5))))
+        gelu: Floats = np.float32(0.5) * x * (1 + _erf(x * np.float32(math.sqrt(0.5))))
+        return gelu
 
     def pooled(self, x: Floats, kind: PoolingKind) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""

@@ -99,14 +99,19 @@ class PackedDialect:
         attended = self._graph.call(self._attention, [rows, self._begins], heads)
         return self._op("Squeeze", [attended, first])
 
-    def activation(self, x: ir.Value, kind: EncoderActivation) -> ir.Value:
+    def activated(
+        self, x: ir.Value, columns: int, rows: Mapping[str, int], kind: EncoderActivation
+    ) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        if kind == "gelu":
+            return self._products.gelu(x, columns, rows)
+        up = self.linear(x, columns, rows)
+        if kind == "gelu_tanh":
+            return self._op("Gelu", [up], {"approximate": "tanh"})
         if kind == "relu":
-            return self._op("Relu", [x])
-        if kind == "silu":
-            # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
-            return self._op("QuickGelu", [x], {"alpha": 1.0}, _MS)
-        return self._op("Gelu", [x], {"approximate": "tanh" if kind == "gelu_tanh" else "none"})
+            return self._op("Relu", [up])
+        # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
+        return self._op("QuickGelu", [up], {"alpha": 1.0}, _MS)
 
     def pooled(self, x: ir.Value, kind: PoolingKind) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""

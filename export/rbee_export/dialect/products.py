@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
-from rbee_export.dialect.functions import Gate, block_product, gated, gated_product
+from rbee_export.dialect.functions import Gate, block_product, gated, gated_product, gelu_product
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.weights import Matrix, Weights
 
@@ -49,18 +50,23 @@ class Products:
         """
         stacks = self._weights.stacked(rows, columns)
         both, matrix = stacks[0]
-        if (
-            self._on_cpu
-            and len(stacks) == 1
-            and isinstance(matrix, BlockMatrix)
-            and matrix.shape[0] % (2 * _PANEL) == 0
-        ):
+        if len(stacks) == 1 and self._in_pairs(matrix):
             offsets = matrix.offsets is not None
             function = gated_product(self._opset, gate, self._accuracy, offsets=offsets)
             inputs = self._inputs(x, matrix, both, bias=bias)
             return self._graph.call(function, inputs, _shape(matrix))
         gate_up = self._joined(x, stacks, bias=bias)
         return self._graph.call(gated(self._opset, gate), [gate_up])
+
+    def gelu(self, x: ir.Value, columns: int, rows: Mapping[str, int]) -> ir.Value:
+        """Return GELU of what matrices and their biases make of ``x``, in one operator alike."""
+        stacks = self._weights.stacked(rows, columns)
+        own, matrix = stacks[0]
+        if len(stacks) == 1 and self._in_pairs(matrix) and matrix.offsets is None:
+            function = gelu_product(self._opset, self._accuracy)
+            inputs = self._inputs(x, matrix, own, bias=True)
+            return self._graph.call(function, inputs, _shape(matrix))
+        return self._graph.op("Gelu", [self._joined(x, stacks, bias=True)])
 
     def product(
         self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
@@ -119,6 +125,11 @@ class Products:
         """Return a matrix's integers, in such a shape, and its scales."""
         packed = self._graph.stored(f"{name}.packed", matrix.packed, shape)
         return [packed, self._graph.floats(f"{name}.scales", matrix.scales)]
+
+    def _in_pairs(self, matrix: Matrix) -> TypeGuard[BlockMatrix]:
+        """Return whether our kernels compute its outputs by pairs of panels."""
+        blocks = isinstance(matrix, BlockMatrix)
+        return self._on_cpu and blocks and matrix.shape[0] % (2 * _PANEL) == 0
 
     def _joined(
         self, x: ir.Value, stacks: Sequence[tuple[Mapping[str, int], Matrix]], *, bias: bool
