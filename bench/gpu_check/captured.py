@@ -7,7 +7,7 @@ from typing import Any
 
 from gpu_check import place
 from gpu_check.child import Report
-from gpu_check.families import FAMILIES
+from gpu_check.families import MODELS
 from gpu_check.parity import IDS
 from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import Options
@@ -16,7 +16,7 @@ from rbee_runtime.request import GREEDY, SamplingParams
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
 
-COMPARED = ("llama", "gemma3_text", "phi3-longrope", "qwen3")
+COMPARED = ("llama", "gemma3_text", "phi3-longrope", "qwen3", "llama-128")
 SAMPLING = {
     "greedy": GREEDY,
     "sampled": SamplingParams(seed=1, top_p=0.9, repetition_penalty=1.2),
@@ -33,7 +33,7 @@ def compare(report: Report) -> None:
 
 def of_family(name: str, how: str, directory: Path) -> dict[str, Any]:
     """Return whether the completions are the same, and if any graph was captured at all."""
-    checkpoint = RandomCheckpoint(name, FAMILIES[name])
+    checkpoint = RandomCheckpoint(name, MODELS[name])
     path = place.compiled(checkpoint, directory / f"{name}-{how}", Options("fp16", target="cuda"))
     captured, plain = place.open_gpu(path), place.open_gpu(path, graphs=False)
     captured.warm_up()

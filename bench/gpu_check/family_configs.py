@@ -115,3 +115,27 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """By name, what differs from :data:`BASE`."""
+
+_WIDE: Mapping[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+
+WIDE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "llama-64": {"model_type": "llama", **_WIDE, "head_dim": 64},
+        "llama-128": {"model_type": "llama", **_WIDE, "head_dim": 128},
+        "gemma3_text-256": {
+            **CONFIGS["gemma3_text"],
+            **_WIDE,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+        },
+    }
+)
+"""Alike, models as wide as real ones are: for these, GPUs have kernels of their own, of attention
+that decodes and of products with weights in blocks. By heads of how many numbers.
+"""

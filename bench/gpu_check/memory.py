@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from gpu_check import place
 from gpu_check.child import Report
-from gpu_check.families import FAMILIES
+from gpu_check.families import small
 from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import Options
 from rbee_runtime.artifact import Artifact
@@ -18,7 +20,17 @@ from rbee_runtime.errors import OutOfMemory, RuntimeFault
 from rbee_runtime.request import GREEDY, Request
 from rbee_runtime.step import PREFILL_CHUNK
 
-HIDDEN, INTERMEDIATE, VOCAB = 1024, 8192, 8192
+SIZES: Mapping[str, Any] = MappingProxyType(
+    {
+        "model_type": "llama",
+        "vocab_size": 8192,
+        "hidden_size": 1024,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+    }
+)
 """A model whose weights, 250 MB, and activations, a few megabytes a chunk, show in the counts."""
 
 _CONTEXT = 1024
@@ -111,19 +123,5 @@ def _complete(engine: Engine, name: str, length: int) -> str:
 
 
 def _artifact(directory: Path) -> Path:
-    config = replace(
-        FAMILIES["llama"],
-        hidden=HIDDEN,
-        intermediate=INTERMEDIATE,
-        vocab=VOCAB,
-        heads=16,
-        kv_heads=8,
-        head_dim=HIDDEN // 16,
-    )
-    rope = config.attention[0].rope
-    assert rope is not None
-    attention = tuple(
-        replace(one, rope=replace(rope, dims=HIDDEN // 16)) for one in config.attention
-    )
-    checkpoint = RandomCheckpoint("medium", replace(config, attention=attention))
+    checkpoint = RandomCheckpoint("medium", small("medium", SIZES))
     return place.compiled(checkpoint, directory / "medium", Options("fp16", target="cuda"))

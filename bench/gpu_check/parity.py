@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpu_check import place
 from gpu_check.child import Report
-from gpu_check.families import FAMILIES
+from gpu_check.families import MODELS
 from gpu_check.family_configs import VOCAB
 from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import Options
@@ -33,7 +33,7 @@ Logits = NDArray[np.float32]
 
 def compare(report: Report, precision: str) -> None:
     """Compare every family at a precision with the same artifact on the CPU."""
-    for name in FAMILIES:
+    for name in MODELS:
         try:
             report.row(family=name, **of_family(name, precision, report.directory))
         except Exception as error:  # the other families go on
@@ -45,7 +45,7 @@ def of_family(name: str, precision: Any, directory: Path) -> dict[str, Any]:
 
     The CPU has no ``bf16``: that is compared with the same weights at ``fp32``.
     """
-    checkpoint = RandomCheckpoint(name, FAMILIES[name], quantized=precision == "gguf")
+    checkpoint = RandomCheckpoint(name, MODELS[name], quantized=precision == "gguf")
     path = place.compiled(
         checkpoint, directory / f"{name}-{precision}", Options(precision, target="cuda")
     )

@@ -12,7 +12,7 @@ import pytest
 
 from gpu_check import captured, memory, parity, provider, tensorrt
 from gpu_check.child import Skipped
-from gpu_check.families import FAMILIES
+from gpu_check.families import MODELS
 
 pytestmark = pytest.mark.gpu
 
@@ -39,7 +39,7 @@ def test_the_provider_works(findings: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", parity.CLOSE)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_parity_with_the_cpu(family: str, precision: str, tmp_path: Path) -> None:
     found = parity.of_family(family, precision, tmp_path)
     assert found["holds"], found

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed, vllm_speed
-from gpu_check.families import FAMILIES
+from gpu_check.families import MODELS
 from rbee_bench.random_checkpoint import ModelShape
 from rbee_export import Options
 from rbee_runtime.artifact import Artifact
@@ -65,8 +65,9 @@ def stand_in() -> None:
     place.library = lambda: CudaLibrary(_FAKE, 0)
     place.nvml = _nvml
     place.compiled = _compiled
-    parity.FAMILIES = {name: FAMILIES[name] for name in ("llama", "phi3-longrope", "gemma3_text")}
-    memory.HIDDEN, memory.INTERMEDIATE, memory.VOCAB, memory.BUDGET = 256, 512, 384, 1 << 26
+    parity.MODELS = {name: MODELS[name] for name in ("llama-128", "phi3-longrope", "gemma3_text")}
+    little = {"vocab_size": 384, "hidden_size": 256, "intermediate_size": 512}
+    memory.SIZES, memory.BUDGET = {**memory.SIZES, **little}, 1 << 26
     roof.MOST_BYTES, roof.MOST_ROWS, roof.DEVICE = 1 << 22, 128, "cpu"
     torch_speed.DEVICE, torch_speed.DTYPE = "cpu", "float32"
     torch_speed.EAGER_BATCHES = (1,)
