@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from support.running import open_cpu, prefill
 
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend import Backend
-from rbee_runtime.backend.session import GRAPH_OFF, Binding
+from rbee_runtime.backend import Backend, onnx
+from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import DeviceLost, EngineClosed, InferenceFailed, OutOfMemory
+from rbee_runtime.errors import (
+    DeviceLost,
+    EngineClosed,
+    InferenceFailed,
+    OutOfMemory,
+    RuntimeFault,
+)
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
@@ -218,6 +225,35 @@ def test_a_mask_may_change_between_two_tokens(artifacts: dict[str, Path]) -> Non
     (free,) = backend.advance(Step.of(0, 8, [7]), [sampler])
     logits = backend.run(Step.of(0, 8, [7]))[0]
     assert free == int(logits.argmax())
+
+
+@pytest.mark.parametrize("fault", [InferenceFailed, OutOfMemory])
+def test_weights_in_blocks_are_unpacked_first_where_fused_products_fail(
+    fault: type[RuntimeFault], artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is opened again, once the first session is gone; not for want of memory."""
+    backend = open_on_fake(artifacts["qwen3"], FakeCuda())
+    first = weakref.ref(backend._session)
+    told: list[bool] = []
+    run = Binding.run
+
+    def run_or_fail(self: Binding, tokens: int) -> None:
+        if tokens >= 16 and self._session is first():
+            raise fault("no kernel for so many")
+        run(self, tokens)
+
+    def reopen(graph: Path, device: Any, *, fused: bool = True) -> Any:
+        assert first() is None
+        told.append(fused)
+        return open_session(graph, device, fused=fused)
+
+    monkeypatch.setattr(Binding, "run", run_or_fail)
+    monkeypatch.setattr(onnx, "open_session", reopen)
+    backend.warm_up()
+    assert told == ([False] if fault is InferenceFailed else [])
+    if told:
+        cpu = open_cpu(artifacts["qwen3"])
+        assert continued(backend, [WARM], [IDS[:60]], 9) == continued(cpu, [WARM], [IDS[:60]], 9)
 
 
 def test_memory_comes_back(artifacts: dict[str, Path]) -> None:

@@ -19,6 +19,8 @@ from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeEncoder, MakeFamily, MakeGguf, MakeLlama
 from support.tiny_encoders import ENCODERS
 
+from gpu_check.families import MODELS
+from gpu_check.random_weights import RandomCheckpoint
 from rbee_export import Options, digest, export, open_checkpoint
 
 PROGRAM = Path(__file__).parent.parent / "support" / "fake_gpu" / "place.py"
@@ -144,3 +146,55 @@ def test_a_graph_that_cannot_be_captured_runs_without(
     for kind, uploads in (("greedy", 1), ("sampled", 2)):
         assert asked[kind]["captures"] == asked[kind]["replays"] == 0
         assert (asked[kind]["to_device"], asked[kind]["to_host"]) == (uploads, 1), report
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Artifacts of a model with heads as real ones have them, by precision."""
+    root, made = tmp_path_factory.mktemp("wide"), {}
+    for precision in ("fp16", "int8", "int4", "gguf"):
+        checkpoint = RandomCheckpoint(
+            "llama-128", MODELS["llama-128"], quantized=precision == "gguf"
+        )
+        made[precision] = root / precision
+        export(checkpoint, made[precision], Options(precision, target="cuda"), "0" * 64)
+    return made
+
+
+def test_weights_in_blocks_are_unpacked_as_they_are_used(
+    place: Place, wide: dict[str, Path]
+) -> None:
+    """Not written to memory in 16 bits first, which is the library's way by default."""
+    reports = place([wide[precision] for precision in ("int8", "int4", "gguf")], "--kernels")
+    for name, report in reports.items():
+        assert "error" not in report, (name, report)
+        for step, kernels in report["kernels"].items():
+            assert not [one for one in kernels if "Dequantize" in one], (name, step)
+            assert [one for one in kernels if "fpA_intB" in one or "FpAIntB" in one], (name, step)
+
+
+def test_a_layer_that_decodes_takes_few_kernels(place: Place, wide: dict[str, Path]) -> None:
+    """Each is a share of what one sequence waits for: docs/gpu.md names them."""
+    kernels = place([wide["fp16"]], "--kernels")["fp16"]["kernels"]["decode 1"]
+    layers = MODELS["llama-128"].layers
+    assert len(kernels) <= 13 * layers + 5  # beside: embedding, first norm, the last one, logits
+    assert sum("kernel_mha" in one for one in kernels) == layers  # attention's own for one token
+    assert sum("cublasGemmEx" in one for one in kernels) == 4 * layers + 1
+
+
+def test_products_that_find_no_kernel_are_made_the_plain_way(
+    place: Place, wide: dict[str, Path]
+) -> None:
+    """Fused products want their memory aligned: here is one that is not."""
+    (report,) = place([wide["int4"]], "--decode", "--kernels", "--odd").values()
+    assert "error" not in report, report
+    assert report["asked"]["greedy"]["replays"] == 2
+    assert [one for one in report["kernels"]["prompt 256"] if "Dequantize4Bits" in one]
+
+
+def test_the_librarys_own_variable_goes_before_ours(
+    place: Place, wide: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORT_FPA_INTB_GEMM", "0")
+    kernels = place([wide["int4"]], "--kernels")["int4"]["kernels"]["prompt 256"]
+    assert [one for one in kernels if "Dequantize4Bits" in one]

@@ -15,13 +15,15 @@ from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
 from rbee_runtime.device import CudaDevice, Device
-from rbee_runtime.errors import RuntimeFault
+from rbee_runtime.errors import InferenceFailed, OutOfMemory, RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
 from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
 
 _LOG = logging.getLogger("rbee.backend")
+
+_IN_BLOCKS = ("int8", "int4", "gguf")
 
 
 class OnnxBackend:
@@ -63,6 +65,7 @@ class OnnxBackend:
             ArtifactError: A graph that draws tokens cannot be loaded.
         """
         manifest = artifact.manifest
+        self._artifact = artifact
         self.name = device.name
         self.weight_bytes = artifact.weight_bytes
         self._device = device
@@ -165,6 +168,8 @@ class OnnxBackend:
         See :class:`~rbee_runtime.backend.backend.Backend`: the provider keeps captured graphs for
         the thread that captured them. Where capturing fails, steps will run uncaptured.
         """
+        if self._on_gpu and self._manifest.precision in _IN_BLOCKS:
+            self._try_fused_products()
         try:
             self._run_each()
         except RuntimeFault as error:
@@ -176,6 +181,31 @@ class OnnxBackend:
             self._captures = False
             self._prepare()
             self._run_each()
+
+    def _try_fused_products(self) -> None:
+        """Run as many tokens as ONNX Runtime tells apart, and without fused products if it cannot.
+
+        It chooses a kernel by their number, in powers of two, when it has packed the weights
+        for them already; for some sizes of matrices it then finds none.
+        """
+        most = self._prompt.host["input_ids"].size
+        widths = sorted({*(2 << n for n in range(most.bit_length() - 1)), most})
+        refused = None
+        try:
+            for width in widths:
+                if width <= self.capacity:
+                    self._run(Step.of(0, 0, [0] * width))
+            self._device.finish()
+        except OutOfMemory:
+            pass  # As it will be with such a prompt: that fails alone.
+        except InferenceFailed as error:
+            refused = str(error)
+        if refused is not None:
+            _LOG.warning("Unpacking weights before they are used, which is slower: %s", refused)
+            # Nothing holds the session any more, not even the error: the GPU may not have room
+            # for the weights twice.
+            del self._session
+            self._session = open_session(self._artifact.file("graph"), self._device, fused=False)
 
     def _prepare(self) -> None:
         """Have bindings made at the first step that needs them."""

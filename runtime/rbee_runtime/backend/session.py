@@ -69,6 +69,11 @@ _TENSORRT: Mapping[str, str] = MappingProxyType(
 """The TensorRT provider's options, besides the device, the stream, and what depends on the model.
 Its context is one for all sizes, so it captures no graphs (``trt_cuda_graph_enable``)."""
 
+_FUSED_PRODUCTS = "ep.cuda.fpa_intb_gemm"
+_FUSED_PRODUCTS_SAID = "ORT_FPA_INTB_GEMM"
+_FUSED_SIGN = "fpA_intB"
+"""What all that goes wrong with fused products has in its message."""
+
 GRAPH_OFF = -1
 """The number of no captured graph: such a run is neither captured nor replayed."""
 
@@ -95,6 +100,7 @@ def open_session(
     native: bool = False,
     exact: bool = False,
     captures: bool = True,
+    fused: bool = True,
     tensorrt: TensorRtOptions | None = None,
 ) -> ort.InferenceSession:
     """Load a graph on the provider of a device.
@@ -106,6 +112,8 @@ def open_session(
             float32, on the CPU.
         exact: Have those compute in float32 throughout: where weights are not rounded.
         captures: Have the CUDA provider be ready to capture runs, which asks more of a graph.
+        fused: On a GPU, have products with weights in blocks unpack them as they go. Otherwise all
+            but those of a few rows write the whole matrix in 16 bits first.
         tensorrt: Have the TensorRT provider build an engine of it, on a GPU.
 
     Raises:
@@ -129,6 +137,9 @@ def open_session(
         ort.set_default_logger_severity(3)
         # Weights are allocated to the byte, outside of the arena that steps share.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # An entry would go before the variable by which the library is told the same.
+        if _FUSED_PRODUCTS_SAID not in os.environ:
+            options.add_session_config_entry(_FUSED_PRODUCTS, str(int(fused)))
         choices = {"device_id": str(device.index), "user_compute_stream": str(device.stream)}
         if tensorrt is None:
             own = {**_CUDA, **choices, "enable_cuda_graph": "1" if captures else "0"}
@@ -148,6 +159,9 @@ def open_session(
     except Exception as error:  # the library's exceptions share no narrower base
         if _is_memory(str(error)):
             raise OutOfMemory(f"{graph}: {device.name} has no room for the weights") from error
+        if fused and _FUSED_SIGN in str(error):
+            _LOG.warning("Unpacking weights before they are used, which is slower: %s", error)
+            return open_session(graph, device, fused=False, tensorrt=tensorrt)
         if _NO_TENSORRT in str(error):
             raise DeviceError(
                 "ONNX Runtime cannot load its TensorRT provider here, which needs TensorRT 10; "

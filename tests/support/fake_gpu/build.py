@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 _PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+_RUNTIME = "libcudart"
 _UNVERSIONED = {"cuTensor": "libcuda.so.1", "curand": "libcurand.so.10"}
 
 
@@ -27,18 +28,32 @@ def build_fake_gpu(directory: Path) -> Path:
         pytest.skip(f"{missing[0]} is missing")
     own = (Path(__file__).parent / "cudart.c").read_text(encoding="utf-8")
     written = set(re.findall(r"(\w+)\([^;{]*\) *{", own))
-    for library, functions in _wanted().items():
-        lines = [f"int {name}(void) {{ return 0; }}" for name in functions if name not in written]
-        if library.startswith("libcudart"):
+    # The others tell it what they are asked for.
+    for library, functions in sorted(_wanted().items(), key=lambda one: _RUNTIME not in one[0]):
+        lines = [_empty(name) for name in functions if name not in written]
+        runtime = []
+        if _RUNTIME in library:
             lines.append("int cudaDeviceGetPCIBusId(char *t, int n, int d) { return 0; }")
             lines.append(own)
+        elif "cublas" in library:
+            runtime = [f"-L{directory}", f"-l:{_runtime(directory)}"]
         source, script = directory / "fake.c", directory / "fake.map"
         source.write_text("\n".join(lines), encoding="utf-8")
         script.write_text(f"{library} {{ global: *; }};", encoding="utf-8")
         named = [f"-Wl,-soname,{library}", f"-Wl,--version-script={script}"]
         compiler = ["gcc", "-shared", "-fPIC", "-w", *named, "-o", str(directory / library)]
-        subprocess.run([*compiler, str(source)], check=True)
+        subprocess.run([*compiler, str(source), *runtime], check=True)
     return directory
+
+
+def _empty(function: str) -> str:
+    """Return a function that does nothing; what multiplies matrices leaves a note."""
+    note = f'fake_note("{function}"); ' if re.match(r"cublas.*([Gg]emm|Matmul)", function) else ""
+    return f"int {function}(void) {{ {note}return 0; }}"
+
+
+def _runtime(directory: Path) -> str:
+    return next(directory.glob(f"{_RUNTIME}.so.*")).name
 
 
 def _wanted() -> dict[str, list[str]]:

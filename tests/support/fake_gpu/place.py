@@ -1,8 +1,11 @@
 """Opens artifacts on the CUDA provider over the stand-in libraries, and decodes with them.
 
 Run as a program, with the libraries in ``LD_LIBRARY_PATH``. Prints a JSON object for each artifact:
-the operators that are not the provider's, or the error; and after ``--decode``, what a step asks of
-the GPU, which with ``--no-capture`` fails to capture.
+the operators that are not the provider's, or the error; and after
+
+- ``--decode``, what a step asks of the GPU, which with ``--no-capture`` fails to capture;
+- ``--kernels``, what prompts and steps launch, by their kind and size;
+- ``--odd``, either with memory that does not begin where CUDA's does.
 """
 
 from __future__ import annotations
@@ -68,6 +71,8 @@ class Counts:
         }
         self._copies = copies
         self.capture_fails = ctypes.c_long.in_dll(runtime, "fake_capture_fails")
+        self.odd = ctypes.c_long.in_dll(runtime, "fake_odd")
+        self._launched = (ctypes.c_char * (1 << 20)).in_dll(runtime, "fake_launched")
 
     def take(self) -> dict[str, int]:
         counts = {name: number.value for name, number in self._numbers.items()}
@@ -77,15 +82,39 @@ class Counts:
         ctypes.memset(self._copies, 0, ctypes.sizeof(self._copies))
         return counts
 
+    def launched(self) -> list[str]:
+        """Return the names of the kernels launched since the last time, and of CUDA's products."""
+        names = bytes(self._launched.value).decode().splitlines()
+        self._launched[0] = b"\0"
+        return names
+
+
+def opened(artifact: Artifact, slots: int, *, graphs: bool = True) -> OnnxBackend:
+    """Open an artifact on the stand-in."""
+    device = CudaDevice(CudaLibrary.load(0), 0, lambda: 0)
+    plan = plan_cache(artifact.manifest.cache, 320, 1 << 30, slots=slots, context=320, chunk=256)
+    session = open_session(artifact.file("graph"), device)
+    return OnnxBackend(artifact, session, plan, device, graphs=graphs)
+
+
+def kernels(artifact: Artifact) -> dict[str, list[str]]:
+    """Return what is launched for prompts and for steps of several rows, by their kind and size."""
+    backend, counts, launched = opened(artifact, 32, graphs=False), Counts(), {}
+    backend.warm_up()
+    for tokens in (64, 256):
+        counts.launched()
+        backend.advance(Step.of(0, 0, [3] * tokens), None)
+        launched[f"prompt {tokens}"] = counts.launched()
+    for rows in (1, 8, 32):
+        counts.launched()
+        backend.advance(Step(0, [Row(5, [3])] * rows), None)
+        launched[f"decode {rows}"] = counts.launched()
+    return launched
+
 
 def decode(artifact: Artifact, *, captures: bool) -> dict[str, dict[str, int]]:
     """Return what warming up and steps of three rows ask of the GPU."""
-    library = CudaLibrary.load(0)
-    device = CudaDevice(library, 0, lambda: 0)
-    manifest = artifact.manifest
-    plan = plan_cache(manifest.cache, 320, 1 << 28, slots=4, context=320, chunk=256)
-    backend = OnnxBackend(artifact, open_session(artifact.file("graph"), device), plan, device)
-    counts = Counts()
+    backend, counts = opened(artifact, 4), Counts()
     counts.capture_fails.value = not captures
     asked = {}
     counts.take()
@@ -103,6 +132,9 @@ def decode(artifact: Artifact, *, captures: bool) -> dict[str, dict[str, int]]:
 
 def main(paths: list[str]) -> None:
     decodes = "--decode" in paths
+    if "--odd" in paths:
+        CudaLibrary.load(0)
+        Counts().odd.value = 8
     for path in (Path(path) for path in paths if not path.startswith("--")):
         artifact = open_artifact(path)
         report: dict[str, Any] = {"artifact": path.name}
@@ -114,6 +146,8 @@ def main(paths: list[str]) -> None:
                     report[role] = outside(path / entries[role], captures=captures)
             if decodes and isinstance(artifact, Artifact):
                 report["asked"] = decode(artifact, captures="--no-capture" not in paths)
+            if "--kernels" in paths:
+                report["kernels"] = kernels(artifact)
         except (RuntimeFault, RuntimeError) as error:
             report["error"] = str(error)
         except Exception as error:  # ONNX Runtime's share no narrower base
