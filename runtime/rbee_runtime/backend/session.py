@@ -51,6 +51,10 @@ _CUDA: Mapping[str, str] = MappingProxyType(
         "use_tf32": "0",
         # Copies are ours and on the same stream as everything else.
         "do_copy_in_default_stream": "1",
+        # Attention by Flash (1) or memory-efficient (2) kernels. Left to itself, from Hopper on the
+        # library has cuDNN build and keep a plan for every length of prompt that it meets. What
+        # decodes has a kernel besides, which this does not choose.
+        "sdpa_kernel": "3",
     }
 )
 """The CUDA provider's options, the device and the stream apart. There is no ``gpu_mem_limit``: the
