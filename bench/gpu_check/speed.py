@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import statistics
 import threading
@@ -36,11 +37,34 @@ _ROOM = 1.1
 _PATIENCE = 40.0
 
 
-def measure(report: Report, model: str, precision: Any) -> None:
+def by_flash(report: Report, model: str, precision: Any) -> None:
+    """Time decoding with the attention that ONNX Runtime takes for prompts.
+
+    What it takes for decoding is made for long contexts; at short ones this one has fewer kernels.
+    """
+    os.environ["ORT_ENABLE_XQA"] = "0"
+    measure(report, model, precision, by="ours, by Flash", prefills=())
+
+
+def measure(
+    report: Report,
+    model: str,
+    precision: Any,
+    *,
+    by: str = "ours",
+    prefills: Sequence[int] | None = None,
+) -> None:
     """Time a model through the engine, as a worker would serve it, greedily.
 
     What decodes is timed from the start of one step of all sequences to the start of the next, with
     whatever the engine does between.
+
+    Args:
+        report: Where to say it.
+        model: Which.
+        precision: At what.
+        by: Who it is, in the tables.
+        prefills: How many prompts to read; as many as is usual if ``None``.
     """
     began = time.perf_counter()
     directory = report.directory / "artifact"
@@ -57,7 +81,7 @@ def measure(report: Report, model: str, precision: Any) -> None:
     )
     timed = TimedBackend(opened)
     tokenizer = Tokenizer.open(artifact.file("tokenizer"), None, None, None)
-    alike = {"model": model, "precision": precision, "by": "ours"}
+    alike = {"model": model, "precision": precision, "by": by}
     with Engine(artifact, tokenizer, timed) as engine:
         _read(engine, 1, 2)
         report.row(what="opened and warmed up", seconds=time.perf_counter() - began)
@@ -71,7 +95,7 @@ def measure(report: Report, model: str, precision: Any) -> None:
                 rate=batch / seconds,
                 **reads.of_step(batch, cache, reads.operations),
             )
-        for batch in PREFILLS:
+        for batch in PREFILLS if prefills is None else prefills:
             seconds = _read(engine, batch, LENGTH)
             report.row(
                 **alike,

@@ -12,7 +12,18 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_check import child, memory, parity, place, roof, shapes, speed, torch_speed, vllm_speed
+from gpu_check import (
+    child,
+    memory,
+    parity,
+    place,
+    products,
+    roof,
+    shapes,
+    speed,
+    torch_speed,
+    vllm_speed,
+)
 from gpu_check.families import MODELS
 from rbee_bench.random_checkpoint import ModelShape
 from rbee_export import Options
@@ -60,7 +71,7 @@ def _nvml() -> Any:
 def stand_in() -> None:
     """Put everything in the GPU's place."""
     opening.open_cuda = lambda index: CudaOnHost(_FAKE, index)  # type: ignore[assignment]
-    opening.open_session = _open
+    opening.open_session = products.open_session = _open  # type: ignore[attr-defined]
     Binding.run = _run  # type: ignore[method-assign]
     place.library = lambda: CudaLibrary(_FAKE, 0)
     place.nvml = _nvml
