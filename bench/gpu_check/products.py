@@ -57,8 +57,11 @@ def measure(report: Report, model: str, precision: Any) -> None:
             seconds.append(time.perf_counter() - began)
         # The first ones capture.
         each = statistics.median(seconds[_TURNS // 4 :])
-        found: dict[str, Any] = {"model": model, "precision": precision, "rows": rows}
-        report.row(**found, seconds=each, **{"bytes a second": held / each})
+        found: dict[str, Any] = {
+            **{"model": model, "precision": precision, "rows": rows},
+            **{"seconds": each, "bytes a second": held / each},
+        }
+        report.row(**found)
 
 
 def write_products(graph: Path, target: Path) -> Mapping[str, int]:

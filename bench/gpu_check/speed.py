@@ -111,11 +111,14 @@ class TimedBackend(WrappedBackend):
 
     Attributes:
         enough: Set once so many have been noted.
+        all_there: Steps wait until it is set: no sequence is to end before the last one has come.
     """
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         self.enough = threading.Event()
+        self.all_there = threading.Event()
+        self.all_there.set()
         self._is_warm = False
         self._rows = 0
         self._starts: list[float | None] = []
@@ -145,6 +148,7 @@ class TimedBackend(WrappedBackend):
             # Here, on the engine's thread: captured graphs belong to the one that captured them.
             self._backend.warm_up()
             self._is_warm = True
+        self.all_there.wait()
         decodes = len(step.rows) == self._rows and len(step.rows[0].tokens) == 1
         self._starts.append(time.perf_counter() if decodes else None)
         if decodes and sum(start is not None for start in self._starts[-STEPS:]) == STEPS:
@@ -159,15 +163,17 @@ def _decode(engine: Engine, timed: TimedBackend, batch: int) -> float:
 
     def sink(event: Event) -> None:
         if isinstance(event, Finished | Failed):
-            ends.put(event)
             timed.enough.set()  # nothing more will come
+            ends.put(event)  # last: whoever has all of these watches anew
 
     requests = [
         Request(f"{batch}-{number}", prompt, CAPACITY - CONTEXT, GREEDY)
         for number, prompt in enumerate(_prompts(engine, batch, CONTEXT))
     ]
+    timed.all_there.clear()
     for request in requests:
         engine.submit(request, sink)
+    timed.all_there.set()
     timed.enough.wait(_PATIENCE)
     for request in requests:
         engine.cancel(request.request_id)
