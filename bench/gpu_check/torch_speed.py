@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import time
 from collections.abc import Callable
 from functools import partial
@@ -102,19 +103,20 @@ def _prefill(torch: Any, decoder: Any) -> float:
 def _step(forward: Any, ids: Any, cache: Any, at: Any) -> Any:
     """Run ``[rows, tokens]`` ids at some positions and return the likeliest token after each."""
     # What torch.compile has captured is overwritten by the next call.
-    output = forward(
-        ids.clone(), past_key_values=cache, use_cache=True, cache_position=at, logits_to_keep=1
-    )
+    output = forward(ids.clone(), **cache, use_cache=True, cache_position=at, logits_to_keep=1)
     return output.logits[:, -1].argmax(-1, keepdim=True)
 
 
-def _cache(decoder: Any, length: int) -> Any:
+def _cache(decoder: Any, length: int) -> dict[str, Any]:
     """Return room for so many positions, at fixed places as a captured graph needs it.
 
-    No more than that: each step attends to all of them.
+    No more than that: each step attends to all of them. It is called what this version of
+    transformers calls it.
     """
     transformers: Any = importlib.import_module("transformers")
-    return transformers.StaticCache(config=decoder.config, max_cache_len=length)
+    cache = transformers.StaticCache(config=decoder.config, max_cache_len=length)
+    names = inspect.signature(type(decoder).forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache}
 
 
 def _seconds(torch: Any, work: Callable[[], object]) -> float:
