@@ -104,4 +104,7 @@ def _share_cores(check: Check) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # What the checks raise is the imported module's, not this one's, which has the same names.
+    from gpu_check import child
+
+    sys.exit(child.main(sys.argv[1:]))

@@ -126,6 +126,21 @@ def test_the_time_of_all_limits_each() -> None:
     assert ends["hang"].why == "still running after 1 s"
 
 
+def test_a_check_with_nothing_to_find_out_is_skipped(tmp_path: Path) -> None:
+    """In the process that the program starts, not in one of the tests'."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpu_check.child", "8B vLLM"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    end = json.loads(done.stdout)
+    assert end["end"] == "skipped"
+    assert end["why"].startswith("not installed")
+
+
 def test_what_all_need_is_asked_for_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
