@@ -105,6 +105,4 @@ def _share_cores(check: Check) -> None:
 
 if __name__ == "__main__":
     # What the checks raise is the imported module's, not this one's, which has the same names.
-    from gpu_check import child
-
-    sys.exit(child.main(sys.argv[1:]))
+    sys.exit(importlib.import_module("gpu_check.child").main(sys.argv[1:]))
