@@ -163,6 +163,7 @@ def test_build_context() -> None:
         "bench/results/a.json",
         "docs/gpu.md",
         "export/rbee_export/__pycache__/cli.cpython-311.pyc",
+        "runtime/rbee_runtime/kernels/librbee_kernels.so",
         "tests/conftest.py",
     ):
         assert left_out(rules, path), path
