@@ -25,8 +25,8 @@ from rbee_runtime.step import Step
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
 from rbee_service.cli import main as worker_main
-from rbee_service.engine_loader import CompletionBackend
 from rbee_service.loading import LayerProgress
+from rbee_service.model_loader import CompletionBackend
 from rbee_service.options import Options
 
 

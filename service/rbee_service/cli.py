@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rbee_service.address import AddressFault, listen
-from rbee_service.exit_codes import ExitCode
+from rbee_service.exit_codes import ExitCode, WorkerFault
 from rbee_service.lean_imports import without
 from rbee_service.options import LOG_FORMAT_VARIABLE, PROGRAM, Options, UsageFault, parse_options
 
 if TYPE_CHECKING:
-    from rbee_service.engine_loader import Loader
+    from rbee_service.model_loader import Loader
 
 
 def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> int:
@@ -54,9 +54,9 @@ def _serve(options: Options, listener: socket.socket, load: Loader | None) -> Ex
     with without("click", "rich"):  # a sixth of that time, for programs of httpx and structlog
         from structlog import get_logger
 
-        from rbee_service.engine_loader import load_engine
         from rbee_service.logs import configure_logging
-        from rbee_service.worker import Worker, WorkerFault
+        from rbee_service.model_loader import load_engine
+        from rbee_service.worker import Worker
     gc.freeze()
     gc.enable()
 

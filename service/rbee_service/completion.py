@@ -11,7 +11,6 @@ from rbee_runtime.errors import RuntimeFault
 from rbee_runtime.events import Event, Finished, Piece
 from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.events import Started as EngineStarted
-from rbee_runtime.events import StopReason as EngineStop
 from rbee_service.events import (
     End,
     Failed,
@@ -23,10 +22,9 @@ from rbee_service.events import (
     TokenOutput,
 )
 from rbee_service.faults import failure
+from rbee_service.inference import Account
 from rbee_service.narration import Narrator
 from rbee_service.timestamps import rfc3339_now
-
-ACTOR = "llm-worker-rbee"
 
 _METRICS_EVERY = 1.0
 
@@ -42,7 +40,7 @@ class CompletionTranslator:
         clock: Monotonic seconds.
 
     Attributes:
-        finished: The engine's account of the whole, once it has told it.
+        account: What the engine says of the whole, once it has.
         fault: Why the engine could not finish it, where that is so.
     """
 
@@ -65,7 +63,7 @@ class CompletionTranslator:
         self._first_at = 0.0
         self._first_tokens = 0
         self._metrics_at = 0.0
-        self.finished: Finished | None = None
+        self.account: Account | None = None
         self.fault: RuntimeFault | None = None
 
     def open(self) -> list[InferenceEvent[TokenOutput]]:
@@ -134,10 +132,13 @@ class CompletionTranslator:
         return told
 
     def _finished(self, event: Finished) -> list[InferenceEvent[TokenOutput]]:
-        self.finished = event
+        stop = StopReason(event.reason.value)
+        self.account = Account(
+            event.prompt_tokens, event.reused_tokens, event.completion_tokens, stop
+        )
         count, rate = event.completion_tokens, event.tokens_per_second
         tokens = _tokens(count)
-        if event.reason is EngineStop.CANCELLED:
+        if stop is StopReason.CANCELLED:
             narration = self._narrator.tell(
                 "cancel",
                 tokens,
@@ -159,7 +160,7 @@ class CompletionTranslator:
             End(
                 items_out=count,
                 decode_time_ms=round(event.decode_seconds * 1000),
-                stop_reason=StopReason(event.reason.value),
+                stop_reason=stop,
                 stop_sequence_matched=event.stop_sequence,
             ),
         ]

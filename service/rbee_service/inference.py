@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.backend import InferenceBackend
 from rbee_service.bridge import EventBridge, Ferry
-from rbee_service.events import End, Failed, InferenceEvent, T
+from rbee_service.events import End, Failed, InferenceEvent, StopReason, T
 from rbee_service.faults import refusal
 
 RequestT = TypeVar("RequestT")
@@ -28,6 +29,37 @@ class Translator(Protocol[EventT_contra, T]):
 
     def translate(self, event: EventT_contra) -> list[InferenceEvent[T]]:
         """Return what the client is told of ``event``; the last one of all is End or Failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a backend says of an inference in the end.
+
+    Attributes:
+        tokens_in: Tokens it read.
+        tokens_reused: Of these, how many had been computed before.
+        tokens_out: Tokens it generated.
+        stop: Why it ended.
+    """
+
+    tokens_in: int
+    tokens_reused: int
+    tokens_out: int
+    stop: StopReason
+
+
+class AccountingTranslator(Translator[EventT_contra, T], Protocol):
+    """Keeps what the backend says last, for those who answer with more than the events.
+
+    Attributes:
+        account: What it says of the whole, once it has.
+        fault: Why it could not finish, where that is so.
+    """
+
+    @property
+    def account(self) -> Account | None: ...  # noqa: D102
+    @property
+    def fault(self) -> RuntimeFault | None: ...  # noqa: D102
 
 
 class Inference(Generic[EventT, T]):

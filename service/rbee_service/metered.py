@@ -1,48 +1,64 @@
-"""A language model's backend whose every request is counted and timed, whoever reads its answer."""
+"""A backend whose every request is counted and timed, whoever reads its answer."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 from prometheus_client.core import Metric
 
 from rbee_runtime.errors import RuntimeFault
-from rbee_runtime.events import Event, Failed, Finished, Piece, Started
-from rbee_runtime.request import Request
 from rbee_service.backend import BackendStatus, InferenceBackend, MemoryUse
-from rbee_service.engine_loader import CacheMemory
-from rbee_service.faults import failure
 from rbee_service.metrics import Metrics, gauge
+from rbee_service.model_loader import CacheMemory
+
+RequestT = TypeVar("RequestT")
+EventT = TypeVar("EventT")
+EventT_contra = TypeVar("EventT_contra", contravariant=True)
 
 
-class MeteredBackend:
+class Meter(Protocol[EventT_contra]):
+    """Counts and times one request."""
+
+    def note(self, event: EventT_contra) -> None:
+        """Count what an event tells of, now."""
+
+
+MakeMeter = Callable[[Metrics, Callable[[], float]], Meter[EventT]]
+"""Makes the meter of a request that begins now, given where to count and a clock (monotonic s)."""
+
+
+class MeteredBackend(Generic[RequestT, EventT]):
     """Passes everything on; times are taken where the backend tells of its events.
 
     A slow reader is therefore not in them.
 
     Args:
         backend: Does the work.
+        meter: Counts and times each request.
         metrics: Where it is counted.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        backend: InferenceBackend[Request, Event],
+        backend: InferenceBackend[RequestT, EventT],
+        meter: MakeMeter[EventT],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
+        self._meter = meter
         self._metrics = metrics
         self._clock = clock
 
-    def submit(self, request: Request, sink: Callable[[Event], None]) -> None:
+    def submit(self, request: RequestT, sink: Callable[[EventT], None]) -> None:
         """See :meth:`InferenceBackend.submit`."""
-        meter = _Meter(self._metrics, self._clock)
+        meter = self._meter(self._metrics, self._clock)
 
-        def metered(event: Event) -> None:
+        def metered(event: EventT) -> None:
             # Counted first, or it would be missing from what a client reads right after its end.
             try:
                 meter.note(event)
@@ -74,39 +90,8 @@ class MeteredBackend:
         self._backend.close()
 
 
-class _Meter:
-    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._submitted = clock()
-        self._last: float | None = None
-
-    def note(self, event: Event) -> None:
-        metrics, now = self._metrics, self._clock()
-        match event:
-            case Started():
-                pass
-            case Piece():
-                if self._last is None:
-                    metrics.first_output.observe(now - self._submitted)
-                else:
-                    metrics.between_outputs.observe(now - self._last)
-                self._last = now
-            case Finished():
-                metrics.items_in.inc(event.prompt_tokens)
-                metrics.items_reused.inc(event.reused_tokens)
-                metrics.items_out.inc(event.completion_tokens)
-                self._end(event.reason.value, now)
-            case Failed():
-                self._end(failure(event.error).code.value, now)
-
-    def _end(self, outcome: str, now: float) -> None:
-        self._metrics.inferences.labels(outcome).inc()
-        self._metrics.whole.observe(now - self._submitted)
-
-
 def memory_gauges(memory: CacheMemory) -> Iterator[Metric]:
-    """Yield what a language model holds in memory."""
+    """Yield what a model holds in memory."""
     yield gauge("rbee_memory_bytes", "All that the worker holds.", memory.total)
     yield gauge("rbee_weights_bytes", "Weights.", memory.weights)
     yield gauge("rbee_cache_bytes", "What the KV cache has used at most.", memory.cache)

@@ -7,8 +7,8 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from rbee_runtime.events import Finished
 from rbee_service.events import End, StopReason
+from rbee_service.inference import Account
 
 
 class PromptTokens(TypedDict):
@@ -153,16 +153,16 @@ class Envelope:
     model: str
     chat: bool
 
-    def whole(self, text: str, ended: End, finished: Finished) -> dict[str, object]:
+    def whole(self, text: str, account: Account) -> dict[str, object]:
         """Return an answer that is not streamed."""
         choice: dict[str, object] = {"index": 0}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": finish_reason(ended)}
+        choice |= {"logprobs": None, "finish_reason": finish_reason(account.stop)}
         kind = "chat.completion" if self.chat else "text_completion"
-        return self._around(kind, [choice]) | {"usage": usage(finished)}
+        return self._around(kind, [choice]) | {"usage": usage(account)}
 
     def first(self) -> dict[str, object] | None:
         """Return the chunk that precedes all text, where there is one."""
@@ -174,11 +174,11 @@ class Envelope:
 
     def last(self, ended: End) -> dict[str, object]:
         """Return the chunk that says why it ended."""
-        return self._chunk({}, "", finish_reason(ended))
+        return self._chunk({}, "", finish_reason(ended.stop_reason))
 
-    def count(self, finished: Finished) -> dict[str, object]:
+    def count(self, account: Account) -> dict[str, object]:
         """Return the chunk that counts the tokens."""
-        return self._around(self._stream_kind, []) | {"usage": usage(finished)}
+        return self._around(self._stream_kind, []) | {"usage": usage(account)}
 
     @property
     def _stream_kind(self) -> str:
@@ -205,16 +205,16 @@ class Envelope:
         }
 
 
-def finish_reason(ended: End) -> str:
+def finish_reason(stop: StopReason) -> str:
     """Return OpenAI's word for why a completion ended that was not cancelled."""
-    return "length" if ended.stop_reason is StopReason.MAX_TOKENS else "stop"
+    return "length" if stop is StopReason.MAX_TOKENS else "stop"
 
 
-def usage(finished: Finished) -> Usage:
+def usage(account: Account) -> Usage:
     """Return the count of tokens."""
     return {
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.completion_tokens,
-        "total_tokens": finished.prompt_tokens + finished.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": finished.reused_tokens},
+        "prompt_tokens": account.tokens_in,
+        "completion_tokens": account.tokens_out,
+        "total_tokens": account.tokens_in + account.tokens_out,
+        "prompt_tokens_details": {"cached_tokens": account.tokens_reused},
     }

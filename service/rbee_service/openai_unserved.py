@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validato
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from rbee_service.completion_request import admit_null
+from rbee_service.prompt_request import admit_null
 
 _NEVER: Final = object()
 """Stands for no value at all."""

@@ -10,25 +10,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
-from rbee_runtime.events import Event
-from rbee_runtime.request import Request
 from rbee_service import __version__
 from rbee_service.address import advertised_host
 from rbee_service.callback import CallbackRefused, ReadyReport
-from rbee_service.engine_loader import CompletionBackend, Loader, load_engine
-from rbee_service.exit_codes import ExitCode
+from rbee_service.exit_codes import ExitCode, WorkerFault
 from rbee_service.health import WorkerState
 from rbee_service.hive_link import HiveLink
 from rbee_service.http.app import create_app
-from rbee_service.http.completions import Completions
 from rbee_service.http.connection import DEFAULT_LIMITS, Limits
 from rbee_service.http.docs_routes import add_docs_routes
 from rbee_service.http.inference_routes import add_inference_routes
+from rbee_service.http.inferences import Inferences
 from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
 from rbee_service.http.openai_routes import add_openai_routes
@@ -40,7 +36,9 @@ from rbee_service.inference import LiveInferences
 from rbee_service.loading import LayerProgress, LoadingBoard
 from rbee_service.metered import MeteredBackend, memory_gauges
 from rbee_service.metrics import Metrics, status_gauges
-from rbee_service.model_source import artifact_cache, model_reference, resolve_model
+from rbee_service.model_kinds import kind_of
+from rbee_service.model_loader import Loader, ModelBackend, bring_in, load_engine
+from rbee_service.model_source import artifact_cache, model_reference
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
 from rbee_service.token_keeper import TokenKeeper
@@ -50,18 +48,6 @@ _CLOSE_SECONDS: Final = 5.0
 _WATCH_SECONDS: Final = 0.25
 _LAST_WORDS_SECONDS: Final = 1.0
 _MANIFEST_SECONDS: Final = 1.0
-
-
-class WorkerFault(Exception):
-    """The worker cannot come up or go on; the message is for the person who started it.
-
-    Attributes:
-        code: What the process exits with.
-    """
-
-    def __init__(self, code: ExitCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Worker:
@@ -87,11 +73,12 @@ class Worker:
         self._environment = environment
         self._load = load
         self._port: int = listener.getsockname()[1]
-        self._state: WorkerState[Request, Event] = WorkerState()
+        self._state: WorkerState[Any, Any] = WorkerState()
         self._board = LoadingBoard()
-        self._inferences = LiveInferences()
+        self._running = LiveInferences()
+        self._inferences = Inferences(self._state, self._running)
         self._metrics = Metrics()
-        self._backend: CompletionBackend | None = None
+        self._backend: ModelBackend[Any, Any] | None = None
         self._announced = options.model_ref or options.model.name
         self._stop_asked = asyncio.Event()
         self._rereading: asyncio.Task[None] | None = None
@@ -99,11 +86,10 @@ class Worker:
         self._keeper = TokenKeeper(options.token, options.token_file)
         app = create_app(f"worker_{options.worker_id}", self._keeper, limits)
         add_status_routes(app, self._state, self._board)
-        completions = Completions(self._state, self._inferences)
-        add_inference_routes(app, completions, options.sse_dialect)
-        add_job_routes(app, completions, options.sse_dialect)
-        add_worker_contract_routes(app, completions, self._info)
-        add_openai_routes(app, completions, self._render_chat)
+        add_inference_routes(app, self._inferences, options.sse_dialect)
+        add_job_routes(app, self._inferences, options.sse_dialect)
+        add_worker_contract_routes(app, self._inferences, self._info)
+        add_openai_routes(app, self._inferences, self._render_chat)
         add_metrics_routes(app, self._metrics)
         add_docs_routes(app, "rbee worker", __version__, "A language model, served to a hive.")
         self._server = HttpServer(app, listener)
@@ -154,7 +140,7 @@ class Worker:
             sys.stderr.flush()
             os._exit(128 + number)
         self._log.info(
-            "Stopping", signal=number.name, running=len(self._inferences), grace=self._options.grace
+            "Stopping", signal=number.name, running=len(self._running), grace=self._options.grace
         )
         self.stop()
 
@@ -196,7 +182,9 @@ class Worker:
         backend = await self._bring_in()
         self._backend = backend
         model = self._options.model_ref or backend.manifest.model_ref
-        self._state.serve(MeteredBackend(backend, self._metrics), model)
+        kind = kind_of(backend.manifest)
+        metered = MeteredBackend(backend, kind.meter, self._metrics)
+        self._inferences.serve(kind, metered, model)
         self._metrics.watch(lambda: status_gauges(backend.status()))
         self._metrics.watch(lambda: memory_gauges(backend.memory()))
         self._board.close()
@@ -214,7 +202,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
 
-    async def _report(self, backend: CompletionBackend, model: str, hive: HiveLink) -> None:
+    async def _report(self, backend: ModelBackend[Any, Any], model: str, hive: HiveLink) -> None:
         options = self._options
         if options.callback_url is None:
             return
@@ -234,7 +222,7 @@ class Worker:
             raise WorkerFault(ExitCode.CALLBACK_REFUSED, str(refused)) from refused
         self._log.info("Reported ready", url=options.callback_url)
 
-    async def _watch(self, backend: CompletionBackend, hive: HiveLink) -> None:
+    async def _watch(self, backend: ModelBackend[Any, Any], hive: HiveLink) -> None:
         """Look after the engine for ever.
 
         Raises:
@@ -250,8 +238,7 @@ class Worker:
             ExitCode.ENGINE_DIED, f"{fault}; start the worker again, its log above says more"
         )
 
-    async def _bring_in(self) -> CompletionBackend:
-        options = self._options
+    async def _bring_in(self) -> ModelBackend[Any, Any]:
         loop = asyncio.get_running_loop()
 
         def post(progress: LayerProgress) -> None:
@@ -259,25 +246,8 @@ class Worker:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._board.post, progress)
 
-        try:
-            artifact = await resolve_model(options.model, artifact_cache(self._environment))
-            self._log.info("Loading", artifact=str(artifact))
-            load = partial(self._load, artifact, options, post)
-            return await in_daemon_thread(load, "model-loader")
-        except ArtifactError as error:
-            raise WorkerFault(ExitCode.MODEL_UNUSABLE, str(error)) from error
-        except OutOfMemory as error:
-            message = f"{options.model}: does not fit into memory: {error}"
-            raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
-        except InvalidSetting as error:
-            message = f"{options.model}: {error}"
-            raise WorkerFault(ExitCode.BAD_ARGUMENTS, message) from error
-        except DeviceError as error:
-            raise WorkerFault(ExitCode.DEVICE_UNUSABLE, str(error)) from error
-        except Exception as error:
-            self._log.exception("Loading failed")
-            message = f"{options.model}: cannot be loaded: {type(error).__name__}: {error}"
-            raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
+        cache = artifact_cache(self._environment)
+        return await bring_in(self._options, cache, self._load, post)
 
     def _info(self) -> WorkerInfo:
         options, backend = self._options, self._backend
@@ -300,10 +270,10 @@ class Worker:
         grace = self._options.grace if self._state.health().healthy else 0.0
         self._state.stop()
         self._board.close()
-        if not await self._inferences.finished(grace):
-            self._log.warning("Cancelling what still runs", running=len(self._inferences))
-            self._inferences.cancel_all()
-            await self._inferences.finished(_CANCEL_SECONDS)
+        if not await self._running.finished(grace):
+            self._log.warning("Cancelling what still runs", running=len(self._running))
+            self._running.cancel_all()
+            await self._running.finished(_CANCEL_SECONDS)
         self._state.end()
         await hive.end()
         await self._server.stop()

@@ -255,6 +255,6 @@ def test_no_seam_knows_of_language_models(seam: str) -> None:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     loaded: list[Any] = json.loads(ran.stdout)
     unwanted = ("numpy", "onnxruntime", "rbee_export", "rbee_runtime.engine")
-    unwanted += ("rbee_service.completion", "rbee_service.engine_loader", "rbee_service.openai_")
+    unwanted += ("rbee_service.completion", "rbee_service.model_loader", "rbee_service.openai_")
     unwanted += ("rbee_service.worker", "rbee_service.http.completions")
     assert not [name for name in loaded if name.startswith(unwanted)]

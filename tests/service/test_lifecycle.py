@@ -23,8 +23,7 @@ from rbee_runtime.events import Event, Piece, Started
 from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.request import Request
 from rbee_service import worker as worker_module
-from rbee_service.exit_codes import ExitCode
-from rbee_service.worker import WorkerFault
+from rbee_service.exit_codes import ExitCode, WorkerFault
 
 GOOD = {"job_id": "j", "prompt": "p", "max_tokens": 4}
 

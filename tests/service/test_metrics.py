@@ -23,6 +23,7 @@ from rbee_bench.hive_stand_in import Hive
 from rbee_runtime.errors import OutOfMemory, QueueFull
 from rbee_runtime.events import Event, Failed, Piece, Started, StopReason
 from rbee_runtime.request import Request
+from rbee_service.completion_meter import CompletionMeter
 from rbee_service.metered import MeteredBackend
 from rbee_service.metrics import Metrics
 
@@ -191,7 +192,7 @@ def test_times_are_those_of_the_backend() -> None:
     events: list[Event] = []
     engine = StandInEngine(lambda _: [])
     metrics = Metrics()
-    metered = MeteredBackend(engine, metrics, lambda: now)
+    metered = MeteredBackend(engine, CompletionMeter, metrics, lambda: now)
     request = Request("r", "Hello", 4)
     metered.submit(request, events.append)
     told = [(1.0, Started(3, 7)), (2.0, Piece("a", 1)), (0.5, Piece("b", 2)), (1.0, finished())]

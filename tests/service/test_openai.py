@@ -30,7 +30,7 @@ from stand_in import (
 from rbee_runtime.errors import ContextOverflow, OutOfMemory, QueueFull
 from rbee_runtime.events import Failed, Piece, Started, StopReason
 from rbee_runtime.request import SamplingParams
-from rbee_service.engine_loader import load_engine
+from rbee_service.model_loader import load_engine
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHAT: dict[str, Any] = {"model": MODEL, "messages": HELLO}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee_service.completion_request import PRIVATE_FIELDS, CompletionRequest
+from rbee_service.completion_request import CompletionRequest
 from rbee_service.errors import InvalidFields
+from rbee_service.prompt_request import PRIVATE_FIELDS
 from rbee_service.validation import parse_body
 
 GOOD: dict[str, Any] = {"job_id": "j", "prompt": "Hello", "max_tokens": 16}

@@ -1,4 +1,4 @@
-"""``POST /v1/inference`` of a language model."""
+"""``POST /v1/inference``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Final
 
 from sanic import Request
 
-from rbee_service.completion_request import PRIVATE_FIELDS, CompletionRequest
+from rbee_service.completion_request import CompletionRequest
 from rbee_service.events import TokenOutput
 from rbee_service.http.app import App
-from rbee_service.http.completions import Completions
 from rbee_service.http.descriptions import (
     DEADLINE,
     DIALECT,
     inference_events,
     refusals,
 )
+from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import take_in
 from rbee_service.http.replies import inference_chunks, stream_reply
 from rbee_service.openapi import Answer, Operation, Stream
+from rbee_service.prompt_request import PRIVATE_FIELDS
 from rbee_service.sse import SseDialect
 
 STREAM_EXAMPLE: Final = """\
@@ -56,21 +57,22 @@ _INFERENCE: Final = Operation(
 )
 
 
-def add_inference_routes(app: App, completions: Completions, dialect: SseDialect) -> None:
+def add_inference_routes(app: App, inferences: Inferences, dialect: SseDialect) -> None:
     """Add ``/v1/inference``.
 
     Args:
         app: Where to.
-        completions: Begins them.
+        inferences: Begins them.
         dialect: Vocabulary of the events where a request does not name one.
     """
 
     async def inference(request: Request) -> None:
-        completions.check()
-        taken = take_in(request, CompletionRequest, PRIVATE_FIELDS, dialect)
+        kind = inferences.kind()
+        taken = take_in(request, kind.inference, PRIVATE_FIELDS, dialect)
         request_id = uuid.uuid4().hex
         ask = partial(taken.body.to_runtime, request_id, taken.manner.deadline)
-        async with completions.begun(request, taken.body.job_id, request_id, ask) as begun:
+        begin = inferences.begun(kind, request, taken.body.job_id, request_id, ask)
+        async with begin as begun:
             await stream_reply(request, inference_chunks(begun.inference, taken.manner.dialect))
 
     app.add_route(

@@ -12,11 +12,10 @@ import structlog
 from sanic import HTTPResponse, Request
 from typing_extensions import TypedDict
 
-from rbee_service.completion_request import PRIVATE_FIELDS, JobRequest
+from rbee_service.completion_request import JobRequest
 from rbee_service.errors import ApiError, ErrorBody, InvalidFields
 from rbee_service.events import End, Failed, StopReason, TokenOutput
 from rbee_service.http.app import App
-from rbee_service.http.completions import Completions
 from rbee_service.http.descriptions import (
     DEADLINE,
     DIALECT,
@@ -25,10 +24,12 @@ from rbee_service.http.descriptions import (
     refusals,
 )
 from rbee_service.http.inference_routes import STREAM_EXAMPLE
+from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import Intake, read_manner, take_in
 from rbee_service.http.replies import inference_chunks, json_reply, stream_reply
 from rbee_service.jobs import JobBoard
 from rbee_service.openapi import Answer, Content, Operation, Stream
+from rbee_service.prompt_request import PRIVATE_FIELDS, PromptJob
 from rbee_service.sse import DONE, SseDialect, encode_text
 
 _CANCELLED = encode_text("[CANCELLED]")
@@ -87,19 +88,19 @@ _CANCEL: Final = Operation(
 )
 
 
-def add_job_routes(app: App, completions: Completions, dialect: SseDialect) -> None:
+def add_job_routes(app: App, inferences: Inferences, dialect: SseDialect) -> None:
     """Add creation, stream and cancellation of jobs.
 
     Args:
         app: Where to.
-        completions: Begins them.
+        inferences: Begins them.
         dialect: Vocabulary of the events where no request names one.
     """
-    board: JobBoard[Intake[JobRequest]] = JobBoard()
+    board: JobBoard[Intake[PromptJob]] = JobBoard()
 
     async def create(request: Request) -> HTTPResponse:
-        completions.check()
-        job_id = board.create(take_in(request, JobRequest, PRIVATE_FIELDS, dialect))
+        kind = inferences.kind()
+        job_id = board.create(take_in(request, kind.job, PRIVATE_FIELDS, dialect))
         structlog.get_logger().info("Created a job", job_id=job_id)
         created: JobCreated = {"job_id": job_id, "sse_url": f"/v1/jobs/{job_id}/stream"}
         return json_reply(created)
@@ -117,7 +118,8 @@ def add_job_routes(app: App, completions: Completions, dialect: SseDialect) -> N
             ask = partial(asked.body.to_runtime, request_id, manner.deadline)
             try:
                 manner.check_deadline()
-                async with completions.begun(request, job_id, request_id, ask) as begun:
+                begin = inferences.begun(inferences.kind(), request, job_id, request_id, ask)
+                async with begin as begun:
                     job.begun(begun.inference.cancel)
                     chunks = inference_chunks(begun.inference, manner.dialect, _last)
                     await stream_reply(request, chunks)

@@ -14,14 +14,16 @@ import structlog
 from sanic import HTTPResponse, Request
 
 from rbee_runtime.errors import RuntimeFault
+from rbee_runtime.events import Event
 from rbee_service.errors import ApiError, ErrorCode
-from rbee_service.events import End, Failed, Output
+from rbee_service.events import End, Failed, Output, TokenOutput
 from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
-from rbee_service.http.completions import Completion, Completions, whole_text
 from rbee_service.http.descriptions import DEADLINE, refusals
+from rbee_service.http.inferences import Begun, Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.replies import json_reply, stream_reply
+from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
     ChatChunkBody,
     ChatCompletionBody,
@@ -138,18 +140,18 @@ class RenderChat(Protocol):
         """
 
 
-def add_openai_routes(app: App, completions: Completions, render_chat: RenderChat) -> None:
+def add_openai_routes(app: App, inferences: Inferences, render_chat: RenderChat) -> None:
     """Add the OpenAI API.
 
     Args:
         app: Where to.
-        completions: Begins them.
+        inferences: Begins them.
         render_chat: Makes prompts, once there is a model.
     """
     since = int(time.time())
 
     async def chat(request: Request) -> HTTPResponse | None:
-        completions.check()
+        inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
         messages = [message.to_template() for message in body.messages]
         try:
@@ -159,7 +161,7 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
         return await answer(request, body, prompt, body.new_tokens, chat=True)
 
     async def text(request: Request) -> HTTPResponse | None:
-        completions.check()
+        inferences.check(LANGUAGE_MODEL)
         body = parse_openai(TextRequest, request.body)
         return await answer(request, body, body.prompt, body.max_tokens, chat=False)
 
@@ -176,8 +178,9 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
         manner.check_deadline()
         request_id = uuid.uuid4().hex
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
-        envelope = Envelope(name, int(time.time()), completions.model, chat)
-        async with completions.begun(
+        envelope = Envelope(name, int(time.time()), inferences.model, chat)
+        async with inferences.begun(
+            LANGUAGE_MODEL,
             request,
             name,
             request_id,
@@ -186,31 +189,29 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
             if body.stream:
                 await stream_reply(request, _chunks(begun, envelope, body.include_usage))
                 return None
-            said, ended = await whole_text(begun)
-        finished = begun.translator.finished
-        assert finished is not None
-        return json_reply(envelope.whole(said, ended, finished))
+            said = "".join([output.t async for output in begun.outputs()])
+        return json_reply(envelope.whole(said, begun.account))
 
     def check_model(name: str) -> None:
-        if name != completions.model:
-            message = f"this worker serves {completions.model} and no other model"
+        if name != inferences.model:
+            message = f"this worker serves {inferences.model} and no other model"
             raise OpenAiError(message, "model", "model_not_found", 404)
 
     def served() -> ModelBody:
         return {
-            "id": completions.model,
+            "id": inferences.model,
             "object": "model",
             "created": since,
             "owned_by": OWNER,
         }
 
     async def models(_: Request) -> HTTPResponse:
-        completions.check()
+        inferences.check()
         body: ModelsBody = {"object": "list", "data": [served()]}
         return json_reply(body)
 
     async def model(_: Request, model_id: str) -> HTTPResponse:
-        completions.check()
+        inferences.check()
         # A name has slashes, which a client may send as they are or encoded.
         check_model(unquote(model_id))
         return json_reply(served())
@@ -225,7 +226,7 @@ def add_openai_routes(app: App, completions: Completions, render_chat: RenderCha
 
 
 async def _chunks(
-    begun: Completion, envelope: Envelope, include_usage: bool
+    begun: Begun[Event, TokenOutput], envelope: Envelope, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     # Where the tokens are counted in the end, every chunk before says that it does not count them.
     uncounted: dict[str, object] = {"usage": None} if include_usage else {}
@@ -246,9 +247,8 @@ async def _chunks(
                                 chunk += encode_data(failure_body(lacking))
                             elif isinstance(event, End):
                                 chunk += encode_data(envelope.last(event) | uncounted)
-                            finished = begun.translator.finished
-                            if lacking is None and include_usage and finished is not None:
-                                chunk += encode_data(envelope.count(finished))
+                            if lacking is None and include_usage:
+                                chunk += encode_data(envelope.count(begun.account))
                             chunk += DONE
                 yield chunk
     except Exception:

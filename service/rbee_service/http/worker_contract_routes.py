@@ -12,15 +12,18 @@ from typing import Final
 from sanic import HTTPResponse, Request
 from typing_extensions import TypedDict
 
-from rbee_service.completion_request import PRIVATE_FIELDS, InferRequest
-from rbee_service.events import End, Failed, Output
+from rbee_runtime.events import Event
+from rbee_service.completion_request import InferRequest
+from rbee_service.events import End, Failed, Output, TokenOutput
 from rbee_service.http.app import App
-from rbee_service.http.completions import Completion, Completions, whole_text
 from rbee_service.http.descriptions import DEADLINE, refusals
+from rbee_service.http.inferences import Begun, Inferences
 from rbee_service.http.intake import take_in
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.identity import WorkerInfo
+from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openapi import Answer, Content, Operation, Stream
+from rbee_service.prompt_request import PRIVATE_FIELDS
 from rbee_service.sse import DONE, SseDialect, encode_data
 
 
@@ -75,13 +78,13 @@ _INFER: Final = Operation(
 
 
 def add_worker_contract_routes(
-    app: App, completions: Completions, info: Callable[[], WorkerInfo]
+    app: App, inferences: Inferences, info: Callable[[], WorkerInfo]
 ) -> None:
     """Add ``/info`` and ``/v1/infer``.
 
     Args:
         app: Where to.
-        completions: Begins them.
+        inferences: Begins them.
         info: Says who the worker is, and what it is doing.
     """
 
@@ -89,19 +92,20 @@ def add_worker_contract_routes(
         return json_reply(info().body())
 
     async def infer(request: Request) -> HTTPResponse | None:
-        completions.check()
+        inferences.check(LANGUAGE_MODEL)
         taken = take_in(request, InferRequest, PRIVATE_FIELDS, SseDialect.OUTPUT)
         began = time.monotonic()
         request_id = uuid.uuid4().hex
         ask = partial(taken.body.to_runtime, request_id, taken.manner.deadline)
-        async with completions.begun(request, request_id, request_id, ask) as begun:
+        begin = inferences.begun(LANGUAGE_MODEL, request, request_id, request_id, ask)
+        async with begin as begun:
             if taken.body.stream:
                 await stream_reply(request, _chunks(begun))
                 return None
-            text, ended = await whole_text(begun)
+            text = "".join([output.t async for output in begun.outputs()])
         body: InferBody = {
             "text": text,
-            "tokens_generated": ended.items_out,
+            "tokens_generated": begun.account.tokens_out,
             "duration_ms": round((time.monotonic() - began) * 1000),
         }
         return json_reply(body)
@@ -110,7 +114,7 @@ def add_worker_contract_routes(
     app.add_route(infer, "/v1/infer", methods=["POST"], name="infer", ctx_operation=_INFER)
 
 
-async def _chunks(begun: Completion) -> AsyncGenerator[bytes, None]:
+async def _chunks(begun: Begun[Event, TokenOutput]) -> AsyncGenerator[bytes, None]:
     async with aclosing(begun.inference.batches()) as batches:
         async for batch in batches:
             chunk = b""

@@ -1,17 +1,27 @@
-"""Brings a language model's engine into the service; the only place that knows the engine."""
+"""Brings a model into the service, of whatever kind; the only place that knows what runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import structlog
 
 from rbee_runtime.artifact import Manifest
+from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Event
 from rbee_runtime.request import Request
 from rbee_service.backend import InferenceBackend, MemoryUse
+from rbee_service.exit_codes import ExitCode, WorkerFault
 from rbee_service.loading import LayerProgress
+from rbee_service.model_source import resolve_model
 from rbee_service.options import Options
+from rbee_service.threads import in_daemon_thread
+
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+EventT_co = TypeVar("EventT_co", covariant=True)
 
 
 class ChatTokenizer(Protocol):
@@ -26,7 +36,7 @@ class ChatTokenizer(Protocol):
 
 
 class CacheMemory(MemoryUse, Protocol):
-    """What a language model holds in memory, in bytes.
+    """What a model holds in memory, in bytes.
 
     Attributes:
         weights: The model's weights.
@@ -45,8 +55,8 @@ class CacheMemory(MemoryUse, Protocol):
     def workspace(self) -> int: ...  # noqa: D102
 
 
-class CompletionBackend(InferenceBackend[Request, Event], Protocol):
-    """A backend that answers for one language model.
+class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
+    """A backend that answers for one model.
 
     Attributes:
         manifest: Of the model's artifact.
@@ -65,15 +75,18 @@ class CompletionBackend(InferenceBackend[Request, Event], Protocol):
         """Return what it holds in memory."""
 
 
+CompletionBackend = ModelBackend[Request, Event]
+
+
 class Loader(Protocol):
-    """Loads the artifact of a language model; blocks for seconds."""
+    """Loads an artifact; blocks for seconds."""
 
     def __call__(
         self,
         artifact: Path,
         options: Options,
         progress: Callable[[LayerProgress], None],
-    ) -> CompletionBackend:
+    ) -> ModelBackend[Any, Any]:
         """Return the backend, after it answered a warm-up.
 
         Raises:
@@ -109,3 +122,38 @@ def load_engine(
         max_prefill_chunk=options.max_prefill_chunk,
         progress=tell,
     )
+
+
+async def bring_in(
+    options: Options, cache: Path, load: Loader, progress: Callable[[LayerProgress], None]
+) -> ModelBackend[Any, Any]:
+    """Return the backend of the model that a worker was asked for, exported where it must be.
+
+    Args:
+        options: Ask for it.
+        cache: Where exported artifacts lie.
+        load: Loads the artifact.
+        progress: Told how far it has come, on any thread.
+
+    Raises:
+        WorkerFault: It cannot be had.
+    """
+    log = structlog.get_logger()
+    try:
+        artifact = await resolve_model(options.model, cache)
+        log.info("Loading", artifact=str(artifact))
+        return await in_daemon_thread(partial(load, artifact, options, progress), "model-loader")
+    except ArtifactError as error:
+        raise WorkerFault(ExitCode.MODEL_UNUSABLE, str(error)) from error
+    except OutOfMemory as error:
+        message = f"{options.model}: does not fit into memory: {error}"
+        raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
+    except InvalidSetting as error:
+        message = f"{options.model}: {error}"
+        raise WorkerFault(ExitCode.BAD_ARGUMENTS, message) from error
+    except DeviceError as error:
+        raise WorkerFault(ExitCode.DEVICE_UNUSABLE, str(error)) from error
+    except Exception as error:
+        log.exception("Loading failed")
+        message = f"{options.model}: cannot be loaded: {type(error).__name__}: {error}"
+        raise WorkerFault(ExitCode.MODEL_UNUSABLE, message) from error
