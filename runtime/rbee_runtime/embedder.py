@@ -120,7 +120,7 @@ class Embedder:
             QueueFull: The waiting line is at its limit.
             EngineClosed: The embedder no longer takes requests.
         """
-        texts = self._read(request.request_id, request.inputs)
+        texts = self._read(request.request_id, request.inputs, request.called)
         self._loop.submit(request.request_id, request.deadline, texts, sink)
 
     def cancel(self, request_id: str) -> bool:
@@ -152,7 +152,7 @@ class Embedder:
         Raises:
             RuntimeFault: As :meth:`submit`, or what the request failed with.
         """
-        texts = self._read(request.request_id, request.inputs)
+        texts = self._read(request.request_id, request.inputs, request.called)
         yield from self._events(request.request_id, request.deadline, texts)
 
     def status(self) -> EngineStatus:
@@ -200,6 +200,7 @@ class Embedder:
         self,
         request_id: str,
         inputs: Sequence[str | Sequence[int]],
+        called: str = "input",
         *,
         first: int = 0,
         many: bool | None = None,
@@ -209,14 +210,15 @@ class Embedder:
         Args:
             request_id: Whose they are.
             inputs: Texts or token ids.
+            called: What they are called in an error.
             first: Number of the first one, in an error.
             many: Number them at all there; ``None`` where there are several.
         """
         numbered = len(inputs) > 1 if many is None else many
-        names = [f"input[{first + i}]" if numbered else "input" for i in range(len(inputs))]
+        names = [f"{called}[{first + i}]" if numbered else called for i in range(len(inputs))]
         for given, name in zip(inputs, names, strict=True):
             if not given:
-                raise InvalidRequest("input", f"{name} must not be empty")
+                raise InvalidRequest(name, f"{name} must not be empty")
         prompt = self.manifest.embedding.prompt
         places = [i for i, given in enumerate(inputs) if isinstance(given, str)]
         try:
@@ -224,7 +226,7 @@ class Embedder:
                 [f"{prompt}{inputs[i]}" for i in places], [names[i] for i in places]
             )
         except InvalidRequest as error:
-            raise InvalidRequest("input", str(error)) from None
+            raise InvalidRequest(called, str(error)) from None
         ids = dict(zip(places, encoded, strict=True))
         return [
             Text(request_id, i, self._checked(ids.get(i, given), names[i]))
@@ -234,10 +236,10 @@ class Embedder:
     def _checked(self, ids: Sequence[Any], name: str) -> NDArray[np.int32]:
         """Return token ids that the model can run."""
         if not ids:
-            raise InvalidRequest("input", f"{name} has no tokens")
+            raise InvalidRequest(name, f"{name} has no tokens")
         if len(ids) > self.context_length:
             raise InputTooLong(name, len(ids), self.context_length)
         vocab = self.manifest.shapes.vocab
         if min(ids) < 0 or max(ids) >= vocab:
-            raise InvalidRequest("input", f"{name} has token ids outside 0..{vocab - 1}")
+            raise InvalidRequest(name, f"{name} has token ids outside 0..{vocab - 1}")
         return np.array(ids, np.int32)

@@ -66,7 +66,7 @@ class InputTooLong(ContextOverflow):
     def __init__(self, name: str, tokens: int, context_length: int) -> None:
         InvalidRequest.__init__(
             self,
-            "input",
+            name,
             f"{name} has {tokens} tokens, more than the context length of {context_length}; "
             "embed it in parts",
         )

@@ -157,7 +157,8 @@ def test_inputs_that_are_not_of_this_model(
 ) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         list(embedder.stream(EmbeddingRequest("bad", inputs)))
-    assert caught.value.field == "input"
+    assert caught.value.field in {"input", "input[1]"}
+    assert caught.value.field in str(caught.value)
     assert embedder.status().queued == 0
 
 
@@ -167,7 +168,14 @@ def test_a_text_may_fill_the_context_and_not_more(embedder: Embedder) -> None:
     numbers = rf"input\[1\] has {CONTEXT + 1} tokens, more than the context length of {CONTEXT}"
     with pytest.raises(ContextOverflow, match=numbers) as caught:
         list(embedder.stream(EmbeddingRequest("more", ("a", (5,) * (CONTEXT + 1)))))
-    assert (caught.value.field, caught.value.context_length) == ("input", CONTEXT)
+    assert (caught.value.field, caught.value.context_length) == ("input[1]", CONTEXT)
+
+
+def test_an_input_is_called_as_its_request_does(embedder: Embedder) -> None:
+    too_long = EmbeddingRequest("more", ((5,) * (CONTEXT + 1),), called="prompt")
+    with pytest.raises(ContextOverflow, match=r"^prompt has ") as caught:
+        list(embedder.stream(too_long))
+    assert caught.value.field == "prompt"
 
 
 def test_it_knows_itself(embedder: Embedder, artifact: Path) -> None:

@@ -21,6 +21,7 @@ class EmbeddingRequest:
             they are.
         deadline: ``time.monotonic()`` value past which the request fails with ``DeadlineExceeded``;
             ``None`` means never.
+        called: What its inputs are called in an error, with their number where there are several.
 
     Raises:
         InvalidRequest: There is no input, or there are more than 2,048.
@@ -29,13 +30,14 @@ class EmbeddingRequest:
     request_id: str
     inputs: tuple[str | tuple[int, ...], ...]
     deadline: float | None = None
+    called: str = "input"
 
     def __post_init__(self) -> None:
         if not self.inputs:
-            raise InvalidRequest("input", "input must not be empty")
+            raise InvalidRequest(self.called, f"{self.called} must not be empty")
         if len(self.inputs) > MOST_INPUTS:
             raise InvalidRequest(
-                "input",
-                f"input has {len(self.inputs)} texts, and a request may have {MOST_INPUTS}; "
-                "send several",
+                self.called,
+                f"{self.called} has {len(self.inputs)} texts, and a request may have "
+                f"{MOST_INPUTS}; send several",
             )
