@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 MOST_WAITING: Final = 1024
-"""Events that may wait for their reader."""
+"""Events that may wait for their reader, unless it is said otherwise."""
 
 EventT = TypeVar("EventT")
 
@@ -49,12 +49,16 @@ class EventBridge(Generic[EventT]):
     Args:
         ferry: Carries its events.
         overrun: Called once, in the loop, when the reader has fallen behind by more than
-            :data:`MOST_WAITING` events. What comes later is dropped.
+            ``most_waiting`` events. What comes later is dropped.
+        most_waiting: Events that may wait for the reader.
     """
 
-    def __init__(self, ferry: Ferry, overrun: Callable[[], None]) -> None:
+    def __init__(
+        self, ferry: Ferry, overrun: Callable[[], None], most_waiting: int = MOST_WAITING
+    ) -> None:
         self._ferry = ferry
         self._overrun: Callable[[], None] | None = overrun
+        self._most_waiting = most_waiting
         self._waiting: list[EventT] = []
         self._reader: asyncio.Future[None] | None = None
 
@@ -77,7 +81,7 @@ class EventBridge(Generic[EventT]):
         """Append an event, in the loop."""
         if self._overrun is None:
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= self._most_waiting:
             overrun, self._overrun = self._overrun, None
             overrun()
             return

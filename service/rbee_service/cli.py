@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> 
 
     Args:
         arguments: Its command line; ``None`` takes that of the process.
-        load: Brings the model in; ``None`` takes the runtime's engine.
+        load: Brings the model in; ``None`` takes what the runtime has for it.
     """
     _have_standard_streams()
     try:
@@ -55,13 +55,13 @@ def _serve(options: Options, listener: socket.socket, load: Loader | None) -> Ex
         from structlog import get_logger
 
         from rbee_service.logs import configure_logging
-        from rbee_service.model_loader import load_engine
+        from rbee_service.model_loader import load_model
         from rbee_service.worker import Worker
     gc.freeze()
     gc.enable()
 
     async def live() -> None:
-        await Worker(options, listener, os.environ, load or load_engine).run()
+        await Worker(options, listener, os.environ, load or load_model).run()
 
     configure_logging(options.log_style)
     asked = os.environ.get(LOG_FORMAT_VARIABLE)

@@ -13,18 +13,16 @@ from rbee_runtime.events import Failed as EngineFailed
 from rbee_runtime.events import Started as EngineStarted
 from rbee_service.events import (
     End,
-    Failed,
     InferenceEvent,
     Metrics,
     Output,
-    Started,
     StopReason,
     TokenOutput,
 )
 from rbee_service.faults import failure
 from rbee_service.inference import Account
 from rbee_service.narration import Narrator
-from rbee_service.timestamps import rfc3339_now
+from rbee_service.telling import accepted, broken, count_of
 
 _METRICS_EVERY = 1.0
 
@@ -68,16 +66,7 @@ class CompletionTranslator:
 
     def open(self) -> list[InferenceEvent[TokenOutput]]:
         """Return the events that tell the client its job was accepted."""
-        return [
-            Started(self._job_id, self._model, rfc3339_now()),
-            self._narrator.tell(
-                "accept",
-                self._model,
-                human="Accepted the job",
-                cute="A new job landed in the basket!",
-                story='"I have something for you," said the hive. "Leave it to me."',
-            ),
-        ]
+        return accepted(self._narrator, self._job_id, self._model)
 
     def translate(self, event: Event) -> list[InferenceEvent[TokenOutput]]:
         """Return what the client is told of one engine event, in order."""
@@ -90,13 +79,13 @@ class CompletionTranslator:
                 return self._finished(event)
             case EngineFailed():
                 self.fault = event.error
-                return self._failed(failure(event.error))
+                return broken(self._narrator, failure(event.error))
 
     def _started(self, event: EngineStarted) -> list[InferenceEvent[TokenOutput]]:
         structlog.get_logger().info(
             "Sampling begins", seed=event.seed, prompt_tokens=event.prompt_tokens
         )
-        prompt = _tokens(event.prompt_tokens)
+        prompt = count_of(event.prompt_tokens, "token")
         return [
             self._narrator.tell(
                 "prefill",
@@ -137,7 +126,7 @@ class CompletionTranslator:
             event.prompt_tokens, event.reused_tokens, event.completion_tokens, stop
         )
         count, rate = event.completion_tokens, event.tokens_per_second
-        tokens = _tokens(count)
+        tokens = count_of(count, "token")
         if stop is StopReason.CANCELLED:
             narration = self._narrator.tell(
                 "cancel",
@@ -165,19 +154,5 @@ class CompletionTranslator:
             ),
         ]
 
-    def _failed(self, failed: Failed) -> list[InferenceEvent[TokenOutput]]:
-        narration = self._narrator.tell(
-            "fail",
-            failed.code.value,
-            human=f"Failed: {failed.message}",
-            cute="Oh no, this one fell off the table",
-            story='"I am sorry," said the worker, "I could not finish it."',
-        )
-        return [narration, failed]
-
     def _metrics(self, rate: float) -> Metrics:
         return Metrics(tokens_per_sec=round(rate, 2), vram_bytes=self._vram_bytes())
-
-
-def _tokens(count: int) -> str:
-    return f"{count} token" if count == 1 else f"{count} tokens"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.prompt_request import NamedPrompt, PromptFields, PromptJob
@@ -39,6 +39,8 @@ class CompletionFields(PromptFields):
         stop: Strings that end the completion.
         seed: Of the request's random stream; drawn when left out.
     """
+
+    model_config = ConfigDict(defer_build=False)
 
     max_tokens: NewTokens | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0

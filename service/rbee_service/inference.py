@@ -12,7 +12,7 @@ import structlog
 
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.backend import InferenceBackend
-from rbee_service.bridge import EventBridge, Ferry
+from rbee_service.bridge import MOST_WAITING, EventBridge, Ferry
 from rbee_service.events import End, Failed, InferenceEvent, StopReason, T
 from rbee_service.faults import refusal
 
@@ -91,6 +91,7 @@ class Inference(Generic[EventT, T]):
         *,
         ferry: Ferry,
         drop_reader: Callable[[], None],
+        most_waiting: int = MOST_WAITING,
     ) -> Self:
         """Hand the request to the backend without holding up the event loop.
 
@@ -101,6 +102,7 @@ class Inference(Generic[EventT, T]):
             translator: Says what the reader is told.
             ferry: Carries its events.
             drop_reader: Called where the reader falls too far behind; must make it go away.
+            most_waiting: Events that may wait for it.
 
         Raises:
             ApiError: The backend does not take it now.
@@ -111,7 +113,7 @@ class Inference(Generic[EventT, T]):
             structlog.get_logger().warning("Dropped a reader that fell behind")
             drop_reader()
 
-        bridge: EventBridge[EventT] = EventBridge(ferry, overrun)
+        bridge: EventBridge[EventT] = EventBridge(ferry, overrun, most_waiting)
         submission = asyncio.create_task(asyncio.to_thread(backend.submit, request, bridge.put))
         try:
             await asyncio.shield(submission)
@@ -175,6 +177,8 @@ class LiveInferences:
         request: RequestT,
         translator: Translator[EventT, T],
         drop_reader: Callable[[], None],
+        *,
+        most_waiting: int = MOST_WAITING,
     ) -> AsyncIterator[Inference[EventT, T]]:
         """Submit a request and give its inference to the block, which reads it.
 
@@ -195,6 +199,7 @@ class LiveInferences:
                 translator,
                 ferry=self._ferry,
                 drop_reader=drop_reader,
+                most_waiting=most_waiting,
             )
             with inference:
                 if self._ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -29,7 +30,7 @@ class Metrics:
         whole: Seconds from submission to the end.
         items_in: Prompt tokens, or items of another kind of input.
         items_reused: Of these, how many had been computed before.
-        items_out: Tokens generated, or items of another kind of output.
+        items_out: Tokens generated.
         callbacks: Ready callbacks by ``outcome``, each try counted.
         heartbeats: Heartbeats by ``outcome``.
     """
@@ -54,6 +55,11 @@ class Metrics:
         self.items_out = self._counter("rbee_generated_tokens", "Tokens generated.")
         self.callbacks = self._counter("rbee_callbacks", "Tries of the ready callback.", "outcome")
         self.heartbeats = self._counter("rbee_heartbeats", "Heartbeats sent.", "outcome")
+
+    @cached_property
+    def vectors(self) -> Counter:
+        """Vectors of texts; there from the first one on, and never where none is made."""
+        return self._counter("rbee_vectors", "Vectors of texts.")
 
     def watch(self, gauges: Callable[[], Iterator[Metric]]) -> None:
         """Ask for ``gauges`` whenever the metrics are read."""

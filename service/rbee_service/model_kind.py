@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from rbee_service.bridge import MOST_WAITING
 from rbee_service.events import T
 from rbee_service.inference import AccountingTranslator
 from rbee_service.metered import MakeMeter
@@ -44,6 +45,7 @@ class ModelKind(Generic[EventT, T]):
         job: Body of ``/v1/jobs``.
         translate: Makes of its backend's events those that clients read.
         meter: Counts and times its requests.
+        most_waiting: Events of a request that may wait for their reader.
     """
 
     name: str
@@ -53,3 +55,4 @@ class ModelKind(Generic[EventT, T]):
     job: type[PromptJob]
     translate: MakeTranslator[EventT, T]
     meter: MakeMeter[EventT]
+    most_waiting: int = MOST_WAITING

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rbee_runtime.artifact import Manifest
+from rbee_runtime.embedding import MOST_INPUTS, EmbeddingEvent
 from rbee_runtime.events import Event
 from rbee_service.completion import CompletionTranslator
 from rbee_service.completion_meter import CompletionMeter
 from rbee_service.completion_request import CompletionRequest, JobRequest
-from rbee_service.events import TokenOutput
+from rbee_service.embedding import EmbeddingTranslator
+from rbee_service.embedding_meter import EmbeddingMeter
+from rbee_service.embedding_request import EmbedJobRequest, EmbedRequest
+from rbee_service.events import EmbeddingOutput, TokenOutput
 from rbee_service.model_kind import ModelKind
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import EmbedderManifest
 
 LANGUAGE_MODEL: Final[ModelKind[Event, TokenOutput]] = ModelKind(
     name="a language model",
@@ -22,7 +29,19 @@ LANGUAGE_MODEL: Final[ModelKind[Event, TokenOutput]] = ModelKind(
     meter=CompletionMeter,
 )
 
+EMBEDDING_MODEL: Final[ModelKind[EmbeddingEvent, EmbeddingOutput]] = ModelKind(
+    name="an embedding model",
+    actor="embedding-worker-rbee",
+    routes="/v1/embeddings, /v1/inference or /v1/jobs",
+    inference=EmbedRequest,
+    job=EmbedJobRequest,
+    translate=EmbeddingTranslator,
+    meter=EmbeddingMeter,
+    # One for each text, and all of a step come at once.
+    most_waiting=MOST_INPUTS + 1,
+)
 
-def kind_of(manifest: Manifest) -> ModelKind[Any, Any]:
+
+def kind_of(manifest: Manifest | EmbedderManifest) -> ModelKind[Any, Any]:
     """Return the kind of a model, given the manifest of its artifact."""
-    return LANGUAGE_MODEL
+    return LANGUAGE_MODEL if isinstance(manifest, Manifest) else EMBEDDING_MODEL

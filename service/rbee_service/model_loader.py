@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 
-from rbee_runtime.artifact import Manifest
+from rbee_runtime.artifact import Manifest, task_of
+from rbee_runtime.embedding import EmbeddingEvent, EmbeddingRequest
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Event
 from rbee_runtime.request import Request
@@ -19,6 +20,10 @@ from rbee_service.loading import LayerProgress
 from rbee_service.model_source import resolve_model
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import EmbedderManifest
+    from rbee_runtime.status import LoadProgress
 
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 EventT_co = TypeVar("EventT_co", covariant=True)
@@ -65,7 +70,7 @@ class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
     """
 
     @property
-    def manifest(self) -> Manifest: ...  # noqa: D102
+    def manifest(self) -> Manifest | EmbedderManifest: ...  # noqa: D102
     @property
     def backend_name(self) -> str: ...  # noqa: D102
     @property
@@ -76,6 +81,7 @@ class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
 
 
 CompletionBackend = ModelBackend[Request, Event]
+EmbeddingBackend = ModelBackend[EmbeddingRequest, EmbeddingEvent]
 
 
 class Loader(Protocol):
@@ -97,18 +103,29 @@ class Loader(Protocol):
         """
 
 
-def load_engine(
+def load_model(
     artifact: Path,
     options: Options,
     progress: Callable[[LayerProgress], None],
-) -> CompletionBackend:
-    """Load with the runtime's engine; a :class:`Loader`."""
-    # These imports take a good part of a second, which the HTTP server does not wait for.
-    from rbee_runtime.engine import Engine
-    from rbee_runtime.status import LoadProgress
+) -> ModelBackend[Any, Any]:
+    """Load with what the runtime has for this kind of model; a :class:`Loader`."""
 
     def tell(loading: LoadProgress) -> None:
         progress(LayerProgress(loading.layers_loaded, loading.layers_total, loading.bytes_loaded))
+
+    if task_of(artifact) == "embed":
+        return _load_embedder(artifact, options, tell)
+    return _load_engine(artifact, options, tell)
+
+
+# These imports take a good part of a second, which the HTTP server does not wait for, and no kind
+# of model for those of another.
+
+
+def _load_engine(
+    artifact: Path, options: Options, progress: Callable[[LoadProgress], None]
+) -> CompletionBackend:
+    from rbee_runtime.engine import Engine
 
     return Engine.load(
         artifact,
@@ -120,7 +137,25 @@ def load_engine(
         memory_budget=options.memory_budget,
         max_queue=options.max_queue,
         max_prefill_chunk=options.max_prefill_chunk,
-        progress=tell,
+        progress=progress,
+    )
+
+
+def _load_embedder(
+    artifact: Path, options: Options, progress: Callable[[LoadProgress], None]
+) -> EmbeddingBackend:
+    from rbee_runtime.embedder import Embedder
+
+    asked = {"--slots": options.slots, "--context-length": options.context_length}
+    idle = [flag for flag, value in asked.items() if value is not None]
+    if idle:
+        structlog.get_logger().warning("Of no use to an embedding model", flags=", ".join(idle))
+    return Embedder.load(
+        artifact,
+        backend=options.backend,
+        device=options.device,
+        max_queue=options.max_queue,
+        progress=progress,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from rbee_runtime.artifact import MANIFEST_NAME, Artifact
+from rbee_runtime.artifact import MANIFEST_NAME, open_artifact
 from rbee_runtime.errors import ArtifactError
 
 CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
@@ -37,7 +37,7 @@ def model_reference(model: Path) -> str:
     opened gets one of its name: :func:`resolve_model` and the loader say what is wrong with it.
     """
     try:
-        return Artifact.open(model).manifest.model_ref
+        return open_artifact(model).manifest.model_ref
     except (ArtifactError, OSError):
         name = model.name if model.suffix == ".gguf" else model.resolve().name
         return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".gguf"))

@@ -53,13 +53,13 @@ class EventShape:
     Attributes:
         kind: Its ``type``.
         data: Dataclass of its other members; one that is ``None`` is left out.
-        dialect: Names its shape, where that is of one dialect.
-        renamed: Members that this dialect calls otherwise.
+        variant: Names its shape, where that is of one dialect or of one kind of model.
+        renamed: Members that this variant calls otherwise.
     """
 
     kind: str
     data: type
-    dialect: str = ""
+    variant: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -119,7 +119,7 @@ class Operation:
         summary: One line.
         answers: By status; 401 and 500, which every route has, go without saying.
         description: More of it.
-        body: Type of the request's body.
+        bodies: Types that the request's body may be of; none where it has no body.
         example: A body.
         parameters: What else a request may say.
         failure: Shape of a failure that goes without saying, where it is the route's own.
@@ -129,7 +129,7 @@ class Operation:
     summary: str
     answers: Mapping[int, Answer]
     description: str = ""
-    body: Any = None
+    bodies: tuple[Any, ...] = ()
     example: object = None
     parameters: tuple[Parameter, ...] = ()
     failure: Any = None
@@ -200,8 +200,10 @@ def _operation(route: Route, shapes: _Shapes) -> Schema:
     }
     if said.description:
         told["description"] = said.description
-    if said.body is not None:
-        content = {JSON: {"schema": shapes.of(said.body), "example": said.example}}
+    if said.bodies:
+        [first, *others] = [shapes.of(body) for body in said.bodies]
+        schema = {"anyOf": [first, *others]} if others else first
+        content = {JSON: {"schema": schema, "example": said.example}}
         told["requestBody"] = {"required": True, "content": content}
     failure = said.failure
     answers = dict(said.answers)
@@ -292,7 +294,7 @@ class _Shapes:
         members = {names[name]: rule for name, rule in schema["properties"].items()}
         schema["properties"] = {"type": {"const": event.kind}} | members
         schema["required"] = ["type", *(names[name] for name in schema["required"])]
-        return self._named(f"{event.dialect}{event.kind.capitalize()}Event", schema)
+        return self._named(f"{event.variant}{event.kind.capitalize()}Event", schema)
 
     def _named(self, name: str, schema: Schema) -> Schema:
         known = self.definitions.setdefault(name, schema)

@@ -163,7 +163,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
-        description="Serve a compiled language model over HTTP and report to a hive.",
+        description="Serve a compiled model over HTTP and report to a hive.",
         epilog=f"The bearer token is read from {TOKEN_VARIABLE} or --api-token-file. "
         f"{LOG_FORMAT_VARIABLE}=json makes log lines JSON.",
         allow_abbrev=False,

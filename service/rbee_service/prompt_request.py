@@ -25,7 +25,10 @@ class PromptFields(BaseModel):
         prompt: Text that the model reads.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+    # A worker starts without what only one kind of model is asked in.
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", allow_inf_nan=False, defer_build=True
+    )
 
     prompt: Annotated[str, Field(min_length=1, max_length=32768)]
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -23,10 +23,12 @@ from rbee_service.hive_link import HiveLink
 from rbee_service.http.app import create_app
 from rbee_service.http.connection import DEFAULT_LIMITS, Limits
 from rbee_service.http.docs_routes import add_docs_routes
+from rbee_service.http.embedding_routes import add_embedding_routes
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
+from rbee_service.http.model_routes import add_model_routes
 from rbee_service.http.openai_routes import add_openai_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
@@ -34,10 +36,9 @@ from rbee_service.http.worker_contract_routes import add_worker_contract_routes
 from rbee_service.identity import WorkerInfo, device_name
 from rbee_service.inference import LiveInferences
 from rbee_service.loading import LayerProgress, LoadingBoard
-from rbee_service.metered import MeteredBackend, memory_gauges
+from rbee_service.metered import memory_gauges
 from rbee_service.metrics import Metrics, status_gauges
-from rbee_service.model_kinds import kind_of
-from rbee_service.model_loader import Loader, ModelBackend, bring_in, load_engine
+from rbee_service.model_loader import Loader, ModelBackend, bring_in, load_model
 from rbee_service.model_source import artifact_cache, model_reference
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
@@ -66,7 +67,7 @@ class Worker:
         options: Options,
         listener: socket.socket,
         environment: Mapping[str, str],
-        load: Loader = load_engine,
+        load: Loader = load_model,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._options = options
@@ -89,9 +90,16 @@ class Worker:
         add_inference_routes(app, self._inferences, options.sse_dialect)
         add_job_routes(app, self._inferences, options.sse_dialect)
         add_worker_contract_routes(app, self._inferences, self._info)
-        add_openai_routes(app, self._inferences, self._render_chat)
+        add_openai_routes(app, self._inferences)
+        add_embedding_routes(app, self._inferences)
+        add_model_routes(app, self._inferences)
         add_metrics_routes(app, self._metrics)
-        add_docs_routes(app, "rbee worker", __version__, "A language model, served to a hive.")
+        add_docs_routes(
+            app,
+            "rbee worker",
+            __version__,
+            "A model, served to a hive.",
+        )
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:
@@ -182,9 +190,7 @@ class Worker:
         backend = await self._bring_in()
         self._backend = backend
         model = self._options.model_ref or backend.manifest.model_ref
-        kind = kind_of(backend.manifest)
-        metered = MeteredBackend(backend, kind.meter, self._metrics)
-        self._inferences.serve(kind, metered, model)
+        self._inferences.serve(backend, model, self._metrics)
         self._metrics.watch(lambda: status_gauges(backend.status()))
         self._metrics.watch(lambda: memory_gauges(backend.memory()))
         self._board.close()
@@ -260,10 +266,6 @@ class Worker:
             port=self._port,
             status=self._state.hive_status(),
         )
-
-    def _render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        assert self._backend is not None, "the routes ask once there is a model"
-        return self._backend.tokenizer.render_chat(messages)
 
     async def _shut_down(self, hive: HiveLink) -> None:
         # Of a dead engine there is nothing to wait for.

@@ -8,6 +8,7 @@ from typing import Any
 import schemathesis
 
 MODEL = os.environ["SERVED_MODEL"]
+LANGUAGE = os.environ["SERVED_KIND"] == "language"
 
 
 def _fit(body: dict[str, Any]) -> None:
@@ -21,6 +22,13 @@ def _fit(body: dict[str, Any]) -> None:
             body["prompt"] = prompt[:64]
         case list() as prompt:
             body["prompt"] = _known(prompt)
+    match body.get("input"):
+        case str() as text:
+            body["input"] = text[:64]
+        case list() as inputs:
+            body["input"] = _brief_inputs(inputs)
+    if _is_number(body.get("dimensions")) and body["dimensions"] > 0:
+        del body["dimensions"]
     if isinstance(messages := body.get("messages"), list):
         body["messages"] = [_brief(message) for message in messages[:4]]
     if isinstance(model := body.get("model"), str) and len(model) % 8:
@@ -45,6 +53,10 @@ def _brief_part(part: Any) -> Any:
     return part
 
 
+def _brief_inputs(inputs: list[Any]) -> list[Any]:
+    return [item[:64] if isinstance(item, str) else item for item in _known(inputs)]
+
+
 def _known(prompt: list[Any]) -> list[Any]:
     """Return a prompt of token ids with those of the model only."""
     return [
@@ -55,6 +67,13 @@ def _known(prompt: list[Any]) -> list[Any]:
     ]
 
 
+def _complete(body: dict[str, Any]) -> None:
+    """Ask a language model for what an embedding model is asked for."""
+    for name in body.keys() - {"job_id", "operation", "prompt"}:
+        del body[name]
+    body["max_tokens"] = 4
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -63,6 +82,9 @@ def _is_number(value: Any) -> bool:
 def before_call(_: Any, case: Any, __: Any) -> None:
     if isinstance(case.body, dict):
         _fit(case.body)
+        asked = case.operation.path in {"/v1/inference", "/v1/jobs"}
+        if LANGUAGE and asked and "max_tokens" not in case.body:
+            _complete(case.body)
     deadline = (case.headers or {}).get("X-Deadline")
     if isinstance(deadline, str) and deadline.isdigit() and len(deadline) < 18:
         # Most numbers are times long gone.

@@ -25,7 +25,6 @@ from rbee_service.address import listen
 from rbee_service.auth import ApiToken
 from rbee_service.callback import ReadyReport, report_ready
 from rbee_service.events import (
-    EmbeddingOutput,
     End,
     EventError,
     Failed,
@@ -51,33 +50,37 @@ from rbee_service.sse import SseDialect
 from rbee_service.timestamps import rfc3339_now
 from rbee_service.token_keeper import TokenKeeper
 
-MODEL: Final = "hf:test/embeds"
-DIM: Final = 384
+MODEL: Final = "hf:test/ranks"
 SECRET: Final = "t0ken-of-the-test"
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedJob:
+class RelevanceOutput:
+    relevance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankJob:
     request_id: str
     text: str
 
 
-Vector = tuple[float, ...] | RuntimeFault
+Relevance = float | RuntimeFault
 
 
 @dataclass
-class Embedder:
-    """An ``InferenceBackend`` whose events are vectors: as many as a text has letters."""
+class Ranker:
+    """An ``InferenceBackend`` whose events are numbers: the more letters, the more relevant."""
 
     refusal: RuntimeFault | None = None
     fault: RuntimeFault | None = None
     cancelled: list[str] = field(default_factory=list)
 
-    def submit(self, request: EmbedJob, sink: Callable[[Vector], None]) -> None:
+    def submit(self, request: RankJob, sink: Callable[[Relevance], None]) -> None:
         if self.refusal is not None:
             raise self.refusal
-        vector = self.fault or (len(request.text) / 4,) * DIM
-        threading.Thread(target=sink, args=(vector,)).start()
+        relevance = self.fault or len(request.text) / 4
+        threading.Thread(target=sink, args=(relevance,)).start()
 
     def cancel(self, request_id: str) -> bool:
         self.cancelled.append(request_id)
@@ -93,68 +96,66 @@ class Embedder:
         pass
 
 
-class EmbedRequest(BaseModel):
+class RankRequest(BaseModel):
     job_id: Annotated[str, Field(min_length=1, max_length=256)]
     text: Annotated[str, Field(min_length=1, max_length=64)]
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingTranslator:
+class RankTranslator:
     job_id: str
     narrator: Narrator
 
-    def open(self) -> list[InferenceEvent[EmbeddingOutput]]:
+    def open(self) -> list[InferenceEvent[RelevanceOutput]]:
         told = self.narrator.tell("accept", MODEL, human="Accepted", cute="Hm!", story='"Yes."')
         return [Started(self.job_id, MODEL, rfc3339_now()), told]
 
-    def translate(self, event: Vector) -> list[InferenceEvent[EmbeddingOutput]]:
+    def translate(self, event: Relevance) -> list[InferenceEvent[RelevanceOutput]]:
         if isinstance(event, RuntimeFault):
             return [Failed(EventError.INFERENCE_FAILED, str(event))]
-        return [Output(EmbeddingOutput(event, len(event))), End(1, 0, StopReason.EOS)]
+        return [Output(RelevanceOutput(event)), End(1, 0, StopReason.EOS)]
 
 
-EVENTS: Final = Stream(inference_events(EmbeddingOutput), "data: [DONE]\n\n")
-EMBED: Final = Operation(
+EVENTS: Final = Stream(inference_events(RelevanceOutput), "data: [DONE]\n\n")
+RANK: Final = Operation(
     "Inference",
-    "One embedding",
+    "The relevance of one text",
     {
         200: Answer(
-            "Its events.", (Stream(inference_events(EmbeddingOutput), "data: [DONE]\n\n"),)
+            "Its events.", (Stream(inference_events(RelevanceOutput), "data: [DONE]\n\n"),)
         ),
         **refusals(400, 413, 503),
     },
-    body=EmbedRequest,
+    bodies=(RankRequest,),
     example={"job_id": "j", "text": "Hello"},
     parameters=(DIALECT,),
 )
 
 
-def add_embedding_route(
-    app: App, state: WorkerState[EmbedJob, Vector], live: LiveInferences
-) -> None:
-    async def embed(request: Request) -> None:
+def add_rank_route(app: App, state: WorkerState[RankJob, Relevance], live: LiveInferences) -> None:
+    async def rank(request: Request) -> None:
         backend = state.backend()
-        taken = take_in(request, EmbedRequest, {"text"}, SseDialect.OUTPUT)
-        job = EmbedJob(uuid.uuid4().hex, taken.body.text)
+        taken = take_in(request, RankRequest, {"text"}, SseDialect.OUTPUT)
+        job = RankJob(uuid.uuid4().hex, taken.body.text)
         job_id = taken.body.job_id
-        narrator = Narrator("embedder", job_id=job_id, correlation_id=correlation_id(request))
-        translator = EmbeddingTranslator(job_id, narrator)
-        # What a reader does not take is never more than one vector.
+        narrator = Narrator("ranker", job_id=job_id, correlation_id=correlation_id(request))
+        translator = RankTranslator(job_id, narrator)
+        # What a reader does not take is never more than one number.
         async with live.submitted(
             backend, job.request_id, job, translator, lambda: None
         ) as inference:
             await stream_reply(request, inference_chunks(inference, taken.manner.dialect))
 
-    app.add_route(embed, "/v1/inference", methods=["POST"], name="embed", ctx_operation=EMBED)
+    app.add_route(rank, "/v1/inference", methods=["POST"], name="rank", ctx_operation=RANK)
 
 
 @asynccontextmanager
-async def serving(embedder: Embedder) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
-    state: WorkerState[EmbedJob, Vector] = WorkerState()
-    app = create_app("embedder", TokenKeeper(ApiToken(SECRET)), DEFAULT_LIMITS)
+async def serving(ranker: Ranker) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
+    state: WorkerState[RankJob, Relevance] = WorkerState()
+    app = create_app("ranker", TokenKeeper(ApiToken(SECRET)), DEFAULT_LIMITS)
     add_status_routes(app, state, LoadingBoard())
-    add_embedding_route(app, state, LiveInferences())
-    add_docs_routes(app, "embedder", "1", "Embeds.")
+    add_rank_route(app, state, LiveInferences())
+    add_docs_routes(app, "ranker", "1", "Ranks.")
     listener = listen("127.0.0.1", 0)
     port: int = listener.getsockname()[1]
     server = HttpServer(app, listener)
@@ -166,24 +167,23 @@ async def serving(embedder: Embedder) -> AsyncIterator[tuple[httpx.AsyncClient, 
         ) as client:
             loading = await client.post("/v1/inference", json={"job_id": "j", "text": "Hello"})
             assert loading.status_code == 503
-            state.serve(embedder, MODEL)
+            state.serve(ranker, MODEL)
             yield client, port
     finally:
         await server.stop()
 
 
-async def embed(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+async def rank(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
     return await client.post(
         "/v1/inference", json={"job_id": "j", "text": "Hello"}, headers=headers
     )
 
 
 async def test_its_events_are_those_of_the_contract() -> None:
-    async with serving(Embedder()) as (client, _):
-        answer = await embed(client)
-        older = await embed(client, **{"x-rbee-sse-dialect": "token"})
-    numbers = ",".join(["1.25"] * DIM)
-    line = f'data: {{"type":"output","embedding":[{numbers}],"dim":384}}\n\n'
+    async with serving(Ranker()) as (client, _):
+        answer = await rank(client)
+        older = await rank(client, **{"x-rbee-sse-dialect": "token"})
+    line = 'data: {"type":"output","relevance":1.25}\n\n'
     assert line in answer.text
     assert line.replace('"output"', '"token"') in older.text
     started, narration, output, end = bodies(answer.content)
@@ -195,34 +195,31 @@ async def test_its_events_are_those_of_the_contract() -> None:
     ]
     assert (started["job_id"], started["model"]) == ("j", MODEL)
     assert (narration["correlation_id"], narration["job_id"]) == ("c-1", "j")
-    assert output["dim"] == len(output["embedding"]) == DIM
+    assert output["relevance"] == 1.25
     assert end["items_out"] == 1
 
 
 async def test_it_fails_as_any_worker_does() -> None:
-    embedder = Embedder()
-    async with serving(embedder) as (client, port):
+    ranker = Ranker()
+    async with serving(ranker) as (client, port):
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as stranger:
-            assert (await embed(stranger)).status_code == 401
+            assert (await rank(stranger)).status_code == 401
             assert (await stranger.get("/health")).json()["status"] == "healthy"
         bad = await client.post("/v1/inference", json={"text": "x" * 65})
         assert {f["constraint"] for f in bad.json()["errors"]} == {"required", "length(1..=64)"}
         assert "xxx" not in bad.text
-        embedder.refusal = QueueFull("the queue is full")
-        full = await embed(client)
+        ranker.refusal = QueueFull("the queue is full")
+        full = await rank(client)
         assert (full.status_code, full.headers["retry-after"]) == (503, "1")
-        embedder.refusal = InvalidRequest("text", "no such text")
-        assert (await embed(client)).json()["errors"][0]["field"] == "text"
-        embedder.refusal, embedder.fault = None, RuntimeFault("it broke")
-        *_, failed = bodies((await embed(client)).content)
+        ranker.refusal = InvalidRequest("text", "no such text")
+        assert (await rank(client)).json()["errors"][0]["field"] == "text"
+        ranker.refusal, ranker.fault = None, RuntimeFault("it broke")
+        *_, failed = bodies((await rank(client)).content)
         assert failed == {"type": "error", "code": "INFERENCE_FAILED", "message": "it broke"}
         assert (await client.get("/v1/ready")).json()["state"] == "busy"
         document = (await client.get("/docs/openapi.json")).json()
-    assert document["components"]["schemas"]["OutputEvent"]["required"] == [
-        "type",
-        "embedding",
-        "dim",
-    ]
+    required = document["components"]["schemas"]["OutputEvent"]["required"]
+    assert required == ["type", "relevance"]
 
 
 async def test_it_reports_ready_as_any_worker_does() -> None:
@@ -248,13 +245,13 @@ SEAMS: Final = {
 
 
 @pytest.mark.parametrize("seam", SEAMS)
-def test_no_seam_knows_of_language_models(seam: str) -> None:
-    """What another kind of worker takes brings no completion, no engine and no numbers with it."""
+def test_no_seam_knows_of_a_kind_of_model(seam: str) -> None:
+    """What another worker takes brings none of ours, no engine and no numbers with it."""
     names = [f"rbee_service.{name}" for name in SEAMS[seam]]
     program = f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     loaded: list[Any] = json.loads(ran.stdout)
     unwanted = ("numpy", "onnxruntime", "rbee_export", "rbee_runtime.engine")
-    unwanted += ("rbee_service.completion", "rbee_service.model_loader", "rbee_service.openai_")
-    unwanted += ("rbee_service.worker", "rbee_service.http.completions")
+    unwanted += ("rbee_service.completion", "rbee_service.embedding", "rbee_service.openai_")
+    unwanted += ("rbee_service.worker", "rbee_service.model_", "rbee_service.http.inferences")
     assert not [name for name in loaded if name.startswith(unwanted)]

@@ -15,12 +15,15 @@ import httpx
 import pytest
 from processes import started
 from stand_in import MODEL, StandInEngine, opened, running, served, text
+from stand_in_embedder import MODEL as EMBEDDING_MODEL
+from stand_in_embedder import StandInEmbedder
 from structlog.testing import capture_logs
 
 from rbee_bench.hive_stand_in import Hive
 
 PROMPT = "SECRET-OF-THE-PROMPT"
 ANSWER = "SECRET-OF-THE-ANSWER"
+VECTOR = "0.10000000149011612"
 TOKEN = "s3cret-token-of-the-worker"
 
 TALKATIVE = (sys.executable, str(Path(__file__).parent / "talkative_worker.py"))
@@ -76,6 +79,38 @@ async def test_no_log_line_tells_what_was_said(
         assert PROMPT not in told
         assert ANSWER not in told
         assert TOKEN not in told
+
+
+EMBEDS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"model": EMBEDDING_MODEL, "input": [PROMPT, PROMPT]}),
+    ("/v1/inference", {"job_id": "j", "prompt": PROMPT}),
+    ("/v1/jobs", {"operation": "infer", "prompt": PROMPT}),
+]
+FAULTY: dict[str, Any] = {"input": [PROMPT, 3], "prompt": "", "dimensions": PROMPT}
+
+
+async def test_no_log_line_tells_what_was_embedded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor the vector, from which much of a text can be guessed."""
+    caplog.set_level(logging.DEBUG)
+    with capture_logs() as logs:
+        async with served(tmp_path, StandInEmbedder()) as (client, _):
+            for path, body in EMBEDS:
+                answer = await client.post(path, json=body)
+                if path == "/v1/jobs":
+                    answer = await client.get(answer.json()["sse_url"])
+                assert VECTOR in answer.text
+                assert PROMPT not in answer.text
+                refused = await client.post(path, json=body | FAULTY)
+                assert refused.status_code == 400
+                assert PROMPT not in refused.text
+            exposed = (await client.get("/metrics")).text
+    assert len(logs) > len(EMBEDS)
+    mine = [record for record in caplog.records if not record.name.startswith(("http", "asyncio"))]
+    for told in (repr(logs), repr([record.getMessage() for record in mine]), exposed):
+        assert PROMPT not in told
+        assert VECTOR not in told
 
 
 SAID = {
@@ -162,7 +197,7 @@ def words(answer: str) -> str:
     return max((json.loads(f'"{text}"') for text in texts if len(text) > 7), key=len, default="")
 
 
-@pytest.mark.parametrize("path", sorted({path for path, _ in POSTS}))
+@pytest.mark.parametrize("path", sorted({path for path, _ in POSTS + EMBEDS}))
 async def test_no_route_takes_a_body_beyond_the_limit(tmp_path: Path, path: str) -> None:
     engine = StandInEngine()
 

@@ -30,7 +30,7 @@ from stand_in import (
 from rbee_runtime.errors import ContextOverflow, OutOfMemory, QueueFull
 from rbee_runtime.events import Failed, Piece, Started, StopReason
 from rbee_runtime.request import SamplingParams
-from rbee_service.model_loader import load_engine
+from rbee_service.model_loader import load_model
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHAT: dict[str, Any] = {"model": MODEL, "messages": HELLO}
@@ -506,7 +506,7 @@ async def test_a_worker_that_stops_does_not_pass_for_a_finished_answer(tmp_path:
 async def test_a_model_that_is_real(tmp_path: Path, tiny_artifact: Path) -> None:
     flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
     asking: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 8}
-    async with running(tmp_path, load_engine, *flags) as worker:
+    async with running(tmp_path, load_model, *flags) as worker:
         await ready(worker)
         async with client_of(worker) as client:
             first = await client.chat.completions.create(**asking, seed=3)

@@ -106,7 +106,7 @@ async def test_what_it_shows_is_what_it_says(document: dict[str, Any]) -> None:
             if content is not None:
                 assert check_stream(document, content, content["example"])
                 streams += 1
-    assert (bodies, streams) == (5, 6)
+    assert (bodies, streams) == (6, 6)
 
 
 @pytest.mark.parametrize("dialect", ["output", "token"])

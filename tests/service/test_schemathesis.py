@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from processes import REAL, started
+from support.makers import MakeArtifact, MakeEncoder
 
 from rbee_bench.hive_stand_in import Hive
 
@@ -45,12 +47,38 @@ phases.coverage.enabled = false
 include-operation-id = ["create_job", "infer"]
 phases.coverage.enabled = false
 """
+OF_THE_OTHER_KIND = """
+[[operations]]
+# These answer that the model is of another kind.
+include-operation-id = {}
+checks.positive_data_acceptance.enabled = false
+"""
+NOT_LOOKED_AT = """
+[[operations]]
+# What only a language model is asked with may be anything.
+include-operation-id = ["create_job", "inference"]
+checks.negative_data_rejection.enabled = false
+"""
+OTHERS = {"language": ["embeddings"], "embedding": ["chat", "completions", "infer"]}
 
 
-def test_it_keeps_to_its_document(tiny_artifact: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def model(
+    request: pytest.FixtureRequest,
+    tiny_artifact: Path,
+    make_encoder: MakeEncoder,
+    make_embedder: MakeArtifact,
+) -> Path:
+    language = request.getfixturevalue("kind") == "language"
+    return tiny_artifact if language else make_embedder(make_encoder())
+
+
+@pytest.mark.parametrize("kind", ["language", "embedding"])
+def test_it_keeps_to_its_document(kind: str, model: Path, tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
-    config.write_text(CONFIG)
-    flags = ["--model", str(tiny_artifact), "--port", "0", "--host", "127.0.0.1"]
+    rules = CONFIG + OF_THE_OTHER_KIND.format(OTHERS[kind])
+    config.write_text(rules if kind == "language" else rules + NOT_LOOKED_AT)
+    flags = ["--model", str(model), "--port", "0", "--host", "127.0.0.1"]
     flags += ["--model-ref", MODEL, "--backend", "cpu"]
     folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     with Hive() as hive:
@@ -71,6 +99,7 @@ def test_it_keeps_to_its_document(tiny_artifact: Path, tmp_path: Path) -> None:
                     "PYTHONPATH": os.pathsep.join(folders),
                     "SCHEMATHESIS_HOOKS": "fitting_requests",
                     "SERVED_MODEL": MODEL,
+                    "SERVED_KIND": kind,
                 },
                 capture_output=True,
                 text=True,
@@ -79,5 +108,5 @@ def test_it_keeps_to_its_document(tiny_artifact: Path, tmp_path: Path) -> None:
             assert worker.process.poll() is None
             said = worker.said()
     assert asked.returncode == 0, asked.stdout
-    assert re.search(r"Tested: 16\b", asked.stdout), asked.stdout
+    assert re.search(r"Tested: 17\b", asked.stdout), asked.stdout
     assert "Traceback" not in said

@@ -54,12 +54,18 @@ def refusals(*statuses: int, failure: Any = None) -> dict[int, Answer]:
     return answers
 
 
-def inference_events(output: type) -> tuple[EventShape, ...]:
-    """Return the kinds of the events of an inference, given the dataclass of its output."""
+def inference_events(output: type, *others: type) -> tuple[EventShape, ...]:
+    """Return the kinds of the events of an inference.
+
+    Args:
+        output: Dataclass of its output.
+        others: Of the outputs of other kinds of model, whose names show what they are of.
+    """
+    named = {output: ""} | {other: other.__name__.removesuffix("Output") for other in others}
     return (
         EventShape("started", Started),
-        EventShape("output", output),
-        EventShape("token", output),
+        *(EventShape("output", shape, name) for shape, name in named.items()),
+        *(EventShape("token", shape, name) for shape, name in named.items()),
         EventShape("metrics", Metrics),
         EventShape("narration", Narration),
         EventShape("end", End),

@@ -9,7 +9,8 @@ from typing import Final
 from sanic import Request
 
 from rbee_service.completion_request import CompletionRequest
-from rbee_service.events import TokenOutput
+from rbee_service.embedding_request import EmbedRequest
+from rbee_service.events import EmbeddingOutput, TokenOutput
 from rbee_service.http.app import App
 from rbee_service.http.descriptions import (
     DEADLINE,
@@ -39,19 +40,22 @@ data: [DONE]
 
 """
 
+INFERENCE_EVENTS: Final = inference_events(TokenOutput, EmbeddingOutput)
+
 _INFERENCE: Final = Operation(
     "Inference",
-    "One completion as server-sent events",
+    "One completion, or the vector of one text, as server-sent events",
     {
         200: Answer(
             "The events, in order, then `[DONE]`. In the dialect `token` the type of an output "
             "is `token`, and the end has `tokens_out` for `items_out`. Comments keep a quiet "
             "stream alive.",
-            (Stream(inference_events(TokenOutput), STREAM_EXAMPLE),),
+            (Stream(INFERENCE_EVENTS, STREAM_EXAMPLE),),
         ),
         **refusals(400, 408, 413, 503, 504, 507),
     },
-    body=CompletionRequest,
+    description="An embedding model needs no `max_tokens`, and looks at nothing but the prompt.",
+    bodies=(CompletionRequest, EmbedRequest),
     example={"job_id": "job-1", "prompt": "Once upon a time", "max_tokens": 2},
     parameters=(DEADLINE, DIALECT),
 )

@@ -12,14 +12,17 @@ import structlog
 from sanic import Request
 
 from rbee_runtime.errors import RuntimeFault
-from rbee_service.backend import InferenceBackend
 from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import Output, StopReason, T
 from rbee_service.faults import broken_off, cancelled, refusal
 from rbee_service.health import WorkerState
 from rbee_service.http.app import correlation_id
 from rbee_service.inference import Account, AccountingTranslator, Inference, LiveInferences
+from rbee_service.metered import MeteredBackend
+from rbee_service.metrics import Metrics
 from rbee_service.model_kind import ModelKind
+from rbee_service.model_kinds import kind_of
+from rbee_service.model_loader import ModelBackend
 from rbee_service.narration import Narrator
 
 EventT = TypeVar("EventT")
@@ -62,8 +65,9 @@ class Begun(Generic[EventT, T]):
                 for event in batch:
                     if isinstance(event, Output):
                         yield event.output
-        if self.lacking is not None:
-            raise self.lacking
+        lacking = self.lacking
+        if lacking is not None:
+            raise lacking
 
 
 class Inferences:
@@ -80,25 +84,31 @@ class Inferences:
     def __init__(self, state: WorkerState[Any, Any], live: LiveInferences) -> None:
         self._state = state
         self._live = live
+        self._loaded: ModelBackend[Any, Any] | None = None
         self._kind: ModelKind[Any, Any] | None = None
 
-    def serve(
-        self, kind: ModelKind[EventT, T], backend: InferenceBackend[Any, EventT], model: str
-    ) -> None:
+    def serve(self, backend: ModelBackend[Any, Any], model: str, metrics: Metrics) -> None:
         """Take a model into service.
 
         Args:
-            kind: What it is.
             backend: Runs it.
             model: Reference of it.
+            metrics: Where its requests are counted.
         """
-        self._kind = kind
-        self._state.serve(backend, model)
+        self._loaded = backend
+        self._kind = kind = kind_of(backend.manifest)
+        self._state.serve(MeteredBackend(backend, kind.meter, metrics), model)
 
     @property
     def model(self) -> str:
         """Reference of the loaded model."""
         return self._state.model
+
+    @property
+    def loaded(self) -> ModelBackend[Any, Any]:
+        """What runs the model, for what is no inference."""
+        assert self._loaded is not None, "routes ask once there is a model"
+        return self._loaded
 
     def kind(self) -> ModelKind[Any, Any]:
         """Return the kind of the model, when the worker takes work.
@@ -161,6 +171,11 @@ class Inferences:
         transport = cast(asyncio.Transport, request.transport)
         # The loss of its connection cancels whoever answers the request, and so the inference.
         async with self._live.submitted(
-            backend, request_id, asked, translator, transport.abort
+            backend,
+            request_id,
+            asked,
+            translator,
+            transport.abort,
+            most_waiting=kind.most_waiting,
         ) as inference:
             yield Begun(inference, translator)

@@ -13,17 +13,17 @@ from sanic import HTTPResponse, Request
 from typing_extensions import TypedDict
 
 from rbee_service.completion_request import JobRequest
+from rbee_service.embedding_request import EmbedJobRequest
 from rbee_service.errors import ApiError, ErrorBody, InvalidFields
-from rbee_service.events import End, Failed, StopReason, TokenOutput
+from rbee_service.events import End, Failed, StopReason
 from rbee_service.http.app import App
 from rbee_service.http.descriptions import (
     DEADLINE,
     DIALECT,
     JOB_ID,
-    inference_events,
     refusals,
 )
-from rbee_service.http.inference_routes import STREAM_EXAMPLE
+from rbee_service.http.inference_routes import INFERENCE_EVENTS, STREAM_EXAMPLE
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import Intake, read_manner, take_in
 from rbee_service.http.replies import inference_chunks, json_reply, stream_reply
@@ -62,7 +62,7 @@ _CREATE: Final = Operation(
         ),
         **refusals(400, 408, 413, 503, 504),
     },
-    body=JobRequest,
+    bodies=(JobRequest, EmbedJobRequest),
     example={"operation": "infer", "prompt": "Once upon a time", "max_tokens": 2},
     parameters=(DEADLINE, DIALECT),
 )
@@ -73,7 +73,7 @@ _STREAM: Final = Operation(
     {
         200: Answer(
             "As of `/v1/inference`; ends with `[DONE]`, `[ERROR] why` or `[CANCELLED]`.",
-            (Stream(inference_events(TokenOutput), STREAM_EXAMPLE, _LAST),),
+            (Stream(INFERENCE_EVENTS, STREAM_EXAMPLE, _LAST),),
         ),
         404: _UNKNOWN,
         **refusals(400, 503, 504),

@@ -1,14 +1,13 @@
-"""The OpenAI API: chats, completions and models."""
+"""The OpenAI API of a language model: chats and completions."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Final, Protocol
-from urllib.parse import unquote
+from typing import Final
 
 import structlog
 from sanic import HTTPResponse, Request
@@ -22,27 +21,22 @@ from rbee_service.http.app import App, shape_failures
 from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.inferences import Begun, Inferences
 from rbee_service.http.intake import read_manner
+from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
     ChatChunkBody,
     ChatCompletionBody,
     Envelope,
-    ModelBody,
-    ModelsBody,
     TextChunkBody,
     TextCompletionBody,
 )
-from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_body
+from rbee_service.openai_errors import OpenAiErrorBody, failure_body
 from rbee_service.openai_parsing import parse_openai
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
-from rbee_service.openapi import Answer, Content, Operation, Parameter, Stream
+from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, SseDialect, encode_data
 
-OWNER = "rbee"
-
-_GROUP: Final = "OpenAI"
-_NO_MODEL: Final = Answer("This model is not served here.", (Content(OpenAiErrorBody),))
 _CHAT_STREAM: Final = """\
 data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1738324800,\
 "model":"hf:org/name","choices":[{"index":0,"delta":{"role":"assistant","content":""},\
@@ -74,7 +68,7 @@ def _completion(
     summary: str, body: type, example: Mapping[str, object], whole: type, stream: Stream
 ) -> Operation:
     return Operation(
-        _GROUP,
+        OPENAI,
         summary,
         {
             200: Answer(
@@ -82,11 +76,11 @@ def _completion(
                 "`error` before its `[DONE]`.",
                 (Content(whole), stream),
             ),
-            404: _NO_MODEL,
+            404: NO_MODEL,
             **refusals(400, 408, 413, 503, 504, 507, failure=OpenAiErrorBody),
         },
         description="A member that is not served is refused by name, never ignored.",
-        body=body,
+        bodies=(body,),
         example={"model": "hf:org/name", "max_tokens": 16, **example},
         parameters=(DEADLINE,),
         failure=OpenAiErrorBody,
@@ -107,55 +101,22 @@ _TEXT: Final = _completion(
     TextCompletionBody,
     Stream((TextChunkBody, OpenAiErrorBody), _TEXT_STREAM),
 )
-_MODELS: Final = Operation(
-    _GROUP,
-    "The models that are served: one",
-    {
-        200: Answer("One.", (Content(ModelsBody),), links={"model": ("model_id", "/data/0/id")}),
-        **refusals(503, failure=OpenAiErrorBody),
-    },
-    failure=OpenAiErrorBody,
-)
-_MODEL: Final = Operation(
-    _GROUP,
-    "A model",
-    {
-        200: Answer("It is served.", (Content(ModelBody),)),
-        404: _NO_MODEL,
-        **refusals(503, failure=OpenAiErrorBody),
-    },
-    parameters=(Parameter("path", "model_id", "Its name, as in `/v1/models`."),),
-    failure=OpenAiErrorBody,
-)
 
 
-class RenderChat(Protocol):
-    """Makes a prompt of a chat."""
-
-    def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return the prompt that asks for the next message; may take a while.
-
-        Raises:
-            InvalidRequest: The model has no chat template, or it rejects the messages.
-        """
-
-
-def add_openai_routes(app: App, inferences: Inferences, render_chat: RenderChat) -> None:
-    """Add the OpenAI API.
+def add_openai_routes(app: App, inferences: Inferences) -> None:
+    """Add ``/v1/chat/completions`` and ``/v1/completions``.
 
     Args:
         app: Where to.
         inferences: Begins them.
-        render_chat: Makes prompts, once there is a model.
     """
-    since = int(time.time())
 
     async def chat(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
         messages = [message.to_template() for message in body.messages]
         try:
-            prompt = await asyncio.to_thread(render_chat, messages)
+            prompt = await asyncio.to_thread(inferences.loaded.tokenizer.render_chat, messages)
         except RuntimeFault as fault:
             raise refusal(fault) from fault
         return await answer(request, body, prompt, body.new_tokens, chat=True)
@@ -173,7 +134,7 @@ def add_openai_routes(app: App, inferences: Inferences, render_chat: RenderChat)
         *,
         chat: bool,
     ) -> HTTPResponse | None:
-        check_model(body.model)
+        check_model(inferences, body.model)
         manner = read_manner(request, SseDialect.OUTPUT)
         manner.check_deadline()
         request_id = uuid.uuid4().hex
@@ -192,37 +153,11 @@ def add_openai_routes(app: App, inferences: Inferences, render_chat: RenderChat)
             said = "".join([output.t async for output in begun.outputs()])
         return json_reply(envelope.whole(said, begun.account))
 
-    def check_model(name: str) -> None:
-        if name != inferences.model:
-            message = f"this worker serves {inferences.model} and no other model"
-            raise OpenAiError(message, "model", "model_not_found", 404)
-
-    def served() -> ModelBody:
-        return {
-            "id": inferences.model,
-            "object": "model",
-            "created": since,
-            "owned_by": OWNER,
-        }
-
-    async def models(_: Request) -> HTTPResponse:
-        inferences.check()
-        body: ModelsBody = {"object": "list", "data": [served()]}
-        return json_reply(body)
-
-    async def model(_: Request, model_id: str) -> HTTPResponse:
-        inferences.check()
-        # A name has slashes, which a client may send as they are or encoded.
-        check_model(unquote(model_id))
-        return json_reply(served())
-
-    for path in ("/v1/chat", "/v1/completions", "/v1/models"):
+    for path in ("/v1/chat", "/v1/completions"):
         shape_failures(app, path, failure_body)
     post = ["POST"]
     app.add_route(chat, "/v1/chat/completions", methods=post, name="chat", ctx_operation=_CHAT)
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
-    app.add_route(models, "/v1/models", name="models", ctx_operation=_MODELS)
-    app.add_route(model, "/v1/models/<model_id:path>", name="model", ctx_operation=_MODEL)
 
 
 async def _chunks(

@@ -19,13 +19,18 @@ from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_event
 EventT = TypeVar("EventT")
 
 
+def json_bytes(value: object) -> bytes:
+    """Return a value as compact JSON in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
 def json_reply(
     body: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> HTTPResponse:
     """Return ``body`` as compact JSON in UTF-8."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return HTTPResponse(
-        text.encode("utf-8", "replace"),
+        json_bytes(body),
         status=status,
         headers=dict(headers or {}),
         content_type="application/json",

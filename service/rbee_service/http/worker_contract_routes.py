@@ -71,7 +71,7 @@ _INFER: Final = Operation(
         ),
         **refusals(400, 408, 413, 503, 504, 507),
     },
-    body=InferRequest,
+    bodies=(InferRequest,),
     example={"prompt": "Once upon a time", "max_tokens": 2},
     parameters=(DEADLINE,),
 )
