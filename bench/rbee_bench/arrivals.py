@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import httpx
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Turns
 from rbee_bench.percentiles import Percentiles
 from rbee_bench.servers import Answer, Question, ServerFault, ServerProcess, ServerSpec, ask
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
+from rbee_bench.taking_turns import Turns
 
 LEAST_LIKE = 1 / 3
 """Answers that must begin like the reference's; a server with fewer is marked as wrong."""

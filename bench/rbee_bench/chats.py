@@ -11,10 +11,10 @@ import httpx
 
 from rbee_bench.arrivals import open_servers
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Turns
 from rbee_bench.percentiles import Percentiles
 from rbee_bench.servers import Answer, Question, ServerProcess, ServerSpec, ask
 from rbee_bench.subject import Progress
+from rbee_bench.taking_turns import Turns
 
 _LETTERS = 3200
 _TOKENS = 32

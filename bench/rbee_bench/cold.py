@@ -19,11 +19,11 @@ import httpx
 import psutil
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.contest import Turns
 from rbee_bench.peers import OTHERS, Kind, PeerFault, PeerProcess, Spec
 from rbee_bench.servers import Question, ServerFault, ServerProcess, ServerSpec, ask
 from rbee_bench.stats import spread
 from rbee_bench.subject import Progress, Subject
+from rbee_bench.taking_turns import Turns
 from rbee_runtime.artifact import Precision
 
 _TOKENS = 64

@@ -1,7 +1,8 @@
 """The engines that are measured, each in a process of its own."""
 
+from rbee_bench.engine_process import PeerFault, alone
 from rbee_bench.peers.peer import OTHERS, Arithmetic, Kind, Reads, Spec, Timing
-from rbee_bench.peers.process import PeerFault, PeerProcess, alone
+from rbee_bench.peers.process import PeerProcess
 
 __all__ = [
     "OTHERS",

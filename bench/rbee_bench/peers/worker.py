@@ -1,43 +1,21 @@
-"""A peer in a process of its own: one call a line on stdin, one answer a line on stdout.
-
-Engines bring thread pools and copies of runtimes that must not meet. An idle peer sleeps in a read.
-"""
+"""A peer in a process of its own."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from rbee_bench.answering import serve
 from rbee_bench.peers.peer import Peer, Spec
 
 
 def main() -> None:
     """Open the peer of the first argument's :class:`Spec` and serve it until stdin ends."""
-    # Libraries print; the answers keep the real stdout for themselves.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        peer = _open(Spec.from_json(sys.argv[1]))
-    except ImportError as error:
-        _say(answers, fault=f"not installed: {error}")
-        return
-    except Exception as error:  # whatever a strange library raises, the others go on
-        _say(answers, fault=_line(error))
-        return
-    _say(answers, version=peer.version)
-    for line in sys.stdin:
-        try:
-            answer = _answer(peer, json.loads(line))
-        except Exception as error:  # as above
-            _say(answers, fault=_line(error))
-        else:
-            _say(answers, **answer)
+    serve(lambda: _open(Spec.from_json(sys.argv[1])), _answer)
 
 
 def _open(spec: Spec) -> Peer:
@@ -96,14 +74,6 @@ def _score(peer: Peer, ids: list[int], file: Path) -> None:
     with file.open("wb") as stream:
         for logits in peer.score(ids):
             stream.write(np.ascontiguousarray(logits, np.float32).tobytes())
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _say(answers: IO[str], **answer: Any) -> None:
-    print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
