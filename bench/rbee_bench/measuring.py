@@ -15,6 +15,8 @@ from rbee_bench.batch import Batch, batch_specs, measure_batch
 from rbee_bench.chats import Chats, measure_chats
 from rbee_bench.cold import Cold, measure_cold
 from rbee_bench.decode import Decode, decode_specs, measure_decode
+from rbee_bench.embed import Embed, measure_embed
+from rbee_bench.encoder_subject import EncoderSubject
 from rbee_bench.faults import Faults, Model, measure_faults
 from rbee_bench.fidelity import Fidelity, measure_fidelity
 from rbee_bench.gate import Gate, measure_gate
@@ -42,6 +44,7 @@ Result = (
     | Decode
     | Prefill
     | Batch
+    | Embed
     | Serving
     | Start
     | Large
@@ -77,6 +80,13 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
                 return measure_limits(machine.cores, progress)
             case "gate":
                 return _gate(arguments, machine.cores, progress)
+            case "embed":
+                return measure_embed(
+                    EncoderSubject.open(arguments.model, arguments.artifacts, machine.cores),
+                    texts=arguments.texts,
+                    rounds=arguments.rounds,
+                    progress=progress,
+                )
         subject = Subject.open(arguments.model, arguments.artifacts, machine.cores)
         match arguments.command:
             case "parity":

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import rbee_export
 from rbee_bench.peers import Kind, Spec
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_runtime import Artifact, ArtifactError, Tokenizer
-from rbee_runtime.artifact import Precision
+from rbee_runtime.artifact import MANIFEST_NAME, EmbedderManifest, Manifest, Precision
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, steps of it done, and steps in total (0 if unknown)."""
@@ -58,14 +59,8 @@ class Subject:
             OSError: The artifact cannot be written.
         """
         path = self.artifacts / f"{self.gguf.stem}-{precision}"
-        try:
-            artifact = Artifact.open(path)
-        except ArtifactError:
-            pass
-        else:
-            made = (path / "artifact.json").stat().st_mtime
-            if artifact.manifest.source.sha256 == self.content and made > _exporter_changed():
-                return artifact
+        if (known := up_to_date(Artifact.open, path, self.content)) is not None:
+            return known
         what = f"exporting {precision}"
         progress(what, 0, 0)
         options = Options(precision)
@@ -106,6 +101,31 @@ class Subject:
     def workspace(self) -> Path:
         """Where peers keep what they make of the file."""
         return self.artifacts / ".bench" / f"{self.gguf.stem}-{self.content[:12]}"
+
+
+class _FromSource(Protocol):
+    @property
+    def manifest(self) -> Manifest | EmbedderManifest: ...
+
+
+A = TypeVar("A", bound=_FromSource)
+
+
+def up_to_date(opened: Callable[[Path], A], path: Path, content: str) -> A | None:
+    """Return the artifact in ``path`` if this exporter made it of files with this digest.
+
+    Args:
+        opened: Opens it.
+        path: Its directory.
+        content: The digest.
+    """
+    try:
+        artifact = opened(path)
+    except ArtifactError:
+        return None
+    made = (path / MANIFEST_NAME).stat().st_mtime
+    same = artifact.manifest.source.sha256 == content
+    return artifact if same and made > _exporter_changed() else None
 
 
 def _exporter_changed() -> float:
