@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rbee_bench.arrivals import load
+from rbee_bench.readme_table import own, percent, table, where
 from rbee_bench.stats import spread
 from rbee_bench.subject import UNTUNED
 
@@ -87,7 +88,7 @@ def _facts(results: Results) -> str:
     agreed, tokens = parity["agreed"], parity["tokens"]
     equal = sum(count == tokens for count in agreed)
     weights = start["weights_bytes"] / 1e6
-    return _table(
+    return table(
         ("", "", "`rbee-bench`"),
         "ll",
         [
@@ -117,7 +118,7 @@ def _decode(results: Results) -> str:
     for row in part["rows"]:
         distance = close.get(row["label"].removesuffix(UNTUNED))
         rows.append(
-            _own(
+            own(
                 row,
                 f"{statistics.median(row['rates']):.0f}",
                 _distance(distance, row["label"]),
@@ -128,10 +129,10 @@ def _decode(results: Results) -> str:
     tokens = results["fidelity"]["fidelity"]["tokens"]
     head = ("on the same weights, one sequence", "tokens/s", "mean KL from fp32", "same top token")
     return (
-        _table(head, "rrr", rows)
+        table(head, "rrr", rows)
         + f"\nSpeeds are of `rbee-bench decode`, by turns in one run whose spread reached "
-        f"{_percent(widest)};\ndistances are of `rbee-bench fidelity` over {tokens:,} tokens. "
-        + _where(results["decode"])
+        f"{percent(widest)};\ndistances are of `rbee-bench fidelity` over {tokens:,} tokens. "
+        + where(results["decode"])
     )
 
 
@@ -148,7 +149,7 @@ def _batch(results: Results) -> str:
     rows = []
     for row in part["rows"]:
         rate = f"{statistics.median(row['rates']):.0f}"
-        rows.append(_own(row, "one" if row["sequences"] == 1 else "all", rate))
+        rows.append(own(row, "one" if row["sequences"] == 1 else "all", rate))
     widest = max(spread(row["rates"]) for row in part["rows"])
     head = (
         f"{sequences} prompts of {batch['context']} tokens, {batch['tokens']} new ones each",
@@ -156,9 +157,9 @@ def _batch(results: Results) -> str:
         "tokens/s, prompts included",
     )
     return (
-        _table(head, "rr", rows)
-        + f"\n`rbee-bench batch`, by turns, spread {_percent(widest)} at most. "
-        + _where(results["batch"])
+        table(head, "rr", rows)
+        + f"\n`rbee-bench batch`, by turns, spread {percent(widest)} at most. "
+        + where(results["batch"])
     )
 
 
@@ -169,19 +170,19 @@ def _prefill(results: Results) -> str:
     for label in labels:
         mine = [row for row in result["rows"] if row["label"] == label]
         rates = {row["length"]: f"{statistics.median(row['rates']):.0f}" for row in mine}
-        rows.append(_own(mine[0], *(rates.get(length, "") for length in result["lengths"])))
+        rows.append(own(mine[0], *(rates.get(length, "") for length in result["lengths"])))
     head = "reading one prompt, tokens/s", *(f"{length:,} tokens" for length in result["lengths"])
     return (
-        _table(head, "r" * len(result["lengths"]), rows)
+        table(head, "r" * len(result["lengths"]), rows)
         + "\n`rbee-bench prefill`. "
-        + _where(results["prefill"])
+        + where(results["prefill"])
     )
 
 
 def _arrivals(results: Results) -> str:
     result = results["arrivals"]["arrivals"]
     rows = [
-        _own(
+        own(
             row,
             load(row["rate"]),
             f"{row['first']['p50']:.2f} / {row['first']['p95']:.2f}",
@@ -197,17 +198,17 @@ def _arrivals(results: Results) -> str:
     )
     notes = "; ".join(f"{label} {note}" for label, note in result["notes"].items())
     return (
-        _table(head, "rrrrr", rows)
+        table(head, "rrrrr", rows)
         + f"\n`rbee-bench arrivals`: {result['requests']} requests under each load, at random "
         f"times, the same for every server{'; ' if notes else ''}{notes}. "
-        + _where(results["arrivals"])
+        + where(results["arrivals"])
     )
 
 
 def _chats(results: Results) -> str:
     result = results["chats"]["chats"]
     rows = [
-        _own(
+        own(
             row,
             *(f"{row[name]['p50'] * 1000:.0f}" for name in ("unknown", "shared", "continued")),
             f"{statistics.median(row['seconds']):.1f}",
@@ -218,7 +219,36 @@ def _chats(results: Results) -> str:
         f"{result['chats']} chats under one system message; first token, ms",
         *("all of it new", "message known", "chat known", "all turns, s"),
     )
-    return _table(head, "rrrr", rows) + "\n`rbee-bench chats`. " + _where(results["chats"])
+    return table(head, "rrrr", rows) + "\n`rbee-bench chats`. " + where(results["chats"])
+
+
+def _embed(results: Results) -> str:
+    result = results["embed"]["embed"]
+    parts = {part["work"]: part for part in result["parts"]}
+    bulk = parts["bulk"]
+    each = bulk["tokens"] / bulk["texts"]
+    rows = []
+    for alone, together, whole in zip(*(part["rows"] for part in parts.values()), strict=True):
+        waits, alike = alone["waits"], result["alike"].get(alone["label"])
+        rows.append(
+            own(
+                alone,
+                f"{waits['p50'] * 1000:.1f} / {waits['p95'] * 1000:.1f}",
+                f"{statistics.median(together['rates']):.0f}",
+                f"{statistics.median(whole['rates']):.0f}",
+                f"{statistics.median(whole['rates']) * each:,.0f}",
+                "" if alike is None else f"{alike['mean']:.4f}",
+            )
+        )
+    head = (
+        *("embedding texts", "one question, ms, p50 / p95", "32 paragraphs, texts/s"),
+        *(f"{bulk['texts']}, texts/s", "tokens/s", "mean cosine to fp32"),
+    )
+    return (
+        table(head, "rrrrr", rows)
+        + f"\n`rbee-bench embed`, by turns: paragraphs of {each:.0f} tokens on average. "
+        + where(results["embed"])
+    )
 
 
 def _cold(results: Results) -> str:
@@ -234,37 +264,12 @@ def _cold(results: Results) -> str:
         if converted:
             seconds = row["conversion"]
             cells.insert(0, "" if seconds is None else f"{seconds:.0f} s")
-        rows.append(_own(row, *cells))
+        rows.append(own(row, *cells))
     head = ["from nothing", "start to first token", "memory, PSS", "peak, resident"]
     if converted:
         head.insert(1, "conversion, once")
     command = f"rbee-bench cold{' --convert' if converted else ''}"
-    return _table(head, "r" * (len(head) - 1), rows) + f"\n`{command}`. " + _where(results["cold"])
-
-
-def _own(row: Mapping[str, Any], *cells: str) -> tuple[str, ...]:
-    """Return a table's row; one of the compiled worker's in bold."""
-    if not row["ours"]:
-        return row["label"], *cells
-    name, comma, more = row["label"].partition(", ")
-    return f"**`{name}`**{comma}{more}", *(f"**{cell}**" if cell else "" for cell in cells)
-
-
-def _table(head: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" if side == "r" else "---" for side in align)]
-    lines = [head, rule, *rows]
-    return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
-
-
-def _where(document: Mapping[str, Any]) -> str:
-    machine = document["machine"]
-    cores = f"{machine['cores']} cores of {machine['cpu']}, Python {machine['python']}"
-    commit = document.get("commit")
-    return f"{cores}{f', at {commit}' if commit else ''}.\n"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
+    return table(head, "r" * (len(head) - 1), rows) + f"\n`{command}`. " + where(results["cold"])
 
 
 _PARTS: Mapping[str, tuple[Sequence[str], Callable[[Results], str]]] = MappingProxyType(
@@ -276,5 +281,6 @@ _PARTS: Mapping[str, tuple[Sequence[str], Callable[[Results], str]]] = MappingPr
         "arrivals": (("arrivals",), _arrivals),
         "chats": (("chats",), _chats),
         "cold": (("cold",), _cold),
+        "embed": (("embed",), _embed),
     }
 )

@@ -41,7 +41,7 @@ def embed_report(result: Embed) -> RenderableType:
 
 
 def _title(part: Texts) -> str:
-    each = f"{part.tokens / part.texts:.0f} tokens each on average"
+    each = f"{part.tokens / part.texts:.0f} tokens each"
     match part.work:
         case "alone":
             return f"One question a call, {each}"

@@ -76,7 +76,13 @@ def test_every_part_can_be_written(tmp_path: Path) -> None:
     _keep(tmp_path, "arrivals", arrivals)
     _keep(tmp_path, "chats", {"chats": 4, "rows": [row]})
     _keep(tmp_path, "cold", {"rows": [row]})
-    names = ("facts", "decode", "batch", "arrivals", "chats", "cold")
+    works = ("alone", "together", "bulk")
+    parts = [
+        {"work": work, "texts": 4, "tokens": 80, "rows": [{**row, "waits": waits}]}
+        for work in works
+    ]
+    _keep(tmp_path, "embed", {"parts": parts, "alike": {"int4": {"mean": 0.9987}}})
+    names = ("facts", "decode", "batch", "arrivals", "chats", "cold", "embed")
     readme = tmp_path / "README.md"
     readme.write_text("".join(f"<!-- rbee-bench {name} -->\n<!-- end -->\n" for name in names))
     assert rewrite(readme, tmp_path)
@@ -91,6 +97,7 @@ def test_every_part_can_be_written(tmp_path: Path) -> None:
         "at random times, the same for every server; other answers one after the other.",
         "| **`int4`** | **500** | **500** | **500** | **1.5** |",
         "| **`int4`** | **1.5 s** | **100 MB** | **200 MB** |",
+        "| **`int4`** | **500.0 / 1000.0** | **50** | **50** | **1,000** | **0.9987** |",
     ):
         assert cells in text.replace("random\ntimes", "random times")
 
