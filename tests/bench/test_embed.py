@@ -59,7 +59,7 @@ def test_the_program_measures_what_is_installed(
         assert [label for label in labels if label in ENGINES + TORCH] == ENGINES + TORCH
         assert all(len(row["rates"]) == 1 and row["rates"][0] > 0 for row in part["rows"])
         assert [row["label"] for row in part["rows"] if row["ours"]] == ["int8", "fp32"]
-    assert {"vLLM"} <= result["skipped"].keys()
+    assert {"vLLM bf16"} <= result["skipped"].keys()
     alike = result["alike"]
     for label in ("fp32", "ONNX Runtime", "eager torch fp32"):
         assert alike[label]["least"] > 0.9999
@@ -68,7 +68,7 @@ def test_the_program_measures_what_is_installed(
     shown = capsys.readouterr().out
     assert "One question a call" in shown
     assert "Vectors beside those of eager torch fp32" in shown
-    assert "vLLM: skipped, not installed: no vllm program on the path" in shown
+    assert "vLLM bf16: skipped, not installed: no vllm program on the path" in shown
 
 
 def test_an_engine_answers_from_its_process(subject: EncoderSubject, tmp_path: Path) -> None:

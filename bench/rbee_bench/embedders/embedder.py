@@ -24,8 +24,8 @@ OTHERS: tuple[tuple[EmbedderKind, Arithmetic, str], ...] = (
     ("onnxruntime", "fp32", "ONNX Runtime"),
     ("onnxruntime", "int8", "ONNX Runtime int8"),
     ("openvino", "own", "OpenVINO GenAI"),
-    ("vllm", "own", "vLLM"),
-    ("llama.cpp", "own", "llama.cpp"),
+    ("vllm", "bf16", "vLLM bf16"),
+    ("llama.cpp", "own", "llama.cpp fp16"),
     ("eager", "bf16", "eager torch bf16"),
     ("eager", "fp32", "eager torch fp32"),
 )

@@ -16,9 +16,10 @@ _MEMORY = 0.1
 
 
 class VllmEmbedder:
-    """The engine at its defaults. It packs texts as ours does, and pads nothing.
+    """The engine in bf16, compiled, as is its default. As ours, it packs texts and pads nothing.
 
-    It reads what sentence-transformers saved: how to pool, and how long a text may be.
+    Left to itself it takes fp16, in which it is a fourth as fast on a processor with AMX. What
+    sentence-transformers saved tells it how to pool.
 
     Attributes:
         version: See :class:`~rbee_bench.embedders.embedder.Embedder`.
@@ -32,6 +33,7 @@ class VllmEmbedder:
             str(spec.model),
             runner="pooling",
             max_model_len=spec.longest,
+            dtype="bfloat16",
             gpu_memory_utilization=_MEMORY,  # of the processor's memory, where that computes
         )
         config = self._llm.llm_engine.vllm_config
