@@ -18,7 +18,7 @@ from support.makers import MakeEncoder
 from rbee_bench.cli import main
 from rbee_bench.embed import Alike, Embed, Embedding, Texts
 from rbee_bench.embedders import EmbedderProcess
-from rbee_bench.embedders.embedder import BATCH, EmbedderSpec, Vectors, in_batches
+from rbee_bench.embedders.embedder import EmbedderSpec, Vectors, in_batches
 from rbee_bench.encoder_subject import EncoderSubject
 from rbee_bench.engine_process import PeerFault
 from rbee_bench.percentiles import Percentiles
@@ -139,8 +139,8 @@ def test_a_model_that_is_none(
     assert "\n" not in said
 
 
-@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=3 * BATCH))
-def test_batches_keep_the_order_of_texts(texts: list[str]) -> None:
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=40), size=st.integers(1, 50))
+def test_batches_keep_the_order_of_texts(texts: list[str], size: int) -> None:
     sizes: list[int] = []
 
     def embed(some: list[str]) -> Vectors:
@@ -148,10 +148,10 @@ def test_batches_keep_the_order_of_texts(texts: list[str]) -> None:
         sizes.append(len(some))
         return np.array([[len(text), hash(text) % 1000] for text in some], np.float32)
 
-    vectors = in_batches(texts, embed)
+    vectors = in_batches(texts, size, embed)
     assert vectors.tolist() == [[len(text), hash(text) % 1000] for text in texts]
     assert sum(sizes) == len(texts)
-    assert max(sizes) <= BATCH
+    assert max(sizes) <= size
 
 
 def test_the_texts_are_prose_of_many_lengths() -> None:

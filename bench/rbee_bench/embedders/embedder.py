@@ -34,9 +34,6 @@ OTHERS: tuple[tuple[EmbedderKind, Arithmetic, str], ...] = (
 REFERENCE = "eager torch fp32"
 """Whose vectors are right."""
 
-BATCH = 32
-"""Texts that an engine takes at a time which leaves that to its caller."""
-
 
 @dataclass(frozen=True, slots=True)
 class EmbedderSpec:
@@ -112,17 +109,18 @@ class Embedder(Protocol):
         ...
 
 
-def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Vectors]) -> Vectors:
+def in_batches(texts: Sequence[str], size: int, embed: Callable[[list[str]], Vectors]) -> Vectors:
     """Embed texts of like length together, the longest first, so that little of it is padding.
 
     So sentence-transformers does, by characters.
 
     Args:
         texts: The texts.
-        embed: Embeds up to :data:`BATCH` texts: ``float32[texts, dim]``.
+        size: At a time.
+        embed: Embeds up to ``size`` texts: ``float32[texts, dim]``.
     """
     order = np.argsort([-len(text) for text in texts], kind="stable")
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     found = np.concatenate([embed([texts[place] for place in batch]) for batch in batches])
     vectors: Vectors = np.empty_like(found, np.float32)
     vectors[order] = found
