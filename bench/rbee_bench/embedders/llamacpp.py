@@ -20,7 +20,7 @@ _PACK = 512
 class LlamaCppEmbedder:
     """A file in 16 bits, as its own converter makes it.
 
-    In ``Q8_0``, 0.3.36 ends with a segmentation fault on a processor with AMX.
+    One in ``Q8_0`` ended 0.3.36 with a segmentation fault.
 
     Attributes:
         version: See :class:`~rbee_bench.embedders.embedder.Embedder`.

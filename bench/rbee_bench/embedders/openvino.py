@@ -13,7 +13,7 @@ from rbee_bench.embedders.converted import converted
 from rbee_bench.embedders.embedder import EmbedderSpec, Vectors, in_batches
 
 _BATCH = 8
-"""Texts at a time: of 4, 8, 16 and 32 the fastest, for more are padded more."""
+"""Texts at a time, as fast as any of 4 to 32 when tried: more are padded more."""
 
 
 class OpenvinoEmbedder:

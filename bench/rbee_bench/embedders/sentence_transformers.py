@@ -9,7 +9,7 @@ from typing import Any
 from rbee_bench.embedders.embedder import EmbedderSpec, Vectors
 
 _BATCH = 16
-"""Texts at a time: of 4, 8, 16 and 32 the fastest, for more are padded more."""
+"""Texts at a time, as eager torch has them: more are padded more."""
 
 
 class SentenceTransformersEmbedder:
