@@ -7,7 +7,8 @@ _STEP_SECONDS = 0.02
 
 _FIRST = 256
 _LEAST = 128
-_SMOOTHING = 0.3
+_GROWTH, _DECLINE = 0.5, 0.1
+"""How far the next pack goes to what the last one says. What slows a step passes, mostly."""
 
 
 class PackPace:
@@ -35,5 +36,6 @@ class PackPace:
             return  # so few take longer each than many do
         wanted = tokens * _STEP_SECONDS / max(seconds, 1e-9)
         wanted = min(2.0 * self._tokens, max(0.5 * self._tokens, wanted))
-        tokens_now = self._tokens + _SMOOTHING * (wanted - self._tokens)
+        share = _GROWTH if wanted > self._tokens else _DECLINE
+        tokens_now = self._tokens + share * (wanted - self._tokens)
         self._tokens = min(float(self._most), max(float(min(_LEAST, self._most)), tokens_now))
