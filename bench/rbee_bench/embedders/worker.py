@@ -13,7 +13,6 @@ import numpy as np
 from rbee_bench.answering import serve
 from rbee_bench.embedders.embedder import Embedder, EmbedderSpec
 
-
 _AWAKE: Final = 32
 """Texts that are embedded at the beginning of a turn, untimed."""
 
