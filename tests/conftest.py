@@ -6,7 +6,7 @@ import functools
 import gc
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,24 +125,30 @@ def open_once() -> OpenOnce:
     return functools.cache(open_checkpoint)
 
 
+def _exported_once(
+    root: Path, open_it: Callable[[Path], Any], export_it: Callable[..., object]
+) -> MakeArtifact:
+    """Return what exports each checkpoint at each precision once, under ``root``."""
+    made: dict[tuple[Path, str], Path] = {}
+
+    def make(checkpoint: Path, precision: Any = "auto") -> Path:
+        if (checkpoint, precision) not in made:
+            opened = open_it(checkpoint)
+            target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
+            export_it(opened, target, Options(precision), digest(opened.files))
+            made[checkpoint, precision] = target
+        return made[checkpoint, precision]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def make_artifact(tmp_path_factory: pytest.TempPathFactory, open_once: OpenOnce) -> MakeArtifact:
     """``make_artifact(checkpoint, precision)``: the artifact of a checkpoint.
 
     The same arguments give the same directory: copy it before changing it.
     """
-    made: dict[tuple[Path, str], Path] = {}
-    root = tmp_path_factory.mktemp("artifacts")
-
-    def make(checkpoint: Path, precision: Any = "auto") -> Path:
-        if (checkpoint, precision) not in made:
-            opened = open_once(checkpoint)
-            target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
-            export(opened, target, Options(precision), digest(opened.files))
-            made[checkpoint, precision] = target
-        return made[checkpoint, precision]
-
-    return make
+    return _exported_once(tmp_path_factory.mktemp("artifacts"), open_once, export)
 
 
 @pytest.fixture(scope="session")
@@ -169,18 +175,7 @@ def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
 
     The same arguments give the same directory: copy it before changing it.
     """
-    made: dict[tuple[Path, str], Path] = {}
-    root = tmp_path_factory.mktemp("embedders")
-
-    def make(checkpoint: Path, precision: Any = "auto") -> Path:
-        if (checkpoint, precision) not in made:
-            opened = open_encoder(checkpoint)
-            target = root / f"{len(made)}-{checkpoint.stem}-{precision}"
-            export_embedder(opened, target, Options(precision), digest(opened.files))
-            made[checkpoint, precision] = target
-        return made[checkpoint, precision]
-
-    return make
+    return _exported_once(tmp_path_factory.mktemp("embedders"), open_encoder, export_embedder)
 
 
 @pytest.fixture(scope="session")

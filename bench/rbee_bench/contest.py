@@ -27,7 +27,7 @@ class Rounds:
 
     @property
     def median(self) -> float:
-        """Tokens a second in the middle round."""
+        """The rate of the middle round."""
         return statistics.median(self.rates)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from rbee_bench.contest import Rounds
 from rbee_bench.embedders import EmbedderProcess, Waits
 from rbee_bench.embedders.embedder import REFERENCE, Vectors
 from rbee_bench.encoder_subject import EncoderSubject
 from rbee_bench.percentiles import Percentiles
-from rbee_bench.stats import spread
 from rbee_bench.subject import Progress
 from rbee_bench.taking_turns import take_turns
 from rbee_bench.texts import QUESTIONS, evenly, paragraphs
@@ -31,7 +30,7 @@ Work = Literal["alone", "together", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(Rounds):
     """One engine's rounds at one work.
 
     Attributes:
@@ -47,16 +46,6 @@ class Embedding:
     version: str
     rates: tuple[float, ...]
     waits: Percentiles
-
-    @property
-    def median(self) -> float:
-        """Texts a second in the middle round."""
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> float:
-        """See :func:`~rbee_bench.stats.spread`."""
-        return spread(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
