@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import REAL, run, started
+from support.makers import MakeArtifact, MakeLlama
 
 from rbee_bench.hive_stand_in import Hive, Received
 from rbee_bench.local_process import free_port
@@ -27,6 +28,14 @@ PROMPT = "a prompt nobody else may see"
 def hive() -> Iterator[Hive]:
     with Hive() as hive:
         yield hive
+
+
+@pytest.fixture(scope="module")
+def slow_artifact(make_llama: MakeLlama, make_artifact: MakeArtifact) -> Path:
+    """A model that talks for seconds, so that who interrupts it is never too late."""
+    wide = {"hidden_size": 256, "intermediate_size": 1024, "num_key_value_heads": 4}
+    deep = {"num_hidden_layers": 16, "max_position_embeddings": 4096}
+    return make_artifact(make_llama(**wide, **deep), "int8")
 
 
 def job(**more: Any) -> dict[str, Any]:
@@ -129,18 +138,18 @@ async def test_started_without_standard_streams(tiny_artifact: Path, hive: Hive)
             await worker.wait()
 
 
-async def test_a_client_that_goes_away_frees_the_slot(tiny_artifact: Path, hive: Hive) -> None:
-    flags = ["--model", str(tiny_artifact), "--port", "0", "--callback-url", hive.url + READY]
+async def test_a_client_that_goes_away_frees_the_slot(slow_artifact: Path, hive: Hive) -> None:
+    flags = ["--model", str(slow_artifact), "--port", "0", "--callback-url", hive.url + READY]
     with started(REAL, *flags) as worker:
         url = (await reported(hive)).body["url"]
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             for _ in range(3):
-                asked = job(max_tokens=900)
+                asked = job(max_tokens=2048)
                 async with client.stream("POST", "/v1/inference", json=asked) as answer:
                     async for chunk in answer.aiter_raw():
                         if b'"output"' in chunk:
                             break
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while (await client.get("/v1/ready")).json()["state"] != "idle":
                     pass
             answer = await client.post("/v1/inference", json=job())
@@ -148,11 +157,11 @@ async def test_a_client_that_goes_away_frees_the_slot(tiny_artifact: Path, hive:
         assert worker.said().count("not read to its end") == 3
 
 
-async def test_told_to_stop_in_the_middle(tiny_artifact: Path, hive: Hive) -> None:
-    flags = ["--model", str(tiny_artifact), "--port", "0", "--callback-url", hive.url + READY]
+async def test_told_to_stop_in_the_middle(slow_artifact: Path, hive: Hive) -> None:
+    flags = ["--model", str(slow_artifact), "--port", "0", "--callback-url", hive.url + READY]
     with started(REAL, *flags, "--grace", "0") as worker:
         url = (await reported(hive)).body["url"]
-        asked = job(max_tokens=900)
+        asked = job(max_tokens=2048)
         async with (
             httpx.AsyncClient(base_url=url, timeout=30) as client,
             client.stream("POST", "/v1/inference", json=asked) as answer,
