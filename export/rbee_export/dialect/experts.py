@@ -1,0 +1,221 @@
+"""The experts of a layer, as functions of the model beside those of :mod:`.functions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from rbee_export.dialect.functions import DOMAIN, gated_pair, product
+
+_MS = "com.microsoft"
+
+_ROUTING = ("experts", "active", "normalized")
+_SIZES = ("N", "K")
+_BLOCKS = ("bits", "block_size", "down_bits", "down_block_size")
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """One of the matrices that every expert has one of.
+
+    Attributes:
+        outputs: Name of the attribute that says how many rows each expert has.
+        inputs: Name of the attribute that says how many columns there are.
+        parts: The weights, or integers, scales and perhaps offsets: the rows of all experts.
+        blocks: Names of the attributes that say bits and size of a block; none for numbers.
+    """
+
+    outputs: str
+    inputs: str
+    parts: Sequence[ir.Value]
+    blocks: tuple[str, str] | None = None
+
+
+def block_experts(
+    opset: int, attributes: Mapping[str, int], *, offsets: bool, down_offsets: bool
+) -> ir.Function:
+    """Return the gated SiLU of the experts that a router chooses, weights in blocks.
+
+    That is ``GatedSiluExperts``, with ``Block`` before ``Experts`` where the blocks of gate and up
+    have offsets, and behind it where those of down have. Of each token, with ``p`` the softmax of
+    its router logits, the outcome is the sum over the ``active`` largest of ``p`` (the lower index
+    of equal ones) of ``p * down(silu(gate x) * up x)``, ``p`` divided by the sum of those largest
+    where ``normalized``.
+
+    Inputs, at the same places whether there are offsets or not:
+
+        x                                           float[..., K]
+        router                                      float[..., experts], logits
+        gate_integers, gate_scales, gate_offsets    a matrix of [experts * N, K] in blocks
+        up_integers, up_scales, up_offsets          the same
+        down_integers, down_scales, down_offsets    a matrix of [experts * K, N] in blocks
+
+    Attributes are ``experts``, ``active``, ``normalized`` (0 or 1), ``N``, ``K``, ``bits`` and
+    ``block_size`` of gate and up, ``down_bits`` and ``down_block_size``. The output is like ``x``.
+
+    Args:
+        opset: Version of ONNX's own operators.
+        attributes: What every ``MatMulNBits`` is told besides.
+        offsets: Whether the blocks of gate and up have offsets.
+        down_offsets: Whether those of down have.
+    """
+    x, router = ir.Value(name="x"), ir.Value(name="router")
+    gate, up, down = (
+        [ir.Value(name=f"{name}_{part}") for part in ("integers", "scales", "offsets")]
+        for name in ("gate", "up", "down")
+    )
+    matrices = [
+        _Matrix("N", "K", part[: 3 if offsets else 2], ("bits", "block_size"))
+        for part in (gate, up)
+    ]
+    matrices.append(
+        _Matrix("K", "N", down[: 3 if down_offsets else 2], ("down_bits", "down_block_size"))
+    )
+    body = _Body(opset, attributes, x, router)
+    outcome = body.outcome(*matrices)
+    name = f"GatedSilu{'Block' if offsets else ''}Experts{'Block' if down_offsets else ''}"
+    return body.function(name, [*gate, *up, *down], outcome, (*_ROUTING, *_SIZES, *_BLOCKS))
+
+
+def dense_experts(opset: int) -> ir.Function:
+    """Return ``GatedSiluDenseExperts``: the same with weights that are numbers.
+
+    Its inputs are ``x``, ``router``, ``gate``, ``up`` and ``down``.
+    """
+    x, router = ir.Value(name="x"), ir.Value(name="router")
+    gate, up, down = (ir.Value(name=name) for name in ("gate", "up", "down"))
+    body = _Body(opset, {}, x, router)
+    outcome = body.outcome(
+        _Matrix("N", "K", [gate]), _Matrix("N", "K", [up]), _Matrix("K", "N", [down])
+    )
+    name = "GatedSiluDenseExperts"
+    return body.function(name, [gate, up, down], outcome, (*_ROUTING, *_SIZES))
+
+
+class _Body:
+    """A function's body, under construction: a loop over the experts that any token chose."""
+
+    def __init__(
+        self, opset: int, attributes: Mapping[str, int], x: ir.Value, router: ir.Value
+    ) -> None:
+        self._opset = opset
+        self._attributes = attributes
+        self._x, self._router = x, router
+        self._tape = Tape()
+
+    def outcome(self, gate: _Matrix, up: _Matrix, down: _Matrix) -> ir.Value:
+        """Emit everything."""
+        op = self._tape.op
+        flat = op("Reshape", [self._x, self._sizes("K")])
+        logits = op("Reshape", [self._router, self._sizes("experts")])
+        # [T, active]
+        shares, chosen = self._chosen(op("Softmax", [logits], {"axis": -1}))
+        ids, *_ = self._tape.op_multi_out(
+            "Unique", [op("Reshape", [chosen, _ints(self._tape, -1)])], {"sorted": 1}, num_outputs=1
+        )
+        trips = op("Squeeze", [op("Shape", [ids])])
+        zeros = op("ConstantOfShape", [op("Shape", [flat])])
+        loop = self._loop(flat, shares, chosen, ids, (gate, up, down))
+        summed = op("Loop", [trips, None, zeros], {"body": loop})
+        return op("Reshape", [summed, op("Shape", [self._x])])
+
+    def function(
+        self, name: str, weights: Sequence[ir.Value], outcome: ir.Value, attributes: Sequence[str]
+    ) -> ir.Function:
+        """Return the function with this body."""
+        graph = ir.Graph(
+            [self._x, self._router, *weights],
+            [outcome],
+            nodes=self._tape.nodes,
+            opset_imports={"": self._opset, _MS: 1},
+        )
+        given = [ir.Attr(each, ir.AttributeType.INT, None) for each in attributes]
+        return ir.Function(DOMAIN, name, graph=graph, attributes=given)
+
+    def _sizes(self, width: str) -> ir.Value:
+        last = _attribute(self._tape, width)
+        return self._tape.op("Concat", [_ints(self._tape, -1), last], {"axis": 0})
+
+    def _chosen(self, p: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return the weight of each expert that a token chose, and which ones these are."""
+        op = self._tape.op
+        count = _attribute(self._tape, "active")
+        # Of equal ones, TopK takes the lower index.
+        shares, chosen = self._tape.op_multi_out("TopK", [p, count], {"axis": -1}, num_outputs=2)
+        total = op("ReduceSum", [shares, _ints(self._tape, -1)], {"keepdims": 1})
+        normalized = op("Cast", [_attribute(self._tape, "normalized")], {"to": ir.DataType.BOOL})
+        one = op("Constant", [], {"value_float": 1.0})
+        return op("Div", [shares, op("Where", [normalized, total, one])]), chosen
+
+    def _loop(
+        self,
+        x: ir.Value,
+        shares: ir.Value,
+        chosen: ir.Value,
+        ids: ir.Value,
+        matrices: tuple[_Matrix, _Matrix, _Matrix],
+    ) -> ir.Graph:
+        """Return what is done for each expert: its tokens' outcome is added to what there is."""
+        tape = Tape()
+        trip = ir.Value(name="trip", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+        go_on = ir.Value(name="go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+        summed = ir.Value(name="summed", type=ir.TensorType(ir.DataType.FLOAT))
+        expert = tape.op("Gather", [ids, trip])
+        # [n] tokens, and the place of this expert among those that each chose.
+        places = tape.op("NonZero", [tape.op("Equal", [chosen, expert])])
+        tokens = tape.op("Gather", [places, _int(tape, 0)])
+        share = tape.op("GatherND", [shares, tape.op("Transpose", [places])])
+        own = tape.op("Gather", [x, tokens])
+        gate, up, down = (self._own(tape, matrix, expert) for matrix in matrices)
+        inner = gated_pair(
+            tape, self._product(tape, own, gate), self._product(tape, own, up), "GatedSilu"
+        )
+        outcome = self._product(tape, inner, down)
+        weighted = tape.op("Mul", [outcome, tape.op("Unsqueeze", [share, _ints(tape, 1)])])
+        rows = tape.op("Unsqueeze", [tokens, _ints(tape, 1)])
+        following = tape.op("ScatterND", [summed, rows, weighted], {"reduction": "add"})
+        still = tape.op("Identity", [go_on])
+        # By themselves they would be named as those around them are.
+        for i, value in enumerate(value for node in tape.nodes for value in node.outputs):
+            value.name = f"expert.{i}"
+        return ir.Graph(
+            [trip, go_on, summed],
+            [still, following],
+            nodes=tape.nodes,
+            opset_imports={"": self._opset, _MS: 1},
+            name="expert",
+        )
+
+    def _own(self, tape: Tape, matrix: _Matrix, expert: ir.Value) -> _Matrix:
+        """Return the rows of a matrix that belong to one expert."""
+        rows = _attribute(tape, matrix.outputs)
+        start = tape.op("Mul", [expert, rows])
+        end = tape.op("Add", [start, rows])
+        first = _ints(tape, 0)
+        parts = [tape.op("Slice", [part, start, end, first]) for part in matrix.parts]
+        return _Matrix(matrix.outputs, matrix.inputs, parts, matrix.blocks)
+
+    def _product(self, tape: Tape, x: ir.Value, matrix: _Matrix) -> ir.Value:
+        if matrix.blocks is None:
+            return tape.op("FusedMatMul", [x, *matrix.parts], {"transB": 1}, domain=_MS)
+        bits, size = matrix.blocks
+        told = {"N": matrix.outputs, "K": matrix.inputs, "bits": bits, "block_size": size}
+        return product(tape, [x, *matrix.parts, None], self._attributes, told)
+
+
+def _attribute(tape: Tape, name: str) -> ir.Value:
+    """Return an attribute of the function as a list of one."""
+    value = ir.RefAttr("value_int", name, ir.AttributeType.INT)
+    return tape.op("Unsqueeze", [tape.op("Constant", [], {"value_int": value}), _ints(tape, 0)])
+
+
+def _ints(tape: Tape, *values: int) -> ir.Value:
+    return tape.op("Constant", [], {"value_ints": list(values)})
+
+
+def _int(tape: Tape, value: int) -> ir.Value:
+    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, np.int64))})
