@@ -64,6 +64,10 @@ class RandomTensor:
         for rows in row_ranges(self.shape[0], whole[0].size, values):
             yield rows, whole[rows]
 
+    def part(self, rows: slice) -> RandomTensor:
+        """Return nothing: these models have no experts."""
+        raise NotImplementedError(f"{self.name}: rows {rows}")
+
     def blocks(self) -> BlockMatrix | None:
         """Return a matrix in blocks, or ``None``."""
         return self._blocks

@@ -12,6 +12,12 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
     layers.{i}.down                      [hidden, intermediate]
     layers.{i}.mlp_post_norm             [hidden]
+    layers.{i}.router                    [experts, hidden], where a layer has experts
+    layers.{i}.expert_gate, .expert_up   [experts * their intermediate, hidden], one after another
+    layers.{i}.expert_down               [experts * hidden, their intermediate]
+    layers.{i}.shared_gate, .shared_up   [shared, hidden], where every token gets another expert
+    layers.{i}.shared_down               [hidden, shared]
+    layers.{i}.shared_router             [1, hidden]
     final_norm                           [hidden]
     lm_head                              [vocab, hidden], absent when tied to the embedding
 
@@ -23,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from rbee_export.checkpoint.config import Activation, DecoderConfig
+from rbee_export.checkpoint.config import Activation, DecoderConfig, Experts
 
 V = TypeVar("V")
 
@@ -71,6 +77,25 @@ class Dialect(Protocol[V]):
         """Return ``activation(gate) * up``, of what two matrices make of ``x`` (Shazeer 2020)."""
         ...
 
+    def experts(self, x: V, at: str, columns: int, experts: Experts) -> V:
+        """Return what the experts that each token is given make of it (Shazeer et al. 2017).
+
+        With ``p`` the softmax of the token's products with the router, it is given those of the
+        ``active`` largest ``p``, the lower number of equal ones. The outcome is the sum of ``p *
+        down(silu(gate x) * up x)``, ``p`` divided by the sum of those ``p`` where ``normalized``.
+
+        Args:
+            x: The tokens, ``columns`` wide.
+            at: What the names of the layer's weights begin with.
+            columns: Their width, and that of the outcome.
+            experts: The experts.
+        """
+        ...
+
+    def let_through(self, y: V, x: V, name: str, columns: int) -> V:
+        """Return ``y`` times the sigmoid of each token's product with a weight ``[1, columns]``."""
+        ...
+
     def last_position(self, x: V) -> V:
         """Keep the last position of every row."""
         ...
@@ -89,11 +114,11 @@ def build(ops: Dialect[V], c: DecoderConfig, progress: Callable[[int], None] | N
     for i in range(c.layers):
         at = f"layers.{i}."
         if c.parallel:
-            branches = ops.add(_attention(ops, c, i, x), _mlp(ops, c, at, x))
+            branches = ops.add(_attention(ops, c, i, x), _mlp(ops, c, i, x))
         else:
             branch = _finished(ops, c, _attention(ops, c, i, x), at + "attention_post_norm")
             residual, x = _join(ops, residual, branch, at + "mlp_norm" if c.pre_norm else None)
-            branches = _finished(ops, c, _mlp(ops, c, at, x), at + "mlp_post_norm")
+            branches = _finished(ops, c, _mlp(ops, c, i, x), at + "mlp_post_norm")
         following = f"layers.{i + 1}.attention_norm" if c.pre_norm else None
         last = i + 1 == c.layers
         residual, x = _join(ops, residual, branches, "final_norm" if last else following)
@@ -113,7 +138,10 @@ def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
     return ops.linear(attended, c.q_width, {at + "o": c.hidden}, bias=c.o_bias)
 
 
-def _mlp(ops: Dialect[V], c: DecoderConfig, at: str, x: V) -> V:
+def _mlp(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
+    at = f"layers.{layer}."
+    if c.experts is not None and layer in c.experts.layers:
+        return _experts(ops, c, c.experts, at, x)
     if c.gated:
         rows = {at + "gate": c.intermediate, at + "up": c.intermediate}
         inner = ops.gated(x, c.hidden, rows, c.activation, bias=c.mlp_bias)
@@ -121,6 +149,16 @@ def _mlp(ops: Dialect[V], c: DecoderConfig, at: str, x: V) -> V:
         up = ops.linear(x, c.hidden, {at + "up": c.intermediate}, bias=c.mlp_bias)
         inner = ops.activation(up, c.activation)
     return ops.linear(inner, c.intermediate, {at + "down": c.hidden}, bias=c.mlp_bias)
+
+
+def _experts(ops: Dialect[V], c: DecoderConfig, experts: Experts, at: str, x: V) -> V:
+    chosen = ops.experts(x, at, c.hidden, experts)
+    if not experts.shared:
+        return chosen
+    rows = {at + "shared_gate": experts.shared, at + "shared_up": experts.shared}
+    inner = ops.gated(x, c.hidden, rows, c.activation, bias=False)
+    shared = ops.linear(inner, experts.shared, {at + "shared_down": c.hidden}, bias=False)
+    return ops.add(chosen, ops.let_through(shared, x, at + "shared_router", c.hidden))
 
 
 def _finished(ops: Dialect[V], c: DecoderConfig, branch: V, norm: str) -> V:

@@ -75,14 +75,16 @@ class Options:
         """Return the precision for this checkpoint.
 
         Raises:
-            ExportError: ``gguf`` was asked of a checkpoint without quantised blocks, or ``fp32``
-                for CUDA.
+            ExportError: ``gguf`` was asked of a checkpoint without quantised blocks, ``fp32`` for
+                CUDA, or anything that is for GPUs of a mixture of experts.
         """
         if self.precision == "fp32" and self.target == "cuda":
             raise ExportError(
                 f"{checkpoint.name}: attention on CUDA has no fp32 kernel; "
                 "use --precision fp16 or bf16, or leave --target out"
             )
+        if checkpoint.config.experts is not None:
+            self._check_experts(checkpoint)
         if self.precision == "auto":
             return "gguf" if checkpoint.quantized else "int8"
         if self.precision == "gguf" and not checkpoint.quantized:
@@ -93,6 +95,14 @@ class Options:
         if self.precision == "fp16" and self._overflows(checkpoint, "fp16"):
             return "bf16"
         return self.precision
+
+    def _check_experts(self, checkpoint: Checkpoint) -> None:
+        if self.target == "cpu" and self.precision not in ("fp16", "bf16"):
+            return
+        raise ExportError(
+            f"{checkpoint.name}: mixtures of experts run on the CPU alone; leave --target out and "
+            "use --precision int8, int4, gguf or fp32"
+        )
 
     def computes_in(self, checkpoint: Checkpoint, precision: Precision) -> ir.DataType:
         """Return what a graph computes in, which is what its cache holds.

@@ -23,7 +23,7 @@ Matrix = BlockMatrix | NDArray[Any]
 _HALVES: Mapping[str, Any] = MappingProxyType({"fp16": np.float16, "bf16": ml_dtypes.bfloat16})
 
 
-_PIECE = 1 << 22
+PIECE = 1 << 22
 """Values to multiply by together: enough to occupy every core, and not so much that the allocator
 asks the system for the room each time, which costs more than the product.
 """
@@ -113,7 +113,7 @@ class Weights:
         Raises:
             CheckpointError: The weight is missing or of another shape.
         """
-        for part, weights in self._tensor(name, (rows, columns)).pieces(_PIECE):
+        for part, weights in self._tensor(name, (rows, columns)).pieces(PIECE):
             yield part, _rounded(weights) if self.precision == "bf16" else weights
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
@@ -157,6 +157,22 @@ class Weights:
         weights = np.require(tensor.dense(), requirements="W")  # where it is no part of the file
         self._ready[name] = inputs.round(weights, weights)
         return weights
+
+    def experts(self, name: str, count: int, rows: int, columns: int) -> list[Tensor]:
+        """Return the matrices of ``[rows, columns]`` that a weight is a stack of, still on disk.
+
+        Raises:
+            CheckpointError: It is missing or of another shape.
+            UnsupportedModel: Its columns cannot be cut into blocks.
+        """
+        tensor = self._tensor(name, (count * rows, columns))
+        if self.precision in ("int8", "int4"):
+            self._check_blocks(name, columns)
+        return [tensor.part(slice(i * rows, (i + 1) * rows)) for i in range(count)]
+
+    def keep(self, name: str, matrix: BlockMatrix) -> None:
+        """Keep what a weight was rounded to for :meth:`matrix`."""
+        self._ready[name] = matrix
 
     def stacked(
         self, rows: Mapping[str, int], columns: int

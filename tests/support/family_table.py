@@ -228,6 +228,65 @@ FAMILIES: Mapping[str, Family] = {
             "mlp's norm": bypassed("post_feedforward_layernorm"),
         },
     ),
+    "mixtral": Family(
+        "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_theta": 1e6}
+    ),
+    "qwen2-moe": Family(
+        "qwen2_moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+        },
+        {
+            **QKV_BIAS,
+            "shared expert": zeroed(r"shared_expert\.down_proj"),
+            "shared expert's router": zeroed(r"shared_expert_gate"),
+            "sum of weights": settings(norm_topk_prob=True),
+        },
+    ),
+    "qwen3-moe": Family(
+        "qwen3_moe",
+        {
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "head_dim": 32,
+        },
+        {**QK_NORM, "sum of weights": settings(norm_topk_prob=False)},
+    ),
+    "qwen3-moe-mixed": Family(
+        "qwen3_moe",
+        {
+            "num_hidden_layers": 5,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [1],
+        },
+        {"sum of weights": settings(norm_topk_prob=True)},
+        gguf=False,
+    ),
+    "olmoe": Family(
+        "olmoe",
+        {"num_experts": 8, "num_experts_per_tok": 4},
+        {**QK_NORM, "sum of weights": settings(norm_topk_prob=True)},
+    ),
+    "granite-moe": Family(
+        "granitemoe",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "tie_word_embeddings": True,
+            "embedding_multiplier": 4.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 2.0,
+        },
+    ),
     "olmo2-grouped": Family("olmo2", off=QK_NORM),
 }
 """Every family and what its members differ in, by the name tests show."""

@@ -24,6 +24,28 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """MLPs of which a router chooses some for each token, in the place of one MLP.
+
+    Attributes:
+        count: How many there are in a layer.
+        active: How many of them a token gets.
+        intermediate: Width inside one of them.
+        normalized: The weights of those that a token gets are divided by their sum.
+        layers: Layers that have them; the others have one MLP.
+        shared: Width inside an MLP that every token gets besides, times a weight of its own; zero
+            where there is none.
+    """
+
+    count: int
+    active: int
+    intermediate: int
+    normalized: bool
+    layers: frozenset[int]
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """What the decoder definition needs to know besides the weights.
 
@@ -57,6 +79,7 @@ class DecoderConfig:
         attention_scale: Factor on query-key products; ``None`` for ``1 / sqrt(head_dim)``.
         attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
         logits_cap: Soft cap on the logits.
+        experts: Those of its layers that have some; ``None`` where none has.
         overflows_fp16: Its residual stream grows beyond what a 16-bit float of 5 exponent bits
             holds; it was trained in ``bfloat16``.
     """
@@ -90,6 +113,7 @@ class DecoderConfig:
     attention_scale: float | None = None
     attention_cap: float | None = None
     logits_cap: float | None = None
+    experts: Experts | None = None
     overflows_fp16: bool = False
 
     @property

@@ -74,6 +74,15 @@ class GgufCheckpoint:
         if stored is None:
             raise CheckpointError(f"{self.path}: tensor {place.name} is missing")
         shape, data = stored.shape[::-1], stored.data
+        if place.experts is not None:
+            if len(shape) != 3 or shape[0] != place.experts:
+                raise CheckpointError(
+                    f"{self.path}: tensor {place.name} does not hold the matrices of "
+                    f"{place.experts} experts"
+                )
+            shape, data = (shape[0] * shape[1], shape[2]), data.reshape(shape[0] * shape[1], -1)
+        if name.endswith(".shared_router") and len(shape) == 1:
+            shape = (1, *shape)  # some converters write it as a vector
         if place.rows is not None:
             whole = range(*place.rows.indices(shape[0]))
             shape, data = (len(whole), *shape[1:]), data[place.rows]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
+from rbee_export.checkpoint.gguf_experts import with_experts
 from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.layout import Stored, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
@@ -36,8 +38,9 @@ _INNER = {
     "up": "ffn_up",
     "down": "ffn_down",
     "mlp_post_norm": "post_ffw_norm",
+    **EXPERT_NAMES,
 }
-
+_OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 
 _EMBEDDERS = (
     *("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert"),
@@ -54,11 +57,16 @@ class Architecture:
         family: Row of the family table it belongs to.
         knobs: Turns the plain decoder's configuration into this family's.
         pairs_together: Rows of queries and keys that rotate against each other are neighbours.
+        normalized: Whether it divides the weights of a token's experts by their sum; ``None`` for
+            one without experts.
+        shared: Whether every token gets another expert besides.
     """
 
     family: str
     knobs: Knobs
     pairs_together: bool = False
+    normalized: bool | None = None
+    shared: bool = False
 
 
 def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> DecoderConfig:
@@ -81,8 +89,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
     number = Numbers(str(path), own, prefix)
-    if number.whole("expert_count", 0):
-        raise UnsupportedModel(f"{path}: mixture-of-experts models are not supported")
+    architecture = _architecture(name, number)
     layers, heads = number.layers("block_count"), number.whole("attention.head_count")
     hidden = number.whole("embedding_length")
     head_dim = number.whole("attention.key_length", hidden // max(heads, 1))
@@ -94,7 +101,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     epsilon = number.maybe("attention.layer_norm_rms_epsilon")
     rope = _rope(path, number, tensors, head_dim)
     plain = DecoderConfig(
-        family=ARCHITECTURES[name].family,
+        family=architecture.family,
         layers=layers,
         hidden=hidden,
         intermediate=number.whole("feed_forward_length"),
@@ -111,7 +118,26 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         mlp_bias="blk.0.ffn_up.bias" in tensors,
         head_bias="output.bias" in tensors,
     )
-    return ARCHITECTURES[name].knobs(plain, number)
+    config = architecture.knobs(plain, number)
+    if architecture.normalized is None:
+        return config
+    return with_experts(
+        config,
+        number,
+        tensors,
+        normalized=architecture.normalized,
+        shared=architecture.shared,
+    )
+
+
+def _architecture(name: str, number: Numbers) -> Architecture:
+    """Return what a name means: that of Llama may be Mixtral's, too."""
+    architecture = ARCHITECTURES[name]
+    if architecture.normalized is not None or not number.whole("expert_count", 0):
+        return architecture
+    if name != "llama":
+        raise UnsupportedModel(f"{number.source}: experts in {name} are not supported")
+    return _MIXTRAL
 
 
 def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
@@ -128,7 +154,8 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     if short in ("q", "k") and c.family in _PAIRS_TOGETHER:
         heads = c.heads if short == "q" else c.kv_heads
         order = _halves_order(heads, c.head_dim)
-    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order)
+    experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
+    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order, experts=experts)
 
 
 def _halves_order(heads: int, head_dim: int) -> NDArray[np.intp]:
@@ -262,6 +289,13 @@ def _olmo2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return _windowed(c, number)
 
 
+def _olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    if number.maybe("attention.clamp_kqv"):
+        raise UnsupportedModel(f"{number.source}: olmoe.attention.clamp_kqv is not supported")
+    return replace(c, qk_norm="whole")
+
+
+_MIXTRAL = Architecture("mixtral", _plain, pairs_together=True, normalized=True)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "llama": Architecture("llama", _plain, pairs_together=True),
@@ -275,8 +309,14 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "smollm3": Architecture("smollm3", _smollm3, pairs_together=True),
         "granite": Architecture("granite", _granite, pairs_together=True),
         "olmo2": Architecture("olmo2", _olmo2),
+        "qwen2moe": Architecture("qwen2_moe", _plain, normalized=False, shared=True),
+        "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
+        "olmoe": Architecture("olmoe", _olmoe, normalized=False),
+        "granitemoe": Architecture("granitemoe", _granite, pairs_together=True, normalized=True),
     }
 )
 """What ``general.architecture`` may be, and what it means."""
 
-_PAIRS_TOGETHER = frozenset(a.family for a in ARCHITECTURES.values() if a.pairs_together)
+_PAIRS_TOGETHER = frozenset(
+    a.family for a in (*ARCHITECTURES.values(), _MIXTRAL) if a.pairs_together
+)

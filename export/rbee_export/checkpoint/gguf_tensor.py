@@ -69,6 +69,14 @@ class GgufTensor:
         for part, stored in self._parts(values):
             yield part, _dequantize(stored, self.type)
 
+    def part(self, rows: slice) -> GgufTensor:
+        """Return some of a matrix's rows, still on disk."""
+        whole = range(*rows.indices(self.shape[0]))
+        shape = (len(whole), *self.shape[1:])
+        if self.order is None:
+            return GgufTensor(shape, self.type, self.data[rows])
+        return GgufTensor(shape, self.type, self.data, self.order[rows])
+
     def blocks(self) -> BlockMatrix | None:
         """Return it in blocks that ``MatMulNBits`` can hold.
 

@@ -10,6 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.hf_experts import (
+    GRANITE,
+    MIXTRAL,
+    QWEN,
+    with_experts,
+    with_narrow_experts,
+    without_clipping,
+)
 from rbee_export.checkpoint.hf_rope import read_rope
 from rbee_export.checkpoint.layout import Stored, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
@@ -38,6 +46,8 @@ _FUSED = {
     **dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj"),
     **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
 }
+_SHARED = {*_FUSED.values(), GRANITE["expert_gate"]}
+_OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 _STEMS = ("model.", "language_model.model.", "model.language_model.")
 """What names begin with; the longer ones where a vision model stands beside the decoder."""
 
@@ -138,8 +148,9 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         }
         return Stored(f"{outer[short]}.{suffix}", add=add)
     inner = {**_INNER, **family.names}[short]
-    rows = rows_of(short, c) if inner in _FUSED.values() else None
-    return Stored(f"{stem}layers.{layer}.{inner}.{suffix}", rows, add=add)
+    rows = rows_of(short, c) if inner in _SHARED else None
+    experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
+    return Stored(f"{stem}layers.{layer}.{inner}.{suffix}", rows, add=add, experts=experts)
 
 
 def _sliding(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> tuple[bool, ...]:
@@ -287,6 +298,33 @@ def _olmo2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     return replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
 
 
+def _mixtral(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return with_experts(_mistral(c, number), number)
+
+
+def _qwen2_moe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    if number.settings.get("use_sliding_window"):
+        raise UnsupportedModel(f"{number.source}: use_sliding_window is not supported")
+    c = replace(c, qkv_bias=bool(number.settings.get("qkv_bias", True)), o_bias=False)
+    return with_narrow_experts(c, number, shared=True)
+
+
+def _qwen3_moe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    c = replace(c, qk_norm="head")
+    if number.settings.get("use_sliding_window"):
+        c = _windowed(c, number, lambda _: True)
+    return with_narrow_experts(c, number)
+
+
+def _olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    c = replace(without_clipping(c, number), qk_norm="whole")
+    return with_narrow_experts(c, number)
+
+
+def _granite_moe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return with_experts(_granite(c, number), number)
+
+
 # The first Gemmas say ``gelu`` and mean its approximation.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -304,6 +342,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "smollm3": Family(_smollm3, tied=True, theta=2e6),
         "granite": Family(_granite),
         "olmo2": Family(_olmo2, _POST_NORMS),
+        "mixtral": Family(_mixtral, MIXTRAL, theta=1e6),
+        "qwen2_moe": Family(_qwen2_moe, QWEN),
+        "qwen3_moe": Family(_qwen3_moe, QWEN),
+        "olmoe": Family(_olmoe, QWEN),
+        "granitemoe": Family(_granite_moe, GRANITE),
     }
 )
 """What ``model_type`` may be, and what it means."""

@@ -18,16 +18,19 @@ class Stored:
     """A weight's place.
 
     Attributes:
-        name: The tensor that holds it.
+        name: The tensor that holds it; those that do, where it has ``{}`` in the place of a number.
         rows: Which of its rows, where several weights share it; ``None`` for all.
         order: Which of those rows comes where; ``None`` as they are.
         add: What has to be added to its values.
+        experts: How many experts it has rows of, ``rows`` of each: in tensors numbered from 0, or
+            in one that has a dimension more.
     """
 
     name: str
     rows: slice | None = None
     order: NDArray[np.intp] | None = None
     add: float = 0.0
+    experts: int | None = None
 
 
 def split_name(name: str) -> tuple[int | None, str, str]:
@@ -40,13 +43,17 @@ def split_name(name: str) -> tuple[int | None, str, str]:
 def rows_of(name: str, c: DecoderConfig) -> slice:
     """Return the rows of a weight in the tensor that it shares, by the weight's short name.
 
-    Queries, keys and values share one; the MLP's gate and its other projection share another.
+    Queries, keys and values share one; the MLP's gate and its other projection share another, and
+    so do an expert's.
     """
     q, kv, width = c.q_width, c.kv_width, c.intermediate
+    narrow = 0 if c.experts is None else c.experts.intermediate
     return {
         "q": slice(0, q),
         "k": slice(q, q + kv),
         "v": slice(q + kv, q + 2 * kv),
         "gate": slice(0, width),
         "up": slice(width, 2 * width),
+        "expert_gate": slice(0, narrow),
+        "expert_up": slice(narrow, 2 * narrow),
     }[name]

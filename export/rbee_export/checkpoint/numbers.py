@@ -59,19 +59,20 @@ class Numbers:
         """Return a number above zero that may be divided by: its inverse is no infinity either."""
         return self.above(1e-6, key, default)
 
+    def count(self, key: str, most: int, default: int | None = None) -> int:
+        """Return a number of things, of which there is at least one."""
+        count = self.whole(key, default)
+        if not 1 <= count <= most:
+            raise self._error(key, f"is {count}; 1 to {most} are possible")
+        return count
+
     def positions(self, key: str, default: int | None = None) -> int:
         """Return a number of positions, small enough to make a table of."""
-        count = self.whole(key, default)
-        if not 1 <= count <= 1 << 21:
-            raise self._error(key, f"is {count}; 1 to {1 << 21} are possible")
-        return count
+        return self.count(key, 1 << 21, default)
 
     def layers(self, key: str) -> int:
         """Return a number of layers, small enough to make a list of."""
-        count = self.whole(key)
-        if not 1 <= count <= 1024:
-            raise self._error(key, f"is {count}; 1 to 1024 are possible")
-        return count
+        return self.count(key, 1024)
 
     def list_of(self, key: str, length: int) -> tuple[float, ...] | None:
         """Return a list of ``length`` numbers, ``None`` where it is missing."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +20,7 @@ from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.checkpoint.model_directory import beside, read_shards
+from rbee_export.checkpoint.stacked_tensor import StackedTensor
 from rbee_export.checkpoint.tensor import PIECE
 from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -56,6 +57,16 @@ class DenseTensor:
         columns = math.prod(self.shape[1:])
         for rows in row_ranges(self.shape[0], columns, values):
             yield rows, self.read(rows)
+
+    def part(self, rows: slice) -> DenseTensor:
+        """Return some of a matrix's rows, still on disk."""
+        first, end, _ = rows.indices(self.shape[0])
+
+        def read(part: slice) -> NDArray[np.float32]:
+            start, stop, _ = part.indices(end - first)
+            return self.read(slice(first + start, first + stop))
+
+        return DenseTensor((end - first, *self.shape[1:]), self.kind, read)
 
     def blocks(self) -> None:
         """Return ``None``: nothing here is quantised."""
@@ -95,9 +106,12 @@ class SafetensorsCheckpoint:
         """Weights, configuration and tokenizer."""
         return model_files(self.path, self.shards)
 
-    def tensor(self, name: str) -> DenseTensor:
+    def tensor(self, name: str) -> DenseTensor | StackedTensor:
         """Return the weight with this canonical name."""
-        return read_tensor(self.path, self.shards, locate(name, self.config, self.shards))
+        place = locate(name, self.config, self.shards)
+        if place.experts is None:
+            return read_tensor(self.path, self.shards, place)
+        return StackedTensor(read_experts(self.path, self.shards, place))
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -118,13 +132,41 @@ def model_files(path: Path, shards: Mapping[str, Path] | None = None) -> tuple[P
     return (*weights, *beside(path))
 
 
-def read_tensor(path: Path, shards: Mapping[str, Path], place: Stored) -> DenseTensor:
+def read_experts(path: Path, shards: Mapping[str, Path], place: Stored) -> Sequence[DenseTensor]:
+    """Return a matrix of each expert, all of one shape, still on disk.
+
+    Args:
+        path: The directory.
+        shards: The file of each tensor.
+        place: Where they are.
+
+    Raises:
+        CheckpointError: One is missing, or of another shape than the first.
+        UnsupportedModel: One is stored in a type this exporter does not read.
+    """
+    tensors: list[DenseTensor] = []
+    for expert in range(place.experts or 0):
+        own = replace(place, name=place.name.format(expert))
+        tensor = read_tensor(path, shards, own, None if own.name != place.name else expert)
+        first = tensors[0].shape if tensors else tensor.shape
+        if len(tensor.shape) != 2 or tensor.shape != first:
+            raise CheckpointError(
+                f"{path}: tensor {own.name} is no matrix of the shape that every expert's has"
+            )
+        tensors.append(tensor)
+    return tensors
+
+
+def read_tensor(
+    path: Path, shards: Mapping[str, Path], place: Stored, expert: int | None = None
+) -> DenseTensor:
     """Return a weight of a model directory, still on disk.
 
     Args:
         path: The directory.
         shards: The file of each tensor.
         place: Where the weight is.
+        expert: Whose rows to take of a tensor that has those of ``place.experts``.
 
     Raises:
         CheckpointError: There is no such tensor.
@@ -140,21 +182,35 @@ def read_tensor(path: Path, shards: Mapping[str, Path], place: Stored) -> DenseT
         raise UnsupportedModel(
             f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
         )
+    if expert is not None:
+        if len(shape) != 3 or shape[0] != place.experts:
+            raise CheckpointError(
+                f"{path}: tensor {place.name} does not hold the matrices of {place.experts} experts"
+            )
+        shape = shape[1:]
     first = 0
     if place.rows is not None and shape:
         first, end, _ = place.rows.indices(shape[0])
         shape = (max(end - first, 0), *shape[1:])
-    return DenseTensor(shape, kind, lambda rows: _read(shard, place, kind, rows, first))
+
+    def read(rows: slice) -> NDArray[np.float32]:
+        if rows != slice(None):
+            rows = slice(first + rows.start, first + rows.stop)
+        return _read(shard, place, kind, rows if expert is None else (expert, rows))
+
+    return DenseTensor(shape, kind, read)
 
 
-def _read(shard: Path, place: Stored, kind: str, rows: slice, first: int) -> NDArray[np.float32]:
-    """Return rows of a tensor, counted from the row ``first`` of what is stored."""
+def _read(
+    shard: Path, place: Stored, kind: str, part: slice | tuple[int, slice]
+) -> NDArray[np.float32]:
+    """Return a part of a tensor."""
     # Opened anew for each range: the pages of a mapped file stay resident until it is closed.
     with safe_open(shard, framework="np") as file:
-        if rows == slice(None):
+        if part == slice(None):
             values = file.get_tensor(place.name)
         else:
-            values = file.get_slice(place.name)[first + rows.start : first + rows.stop]
+            values = file.get_slice(place.name)[part]
     if kind == "BF16" and values.dtype != ml_dtypes.bfloat16:
         values = values.view(ml_dtypes.bfloat16)
     weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)

@@ -36,6 +36,10 @@ class Tensor(Protocol):
         """Yield ranges of rows, in order, with :meth:`dense` of each, for about so many values."""
         ...
 
+    def part(self, rows: slice) -> Tensor:
+        """Return some of a matrix's rows, still on disk."""
+        ...
+
     def blocks(self) -> BlockMatrix | None:
         """Return a quantised matrix in blocks, or ``None`` for what is not quantised or no matrix.
 

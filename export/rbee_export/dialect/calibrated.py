@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint.config import Activation, Experts
 from rbee_export.decoder import Dialect
+from rbee_export.dialect.calibrated_experts import round_experts
 from rbee_export.dialect.reference import Floats, ReferenceDialect
 from rbee_export.rounding import InputMoments
 from rbee_export.weights import Weights
@@ -94,6 +95,24 @@ class CalibratedDialect(Generic[V]):
         product = self._rounded_product(x[1], columns, rows, bias=bias)
         gated = self._graph.gated(x[0], columns, rows, kind, bias=bias)
         return gated, self._text.gate(product, kind)
+
+    def experts(
+        self, x: tuple[V, Floats], at: str, columns: int, experts: Experts
+    ) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        outcome = round_experts(
+            self._text, self._weights, x[1], at=at, columns=columns, experts=experts
+        )
+        return self._graph.experts(x[0], at, columns, experts), outcome
+
+    def let_through(
+        self, y: tuple[V, Floats], x: tuple[V, Floats], name: str, columns: int
+    ) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return (
+            self._graph.let_through(y[0], x[0], name, columns),
+            self._text.let_through(y[1], x[1], name, columns),
+        )
 
     def last_position(self, x: tuple[V, Floats]) -> tuple[V, Floats]:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint.config import Activation, Experts
 from rbee_export.dialect.functions import Gate
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.dialect.products import Products
@@ -161,6 +161,15 @@ class OrtDialect:
         """See :class:`~rbee_export.decoder.Dialect`."""
         gate: Gate = "GatedGelu" if kind == "gelu_tanh" else "GatedSilu"
         return self._products.gated(x, columns, rows, gate, bias=bias)
+
+    def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return self._products.experts(x, at, columns, experts)
+
+    def let_through(self, y: ir.Value, x: ir.Value, name: str, columns: int) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        share = self._op("Sigmoid", [self._products.of_numbers(x, name, 1, columns)])
+        return self._op("Mul", [y, share])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from dataclasses import dataclass
+from typing import Self, TypeGuard
 
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
+from rbee_export.checkpoint.config import Experts
+from rbee_export.dialect.experts import block_experts, dense_experts
 from rbee_export.dialect.functions import Gate, block_product, gated, gated_product, gelu_product
 from rbee_export.dialect.graph import GraphWriter
+from rbee_export.errors import UnsupportedModel
 from rbee_export.weights import Matrix, Weights
 
 _MS = "com.microsoft"
@@ -67,6 +71,52 @@ class Products:
             inputs = self._inputs(x, matrix, own, bias=True)
             return self._graph.call(function, inputs, _shape(matrix))
         return self._graph.op("Gelu", [self._joined(x, stacks, bias=True)])
+
+    def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        count, width = experts.count, experts.intermediate
+        inputs: list[ir.Value | None] = [x, self.of_numbers(x, at + "router", count, columns)]
+        kinds = []
+        for short, rows, inner in (
+            ("expert_gate", count * width, columns),
+            ("expert_up", count * width, columns),
+            ("expert_down", count * columns, width),
+        ):
+            # One in memory at a time.
+            matrix = self._weights.matrix(at + short, rows, inner)
+            inputs += self._parts(at + short, matrix)
+            kinds.append(_Kind.of(matrix))
+            del matrix
+        gate, up, down = kinds
+        if gate != up or (gate.bits == 0) != (down.bits == 0):
+            raise UnsupportedModel(
+                f"{self._weights.checkpoint.name}: {at}expert_gate, expert_up and expert_down are "
+                "of types that do not go together; use --precision int8"
+            )
+        attributes = {
+            "experts": count,
+            "active": experts.active,
+            "normalized": int(experts.normalized),
+            "N": width,
+            "K": columns,
+        }
+        if not gate.bits:
+            return self._graph.call(dense_experts(self._opset), inputs, attributes)
+        attributes |= {
+            "bits": gate.bits,
+            "block_size": gate.block,
+            "down_bits": down.bits,
+            "down_block_size": down.block,
+        }
+        function = block_experts(
+            self._opset, self._accuracy, offsets=gate.offsets, down_offsets=down.offsets
+        )
+        return self._graph.call(function, inputs, attributes)
+
+    def of_numbers(self, x: ir.Value, name: str, rows: int, columns: int) -> ir.Value:
+        """Multiply by a matrix of ``[rows, columns]`` that is in float32 whatever the precision."""
+        weight = self._graph.floats(name, self._weights.table(name, rows, columns, "float32"))
+        return self._graph.op("FusedMatMul", [x, weight], {"transB": 1}, domain=_MS)
 
     def product(
         self, x: ir.Value, matrix: Matrix, rows: Mapping[str, int], *, bias: bool
@@ -145,12 +195,33 @@ class Products:
         added = None
         if bias:
             added = self._graph.floats(f"{name}_bias", self._weights.bias(rows))
-        if not isinstance(matrix, BlockMatrix):
-            return [x, self._graph.floats(name, matrix), added]
-        parts = self.blocks(name, matrix, matrix.packed.shape)
-        if matrix.offsets is not None:
-            parts.append(self._graph.floats(f"{name}.offsets", matrix.offsets))
+        parts = [part for part in self._parts(name, matrix) if part is not None]
         return [x, *parts, added]
+
+    def _parts(self, name: str, matrix: Matrix) -> list[ir.Value | None]:
+        """Return a matrix of numbers, or the integers, the scales and the offsets or nothing."""
+        if not isinstance(matrix, BlockMatrix):
+            return [self._graph.floats(name, matrix)]
+        offsets = None
+        blocks = self.blocks(name, matrix, matrix.packed.shape)
+        if matrix.offsets is not None:
+            offsets = self._graph.floats(f"{name}.offsets", matrix.offsets)
+        return [*blocks, offsets]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What matrices of one operator have in common: bits and size of a block, 0 for numbers."""
+
+    bits: int = 0
+    block: int = 0
+    offsets: bool = False
+
+    @classmethod
+    def of(cls, matrix: Matrix) -> Self:
+        if not isinstance(matrix, BlockMatrix):
+            return cls()
+        return cls(matrix.bits, matrix.block, matrix.offsets is not None)
 
 
 def _shape(matrix: BlockMatrix) -> dict[str, int]:

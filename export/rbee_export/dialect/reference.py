@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint import DecoderConfig, Tensor
+from rbee_export.checkpoint.config import Activation, Experts
 from rbee_export.checkpoint.rope import Rope
-from rbee_export.weights import Weights
+from rbee_export.dialect.routing import Routing
+from rbee_export.weights import PIECE, Weights
 
 Floats = NDArray[np.float32]
 
@@ -121,6 +122,34 @@ class ReferenceDialect:
         gate, up = np.split(gate_up, 2, axis=-1)
         return self.activation(gate, kind) * up
 
+    def experts(self, x: Floats, at: str, columns: int, experts: Experts) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        count, width = experts.count, experts.intermediate
+        matrices = (
+            self._weights.experts(at + "expert_gate", count, width, columns),
+            self._weights.experts(at + "expert_up", count, width, columns),
+            self._weights.experts(at + "expert_down", count, columns, width),
+        )
+        routing = self.routing(x, at, columns, experts)
+        outcome = np.zeros_like(x)
+        for expert, (gate, up, down) in enumerate(zip(*matrices, strict=True)):
+            tokens, shares = routing.of_expert(expert)
+            if len(tokens):
+                own = x[tokens]
+                gate_up = np.concatenate([_multiplied(own, gate), _multiplied(own, up)], axis=-1)
+                outcome[tokens] += shares * _multiplied(self.gate(gate_up, "silu"), down)
+        return outcome
+
+    def routing(self, x: Floats, at: str, columns: int, experts: Experts) -> Routing:
+        """Return which experts the tokens are given; see :meth:`experts`."""
+        return Routing.of(product(self._weights, x, at + "router", experts.count, columns), experts)
+
+    def let_through(self, y: Floats, x: Floats, name: str, columns: int) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        with np.errstate(over="ignore"):
+            share: Floats = 1 / (1 + np.exp(-product(self._weights, x, name, 1, columns)))
+        return y * share
+
     def last_position(self, x: Floats) -> Floats:
         """Keep every position: all are compared."""
         return x
@@ -168,6 +197,13 @@ def product(weights: Weights, x: Floats, name: str, rows: int, columns: int) -> 
     for part, matrix in weights.pieces(name, rows, columns):
         outputs[:, part] = x @ matrix.T
     return outputs
+
+
+def _multiplied(x: Floats, tensor: Tensor) -> Floats:
+    """Multiply ``float32[T, columns]`` by a matrix, a few rows at a time."""
+    parts = [x @ rows.T for _, rows in tensor.pieces(PIECE)]
+    product: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    return product
 
 
 def silu(x: Floats) -> Floats:

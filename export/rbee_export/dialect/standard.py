@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation
+from rbee_export.checkpoint.config import Activation, Experts
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.dialect.positions import Positions
@@ -162,6 +162,14 @@ class StandardDialect:
         attributes = {"axis": -1, "num_outputs": 2}
         gate, up = self._graph.op_multi_out("Split", [gate_up], attributes, 2)
         return self._op("Mul", [self.activation(gate, kind), up])
+
+    def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
+        """Refuse: :class:`~rbee_export.options.Options` does so before."""
+        raise NotImplementedError(f"{at}: experts in standard operators")
+
+    def let_through(self, y: ir.Value, x: ir.Value, name: str, columns: int) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError(f"{name}: experts in standard operators")
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
