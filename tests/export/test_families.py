@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from support.family_table import BASE, FAMILIES, Off
+from support.family_table import BASE, FAMILIES, FOR_GPUS, Off
 from support.gguf_conversion import save_gguf
 from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf
@@ -185,15 +185,24 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
     config = opened.config
     stored = load_file(checkpoint / "model.safetensors")
     names = ["embedding", *([] if config.tied_embedding else ["lm_head"])]
-    short = ("q", "k", "v", "o", *(["gate"] if config.gated else []), "up", "down")
-    names += [f"layers.{i}.{part}" for i in range(config.layers) for part in short]
+    plain = [*(["gate"] if config.gated else []), "up", "down"]
+    sparse = ["expert_gate", "expert_up", "expert_down"]
+    if config.experts and config.experts.shared:
+        sparse += ["shared_gate", "shared_up", "shared_down"]
+    for i in range(config.layers):
+        mlp = sparse if config.experts and i in config.experts.layers else plain
+        names += [f"layers.{i}.{part}" for part in ("q", "k", "v", "o", *mlp)]
     blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
     held = set()
     for name in names:
         place = locate(name, config, stored)
         if name in blocks:
-            stored[place.name][place.rows or slice(None)] = blocks[name].dequantize()
-        held.add(place.name)
+            values = blocks[name].dequantize()
+            for expert, part in enumerate(np.split(values, place.experts or 1)):
+                own = place.name.format(expert)
+                whole = stored[own][expert] if stored[own].ndim == 3 else stored[own]
+                whole[place.rows or slice(None)] = part
+                held.add(own)
     return {name: stored[name] for name in held}
 
 
@@ -201,8 +210,9 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
     ("name", "precision"),
     [
         pytest.param(name, precision, id=f"{name}-safetensors-{precision}")
-        for name in FAMILIES
+        for name, family in FAMILIES.items()
         for precision in COSTS
+        if not (family.experts and precision == "fp16")
     ],
 )
 def test_fidelity(
@@ -223,7 +233,7 @@ def test_fidelity(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, id=f"{name}-safetensors-bf16") for name in FAMILIES]
+    "name", [pytest.param(name, id=f"{name}-safetensors-bf16") for name in FOR_GPUS]
 )
 def test_fidelity_of_weights_in_bfloat16(
     name: str, make_family: MakeFamily, make_artifact: MakeArtifact, note: Note
@@ -249,6 +259,9 @@ BLOCKS: Mapping[str, Any] = {
             "attn_output": "Q5_0",
             "ffn_up": "Q4_1",
             "ffn_down": "Q5_1",
+            "ffn_gate_exps": "Q4_1",
+            "ffn_up_exps": "Q4_1",
+            "ffn_down_exps": "Q5_1",
         }.items()
     },
 }
@@ -258,17 +271,36 @@ K_BLOCKS: Mapping[str, Any] = {
     "kinds": {
         f"blk.{i}.{part}.weight": kind
         for i in range(8)
-        for part, kind in {"attn_v": "Q6_K", "attn_qkv": "Q5_K", "ffn_down": "Q6_K"}.items()
+        for part, kind in {
+            "attn_v": "Q6_K",
+            "attn_qkv": "Q5_K",
+            "ffn_down": "Q6_K",
+            "ffn_down_exps": "Q6_K",
+        }.items()
     },
 }
 WIDE: Mapping[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 256,
+    "moe_intermediate_size": 256,
+    "shared_expert_intermediate_size": 256,
     "head_dim": 64,
     "query_pre_attn_scalar": 64,
 }
 """Blocks of 256 need rows of as many."""
-K_FAMILIES = ("llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3-text", "smollm3", "olmo2")
+K_FAMILIES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "gemma2",
+    "gemma3-text",
+    "smollm3",
+    "olmo2",
+    "mixtral",
+    "qwen2-moe",
+    "qwen3-moe",
+)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from support.engines import require_engine_builder
 from support.makers import MakeArtifact, MakeFamily, OpenOnce
 from support.running import open_cpu, prefill, relative_error
-from support.tiny_families import FAMILIES
+from support.tiny_families import FOR_GPUS
 
 from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export.blocks import BlockMatrix
@@ -133,7 +133,7 @@ def run_both_rows(graph: Graph, chunk: int) -> NDArray[np.float32]:
     return np.stack(steps)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FOR_GPUS)
 def test_logits_are_those_of_the_ort_dialect(
     name: str,
     make_family: MakeFamily,
@@ -239,7 +239,7 @@ def test_blocks_mean_what_they_stand_for(
     np.testing.assert_allclose(blocks, spelt_out, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SAME_GRAPH])
+@pytest.mark.parametrize("name", [name for name in FOR_GPUS if name not in SAME_GRAPH])
 def test_tensorrt_builds_every_family(
     name: str, make_family: MakeFamily, open_once: OpenOnce, tmp_path: Path
 ) -> None:

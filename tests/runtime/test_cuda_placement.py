@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.fake_gpu.build import build_fake_gpu
-from support.family_table import FAMILIES
+from support.family_table import FOR_GPUS
 from support.makers import MakeArtifact, MakeEncoder, MakeFamily, MakeGguf, MakeLlama
 from support.tiny_encoders import ENCODERS
 
@@ -71,7 +71,7 @@ def test_every_operator_of_every_family_has_a_kernel(
 ) -> None:
     artifacts = [
         compiled(make_family(name), tmp_path / f"{name}-{precision}", precision, target="cuda")
-        for name in FAMILIES
+        for name in FOR_GPUS
         for precision in ("fp16", "bf16", "int8")
     ]
     wide = make_llama(hidden_size=256, intermediate_size=256)

@@ -70,6 +70,11 @@ class Family:
     gguf: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def experts(self) -> bool:
+        """Whether its layers have experts, which run on CPUs alone."""
+        return not {"num_experts", "num_local_experts"}.isdisjoint(self.config)
+
 
 def checked(
     name: str,
@@ -290,3 +295,8 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2-grouped": Family("olmo2", off=QK_NORM),
 }
 """Every family and what its members differ in, by the name tests show."""
+
+FOR_GPUS: Mapping[str, Family] = {
+    name: family for name, family in FAMILIES.items() if not family.experts
+}
+"""Those that may be compiled for GPUs."""

@@ -12,6 +12,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from .gguf_experts import metadata as expert_metadata
+from .gguf_experts import stacked, unstacked
 from .tiny_tokenizer import tokenizer_metadata
 
 Floats = NDArray[np.float32]
@@ -30,10 +32,15 @@ ARCHITECTURES: Mapping[str, str] = {
     "smollm3": "smollm3",
     "granite": "granite",
     "olmo2": "olmo2",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "olmoe": "olmoe",
+    "granitemoe": "granitemoe",
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
-PAIRED = ("llama", "granite", "smollm3")
+PAIRED = ("llama", "granite", "smollm3", "granitemoe")
 """Architectures whose files hold rotary pairs of q and k next to each other."""
 
 LM_TOP = ("token_embd.weight", "output.weight")
@@ -74,23 +81,23 @@ def save_gguf(
     chosen_fields = {**metadata(architecture, config), **tokenizer_metadata(), **(fields or {})}
     for key, value in chosen_fields.items():
         _add_field(writer, key, value)
-    names = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH[architecture.upper()], config["num_hidden_layers"]
-    )
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[architecture], config["num_hidden_layers"])
     stands_for: dict[str, Floats] = {}
-    for name, weight in load_file(checkpoint / "model.safetensors").items():
+    for name, weight, parts in stacked(load_file(checkpoint / "model.safetensors")):
         if "vision_tower" in name or "multi_modal_projector" in name:
             continue
         stored = names.get_name(plain_name(name), (".weight", ".bias"))
         assert stored is not None, name
-        chosen = "F32" if weight.ndim == 1 else kind
+        chosen = "F32" if weight.ndim == 1 or ".ffn_gate_inp" in stored else kind
         if stored in LM_TOP:
             chosen = embedding_kind
         element = gguf.GGMLQuantizationType[(kinds or {}).get(stored, chosen)]
         change, undo = _changes(architecture, name, config)
         raw = _encode(change(weight), element)
         writer.add_tensor(stored, raw, raw_dtype=element)
-        stands_for[name] = undo(gguf.dequantize(raw, element).astype(np.float32))
+        values = undo(gguf.dequantize(raw, element).astype(np.float32))
+        stands_for |= unstacked(parts, values.reshape(weight.shape), stands_for)
     extra = rope_tensors(architecture, config)
     if rope_divisors is not None:
         extra["rope_freqs"] = rope_divisors
@@ -114,6 +121,7 @@ def plain_name(name: str) -> str:
 def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's metadata say of its configuration ``c``."""
     heads, hidden = c["num_attention_heads"], c["hidden_size"]
+    granite = architecture in ("granite", "granitemoe")
     scaling = c.get("rope_scaling") or {}
     keys: dict[str, Any] = {
         "block_count": c["num_hidden_layers"],
@@ -131,9 +139,9 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["rope.freq_base"] = float(c["rope_theta"])
     if architecture in ("phi2", "phi3"):
         keys["rope.dimension_count"] = int(c["partial_rotary_factor"] * hidden) // heads
-    elif c.get("head_dim") is not None and architecture != "granite":
+    elif c.get("head_dim") is not None and not granite:
         keys["attention.key_length"] = keys["attention.value_length"] = c["head_dim"]
-    if architecture in ("llama", "granite", "smollm3"):
+    if granite or architecture in ("llama", "smollm3"):
         keys["vocab_size"] = c["vocab_size"]
         keys["rope.dimension_count"] = c.get("head_dim") or hidden // heads
     if scaling.get("rope_type") == "linear":
@@ -156,11 +164,12 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if architecture == "gemma2":
         keys["attn_logit_softcapping"] = c["attn_logit_softcapping"]
         keys["final_logit_softcapping"] = c["final_logit_softcapping"]
-    if architecture == "granite":
+    if granite:
         keys["attention.scale"] = float(c["attention_multiplier"])
         keys["embedding_scale"] = float(c["embedding_multiplier"])
         keys["residual_scale"] = float(c["residual_multiplier"])
         keys["logit_scale"] = float(c["logits_scaling"])
+    keys |= expert_metadata(architecture, c)
     return {
         "general.type": "model",
         "general.name": "tiny",
@@ -244,7 +253,8 @@ def _encode(weight: Floats, element: gguf.GGMLQuantizationType) -> NDArray[Any]:
     scales = RANDOM_BLOCKS.get(element.name)
     if scales is None:
         return gguf.quantize(weight, element)
-    rows, columns = weight.shape
+    *outer, columns = weight.shape
+    rows = math.prod(outer)
     count, size = gguf.GGML_QUANT_SIZES[element]
     assert columns % count == 0, f"{columns} columns for {element.name}"
     seed = weight.view(np.uint32).sum(dtype=np.uint32)
@@ -253,4 +263,4 @@ def _encode(weight: Floats, element: gguf.GGMLQuantizationType) -> NDArray[Any]:
     )
     for at, scale in scales.items():
         raw[..., at : at + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
-    return raw.reshape(rows, -1)
+    return raw.reshape(*outer, -1)

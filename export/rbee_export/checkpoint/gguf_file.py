@@ -80,10 +80,13 @@ class GgufCheckpoint:
                     f"{self.path}: tensor {place.name} does not hold the matrices of "
                     f"{place.experts} experts"
                 )
-            shape, data = (shape[0] * shape[1], shape[2]), data.reshape(shape[0] * shape[1], -1)
+            if place.rows is not None:
+                data = data[:, place.rows]
+            rows = data.shape[0] * data.shape[1]
+            shape, data = (rows, shape[2]), data.reshape(rows, -1)
         if name.endswith(".shared_router") and len(shape) == 1:
             shape = (1, *shape)  # some converters write it as a vector
-        if place.rows is not None:
+        elif place.rows is not None:
             whole = range(*place.rows.indices(shape[0]))
             shape, data = (len(whole), *shape[1:]), data[place.rows]
         order = place.order

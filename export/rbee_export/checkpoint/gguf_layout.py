@@ -155,6 +155,9 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         heads = c.heads if short == "q" else c.kv_heads
         order = _halves_order(heads, c.head_dim)
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
+    fused = f"{at}ffn_gate_up_exps.{suffix}"
+    if short in ("expert_gate", "expert_up") and fused in stored:
+        return Stored(fused, rows_of(short, c), experts=experts)
     return Stored(f"{at}{_INNER[short]}.{suffix}", order=order, experts=experts)
 
 

@@ -1,0 +1,67 @@
+"""The experts of a safetensors checkpoint, as llama.cpp's converter stacks them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_NUMBERED = re.compile(r"(?P<start>.*\.experts)\.(?P<expert>\d+)\.(?P<end>.*)")
+_FUSED = ".block_sparse_moe.input_linear."
+
+
+def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
+    """Yield every tensor to write: a name of its own, its values, and those it is a stack of."""
+    stacks: dict[str, list[str]] = {}
+    for name, weight in weights.items():
+        found = _NUMBERED.fullmatch(name)
+        if found:
+            stacks.setdefault(f"{found['start']}.{found['end']}", []).append(name)
+        elif _FUSED in name:
+            for part, values in zip(("gate", "up"), np.split(weight, 2, axis=1), strict=True):
+                yield name.replace(_FUSED, f".mlp.experts.{part}_proj."), values, (name,)
+        else:
+            yield name, weight, (name,)
+    for name, parts in stacks.items():
+        parts.sort(key=lambda part: int(part.split(".experts.")[1].split(".")[0]))
+        merged = name
+        for short, projection in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+            merged = merged.replace(
+                f".block_sparse_moe.experts.{short}.", f".mlp.experts.{projection}."
+            )
+        yield merged, np.stack([weights[part] for part in parts]), tuple(parts)
+
+
+def unstacked(
+    names: tuple[str, ...], values: Floats, before: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Return what a written tensor's values are by the names it was made of.
+
+    Args:
+        names: Those names.
+        values: The values.
+        before: What was returned of other tensors: gate and up of fused ones go together.
+    """
+    if len(names) > 1:
+        return dict(zip(names, values, strict=True))
+    (name,) = names
+    if _FUSED in name and name in before:
+        return {name: np.concatenate([before[name], values], axis=1)}
+    return {name: values}
+
+
+def metadata(architecture: str, c: Mapping[str, object]) -> dict[str, object]:
+    """Return what metadata say of the experts in a configuration, without the prefix."""
+    count = c.get("num_experts", c.get("num_local_experts"))
+    if count is None:
+        return {}
+    keys = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"]}
+    if architecture in ("qwen2moe", "qwen3moe"):
+        keys["expert_feed_forward_length"] = c["moe_intermediate_size"]
+    if architecture == "qwen2moe":
+        keys["expert_shared_feed_forward_length"] = c["shared_expert_intermediate_size"]
+    return keys
