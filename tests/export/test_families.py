@@ -17,7 +17,7 @@ from support.family_table import BASE, FAMILIES, FOR_GPUS, Off
 from support.gguf_conversion import save_gguf
 from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf
-from support.running import forced_logits, mean_divergence, open_cpu, prefill
+from support.running import forced_logits, mean_divergence, median_divergence, open_cpu, prefill
 from support.tiny_families import in_newer_form, load_without
 from support.tiny_llama import load_reference, reference_logits, with_weights
 
@@ -179,6 +179,13 @@ ROUNDING = 0.02
 FORCED, PROMPT = IDS[:72], 48
 
 
+Divergence = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
+
+
+def divergence_of(name: str) -> Divergence:
+    return median_divergence if FAMILIES[name].experts else mean_divergence
+
+
 def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float32]]:
     """Return what an artifact's matrices stand for, by the checkpoint's names for them."""
     opened = open_checkpoint(checkpoint)
@@ -223,10 +230,11 @@ def test_fidelity(
     ours = forced_logits(open_cpu(artifact), FORCED, PROMPT)
     model = load_reference(checkpoint)
     original = reference_logits(model, FORCED)[PROMPT - 1 :]
-    cost = mean_divergence(ours, original)
+    divergence = divergence_of(name)
+    cost = divergence(ours, original)
     assert cost < COSTS[precision]
     held = with_weights(model, held_weights(checkpoint, artifact))
-    assert mean_divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
+    assert divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
     four = [g.held for g in Artifact.open(artifact).manifest.weights if g.held.startswith("4-bit")]
     assert set(four) == ({"4-bit, blocks of 32, calibrated"} if precision == "int4" else set())
     note(name, precision, cost)
@@ -330,6 +338,6 @@ def test_fidelity_to_the_blocks_of_a_file(
     model = with_weights(load_reference(file.source), file.weights)
     theirs = reference_logits(model, FORCED)[PROMPT - 1 :]
     ours = forced_logits(open_cpu(make_artifact(file.path, "gguf")), FORCED, PROMPT)
-    cost = mean_divergence(ours, theirs)
+    cost = divergence_of(name)(ours, theirs)
     assert cost < ROUNDING
     note(name, "gguf K-blocks" if wide else "gguf blocks", cost)

@@ -72,8 +72,23 @@ def relative_error(values: NDArray[np.float32], reference: NDArray[np.float32]) 
 
 def mean_divergence(values: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """Return the mean Kullback-Leibler divergence, in nats, of the rows' distributions."""
+    return float(_divergences(values, reference).mean())
+
+
+def median_divergence(values: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Return the median of the rows, for models that are not continuous.
+
+    Where a router finds two experts nearly alike, what is rounded decides between them.
+    """
+    return float(np.median(_divergences(values, reference)))
+
+
+def _divergences(
+    values: NDArray[np.float32], reference: NDArray[np.float32]
+) -> NDArray[np.float64]:
     p, q = _log_softmax(reference), _log_softmax(values)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+    divergences: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
+    return divergences
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
