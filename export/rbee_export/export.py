@@ -38,6 +38,7 @@ from rbee_runtime.artifact import (
     EmbedderManifest,
     Engine,
     EngineProfile,
+    ExpertShapes,
     FileEntry,
     LongRope,
     Manifest,
@@ -250,7 +251,9 @@ def _engines(
 def _check(checkpoint: Checkpoint) -> None:
     """Refuse what the graph could be built from, but not run."""
     c = checkpoint.config
-    sizes = (c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab)
+    sizes = [c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab]
+    if c.experts is not None:
+        sizes += [c.experts.intermediate, c.experts.shared + 1]
     if min(*sizes, c.context_length) < 1:
         raise CheckpointError(f"{checkpoint.name}: a dimension of its configuration is below 1")
     if c.heads % c.kv_heads:
@@ -290,4 +293,12 @@ def _shapes(c: DecoderConfig) -> Shapes:
         head_dim=c.head_dim,
         vocab=c.vocab,
         context_length=c.context_length,
+        experts=None
+        if c.experts is None
+        else ExpertShapes(
+            count=c.experts.count,
+            active=c.experts.active,
+            intermediate=c.experts.intermediate,
+            layers=len(c.experts.layers),
+        ),
     )

@@ -15,6 +15,7 @@ from rbee_runtime.artifact import (
     EmbeddingFidelity,
     Fidelity,
     Manifest,
+    Shapes,
 )
 
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
@@ -117,10 +118,20 @@ def _generates(manifest: Manifest, *, half_cache: bool) -> dict[str, str]:
         "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
         f"{shapes.heads} heads over {shapes.kv_heads}, {shapes.vocab} tokens, "
         f"context {shapes.context_length}",
+        **_experts(shapes),
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
         "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}"
         + ("; half of that where the native kernels run" if half_cache else ""),
     }
+
+
+def _experts(shapes: Shapes) -> dict[str, str]:
+    experts = shapes.experts
+    if experts is None:
+        return {}
+    where = "every layer" if experts.layers == shapes.layers else f"{experts.layers} layers"
+    told = f"{experts.count} in {where}, {experts.intermediate} wide; a token gets {experts.active}"
+    return {"experts": told}
 
 
 def _embeds(manifest: EmbedderManifest) -> dict[str, str]:

@@ -30,7 +30,7 @@ from gpu_check.report import Document
 from gpu_check.running import run_all
 from gpu_check.targets import targets
 from rbee_bench.readme import rewrite
-from rbee_export.checkpoint import hf_layout
+from rbee_export.checkpoint import hf_families
 
 ON_HOST = (sys.executable, "-m", "support.gpu_check_on_host")
 MISBEHAVING = (sys.executable, "-m", "support.misbehaving_check")
@@ -277,7 +277,7 @@ MIXTURES = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe"}
 
 
 def test_every_family_is_there() -> None:
-    known = {name.removesuffix("_text") for name in hf_layout.FAMILIES} - MIXTURES
+    known = {name.removesuffix("_text") for name in hf_families.FAMILIES} - MIXTURES
     assert {config.family for config in FAMILIES.values()} == known
     assert any(config.windowed_layers for config in FAMILIES.values())
     assert any(config.long_rope_from for config in FAMILIES.values())

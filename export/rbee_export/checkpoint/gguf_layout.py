@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +11,11 @@ from numpy.typing import NDArray
 from rbee_export.checkpoint.config import Attention, DecoderConfig
 from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
 from rbee_export.checkpoint.gguf_experts import with_experts
+from rbee_export.checkpoint.gguf_families import (
+    ARCHITECTURES,
+    PAIRS_TOGETHER,
+    architecture_of,
+)
 from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.layout import Stored, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
@@ -21,7 +23,6 @@ from rbee_export.checkpoint.rope import LongRope, Rope, Yarn
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 Tensors = Mapping[str, StoredTensor]
-Knobs = Callable[[DecoderConfig, Numbers], DecoderConfig]
 
 _OUTER = {"embedding": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
 _INNER = {
@@ -49,26 +50,6 @@ _EMBEDDERS = (
 """Architectures of encoders."""
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One ``general.architecture``.
-
-    Attributes:
-        family: Row of the family table it belongs to.
-        knobs: Turns the plain decoder's configuration into this family's.
-        pairs_together: Rows of queries and keys that rotate against each other are neighbours.
-        normalized: Whether it divides the weights of a token's experts by their sum; ``None`` for
-            one without experts.
-        shared: Whether every token gets another expert besides.
-    """
-
-    family: str
-    knobs: Knobs
-    pairs_together: bool = False
-    normalized: bool | None = None
-    shared: bool = False
-
-
 def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> DecoderConfig:
     """Read a GGUF file's metadata.
 
@@ -89,7 +70,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
     number = Numbers(str(path), own, prefix)
-    architecture = _architecture(name, number)
+    architecture = architecture_of(name, number)
     layers, heads = number.layers("block_count"), number.whole("attention.head_count")
     hidden = number.whole("embedding_length")
     head_dim = number.whole("attention.key_length", hidden // max(heads, 1))
@@ -130,16 +111,6 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     )
 
 
-def _architecture(name: str, number: Numbers) -> Architecture:
-    """Return what a name means: that of Llama may be Mixtral's, too."""
-    architecture = ARCHITECTURES[name]
-    if architecture.normalized is not None or not number.whole("expert_count", 0):
-        return architecture
-    if name != "llama":
-        raise UnsupportedModel(f"{number.source}: experts in {name} are not supported")
-    return _MIXTRAL
-
-
 def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     """Return where the weight of a canonical name is kept, among the names that there are."""
     layer, short, suffix = split_name(name)
@@ -151,7 +122,7 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     if short in ("gate", "up") and c.gated and f"{at}ffn_gate.{suffix}" not in stored:
         return Stored(f"{at}ffn_up.{suffix}", rows_of(short, c))
     order = None
-    if short in ("q", "k") and c.family in _PAIRS_TOGETHER:
+    if short in ("q", "k") and c.family in PAIRS_TOGETHER:
         heads = c.heads if short == "q" else c.kv_heads
         order = _halves_order(heads, c.head_dim)
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
@@ -203,123 +174,3 @@ def _divisors(path: Path, tensors: Tensors, name: str, dims: int) -> tuple[float
     if tensor.data.shape != (dims // 2,) or tensor.tensor_type != 0 or not np.all(tensor.data):
         raise CheckpointError(f"{path}: {name} does not hold {dims // 2} numbers other than zero")
     return tuple(float(divisor) for divisor in tensor.data)
-
-
-def _windowed(
-    c: DecoderConfig, number: Numbers, slides: Callable[[int], bool] = lambda _: True
-) -> DecoderConfig:
-    window = number.whole("attention.sliding_window", 0)
-    if not 0 < window < c.context_length:
-        return c
-    attention = tuple(
-        replace(a, window=window) if slides(i) else a for i, a in enumerate(c.attention)
-    )
-    return replace(c, attention=attention)
-
-
-def _plain(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return c
-
-
-def _qk_norm(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return replace(c, qk_norm="head")
-
-
-def _phi2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return replace(c, norm="layer", parallel=True, activation="gelu_tanh", gated=False)
-
-
-def _phi3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    return _windowed(c, number)
-
-
-def _gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    return replace(
-        c,
-        activation="gelu_tanh",
-        embedding_scale=math.sqrt(number.factor("embedding_length")),
-        overflows_fp16=True,
-    )
-
-
-def _gemma2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    c = _capped_gemma(c, number, largest=46)
-    return _windowed(c, number, lambda layer: layer % 2 == 0)
-
-
-def _gemma3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    every = max(number.whole("attention.sliding_window_pattern", 6), 1)
-    c = replace(_capped_gemma(c, number, largest=62), qk_norm="head")
-    # The base of the windowed layers is in the architecture, not in the files.
-    rope = Rope(number.above(1, "rope.freq_base_swa", 10000.0), c.head_dim)
-    attention = tuple(
-        replace(a, rope=rope) if (i + 1) % every else a for i, a in enumerate(c.attention)
-    )
-    return _windowed(replace(c, attention=attention), number, lambda i: bool((i + 1) % every))
-
-
-def _capped_gemma(c: DecoderConfig, number: Numbers, largest: int) -> DecoderConfig:
-    # The largest model of each generation scales by another width; its files do not say so.
-    width = c.hidden // c.heads if c.layers == largest else c.head_dim
-    return replace(
-        _gemma(c, number),
-        post_norm=True,
-        attention_scale=width**-0.5,
-        attention_cap=number.maybe("attn_logit_softcapping"),
-        logits_cap=number.maybe("final_logit_softcapping"),
-    )
-
-
-def _smollm3(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    attention = tuple(
-        a if (i + 1) % 4 else replace(a, rope=None) for i, a in enumerate(c.attention)
-    )
-    return replace(c, attention=attention)
-
-
-def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    return replace(
-        c,
-        embedding_scale=number.maybe("embedding_scale") or 1.0,
-        residual_scale=number.maybe("residual_scale") or 1.0,
-        attention_scale=number.maybe("attention.scale"),
-        logits_scale=1.0 / number.factor("logit_scale", 1.0),
-    )
-
-
-def _olmo2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    c = replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
-    return _windowed(c, number)
-
-
-def _olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    if number.maybe("attention.clamp_kqv"):
-        raise UnsupportedModel(f"{number.source}: olmoe.attention.clamp_kqv is not supported")
-    return replace(c, qk_norm="whole")
-
-
-_MIXTRAL = Architecture("mixtral", _plain, pairs_together=True, normalized=True)
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "llama": Architecture("llama", _plain, pairs_together=True),
-        "qwen2": Architecture("qwen2", _plain),
-        "qwen3": Architecture("qwen3", _qk_norm),
-        "phi2": Architecture("phi", _phi2),
-        "phi3": Architecture("phi3", _phi3),
-        "gemma": Architecture("gemma", _gemma),
-        "gemma2": Architecture("gemma2", _gemma2),
-        "gemma3": Architecture("gemma3", _gemma3),
-        "smollm3": Architecture("smollm3", _smollm3, pairs_together=True),
-        "granite": Architecture("granite", _granite, pairs_together=True),
-        "olmo2": Architecture("olmo2", _olmo2),
-        "qwen2moe": Architecture("qwen2_moe", _plain, normalized=False, shared=True),
-        "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
-        "olmoe": Architecture("olmoe", _olmoe, normalized=False),
-        "granitemoe": Architecture("granitemoe", _granite, pairs_together=True, normalized=True),
-    }
-)
-"""What ``general.architecture`` may be, and what it means."""
-
-_PAIRS_TOGETHER = frozenset(
-    a.family for a in (*ARCHITECTURES.values(), _MIXTRAL) if a.pairs_together
-)

@@ -147,8 +147,8 @@ class ReferenceDialect:
     def let_through(self, y: Floats, x: Floats, name: str, columns: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
         with np.errstate(over="ignore"):
-            share: Floats = 1 / (1 + np.exp(-product(self._weights, x, name, 1, columns)))
-        return y * share
+            let_through: Floats = y / (1 + np.exp(-product(self._weights, x, name, 1, columns)))
+        return let_through
 
     def last_position(self, x: Floats) -> Floats:
         """Keep every position: all are compared."""

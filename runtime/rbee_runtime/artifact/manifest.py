@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from rbee_runtime.artifact.parts import (
     Dialect,
@@ -15,6 +21,28 @@ from rbee_runtime.artifact.parts import (
     WeightGroup,
 )
 from rbee_runtime.transfer import BLOCK
+
+
+class ExpertShapes(Frozen):
+    """MLPs of which each token is given some.
+
+    Attributes:
+        count: How many there are in a layer that has them.
+        active: How many of them a token is given.
+        intermediate: Width inside one of them.
+        layers: How many layers have them.
+    """
+
+    count: PositiveInt
+    active: PositiveInt
+    intermediate: PositiveInt
+    layers: PositiveInt
+
+    @model_validator(mode="after")
+    def _a_token_is_given_some_of_them(self) -> Self:
+        if self.active > self.count:
+            raise ValueError("active is more than there are")
+        return self
 
 
 class Shapes(Frozen):
@@ -29,6 +57,7 @@ class Shapes(Frozen):
         head_dim: Width of one head.
         vocab: Rows of the embedding; the width of the logits.
         context_length: Positions the model was made for.
+        experts: Those of a mixture of experts.
     """
 
     layers: PositiveInt
@@ -39,6 +68,15 @@ class Shapes(Frozen):
     head_dim: PositiveInt
     vocab: PositiveInt
     context_length: PositiveInt
+    experts: ExpertShapes | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write no ``experts`` of a model without: readers that do not know the key read it."""
+        told: dict[str, Any] = write(self)
+        if self.experts is None:
+            del told["experts"]
+        return told
 
 
 class CacheGeometry(Frozen):

@@ -67,6 +67,10 @@ def open_backend(
     """
     # What only some artifacts run on is imported for those: a start is to be short.
     manifest = artifact.manifest
+    if manifest.shapes.experts is not None and name in ("cuda", "tensorrt"):
+        raise DeviceError(
+            f"{artifact.path}: mixtures of experts run on the CPU alone; leave --backend out"
+        )
     if manifest.target == "tensorrt":
         from rbee_runtime.backend.tensorrt_opening import open_standard
 
