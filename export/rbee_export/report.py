@@ -129,7 +129,9 @@ def _experts(shapes: Shapes) -> dict[str, str]:
     experts = shapes.experts
     if experts is None:
         return {}
-    where = "every layer" if experts.layers == shapes.layers else f"{experts.layers} layers"
+    where = f"{experts.layers} of {shapes.layers} layers"
+    if experts.layers == shapes.layers:
+        where = "every layer"
     told = f"{experts.count} in {where}, {experts.intermediate} wide; a token gets {experts.active}"
     return {"experts": told}
 

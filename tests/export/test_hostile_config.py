@@ -20,6 +20,7 @@ from rbee_export import ExportError, Options, export, open_checkpoint
 from rbee_export.checkpoint.gguf_header import read_header
 
 FAMILIES = ("llama-3", "qwen2-yarn", "phi", "phi3-longrope", "gemma2", "gemma3", "smollm3")
+FAMILIES += ("mixtral", "qwen2-moe", "qwen3-moe-mixed", "granite-moe")
 _ODD_NUMBERS = [0, -1, 1, 3, 1.5, 10**9, 10**12, 10**30, 2**53 - 1, -(2**40)]
 _ODD_REALS = [math.nan, math.inf, -math.inf, 1e-300, 1e300]
 _ODD_OTHERS = [True, False, "x", "", "1", [], {}, [1], [None], None]
@@ -70,7 +71,10 @@ def test_a_configuration_with_an_odd_value(
     refused_or_exported(model, tmp_path / "out")
 
 
-@given(data=st.data(), family=st.sampled_from(["llama-3", "phi3-longrope", "gemma3"]))
+@given(
+    data=st.data(),
+    family=st.sampled_from(["llama-3", "phi3-longrope", "gemma3", "mixtral", "qwen2-moe"]),
+)
 @QUIET
 def test_a_file_with_an_odd_field(
     data: st.DataObject, family: str, families: dict[str, Path], tmp_path: Path

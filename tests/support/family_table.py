@@ -270,7 +270,7 @@ FAMILIES: Mapping[str, Family] = {
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 32,
             "decoder_sparse_step": 2,
-            "mlp_only_layers": [1],
+            "mlp_only_layers": [2, 3],
         },
         {"sum of weights": settings(norm_topk_prob=True)},
         gguf=False,

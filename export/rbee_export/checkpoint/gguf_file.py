@@ -84,11 +84,11 @@ class GgufCheckpoint:
                 data = data[:, place.rows]
             rows = data.shape[0] * data.shape[1]
             shape, data = (rows, shape[2]), data.reshape(rows, -1)
-        if name.endswith(".shared_router") and len(shape) == 1:
-            shape = (1, *shape)  # some converters write it as a vector
         elif place.rows is not None:
             whole = range(*place.rows.indices(shape[0]))
             shape, data = (len(whole), *shape[1:]), data[place.rows]
+        if name.endswith(".shared_router") and len(shape) == 1:
+            shape = (1, *shape)  # some converters write it as a vector
         order = place.order
         if order is not None and len(order) != shape[0]:
             order = None  # its shape contradicts the configuration, which will be found out

@@ -121,15 +121,16 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         return Stored(f"{at}attn_qkv.{suffix}", rows_of(short, c))
     if short in ("gate", "up") and c.gated and f"{at}ffn_gate.{suffix}" not in stored:
         return Stored(f"{at}ffn_up.{suffix}", rows_of(short, c))
+    if short in _OF_EXPERTS and c.experts is not None:
+        fused = f"{at}ffn_gate_up_exps.{suffix}"
+        if fused in stored and short != "expert_down":
+            return Stored(fused, rows_of(short, c), experts=c.experts.count)
+        return Stored(f"{at}{_INNER[short]}.{suffix}", experts=c.experts.count)
     order = None
     if short in ("q", "k") and c.family in PAIRS_TOGETHER:
         heads = c.heads if short == "q" else c.kv_heads
         order = _halves_order(heads, c.head_dim)
-    experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
-    fused = f"{at}ffn_gate_up_exps.{suffix}"
-    if short in ("expert_gate", "expert_up") and fused in stored:
-        return Stored(fused, rows_of(short, c), experts=experts)
-    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order, experts=experts)
+    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order)
 
 
 def _halves_order(heads: int, head_dim: int) -> NDArray[np.intp]:

@@ -1,0 +1,170 @@
+"""The experts of a layer as ONNX Runtime's operators compute them, beside plain sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.native import model, session
+
+from rbee_export.blocks import BlockMatrix, quantize
+from rbee_export.dialect.experts import block_experts, dense_experts
+from rbee_export.dialect.ort import OPSET
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What is chosen from, and how.
+
+    Attributes:
+        matrices: Gate, up and down of all experts.
+        experts: How many there are.
+        active: How many of them a token is given.
+        normalized: Whether their weights are divided by their sum.
+    """
+
+    matrices: Sequence[Floats]
+    experts: int
+    active: int
+    normalized: bool
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        columns = self.matrices[0].shape[1]
+        return {
+            "experts": self.experts,
+            "active": self.active,
+            "normalized": int(self.normalized),
+            "N": self.matrices[2].shape[1],
+            "K": columns,
+        }
+
+    def outcome(self, x: Floats, router: Floats) -> Floats:
+        """Return the sums, token by token."""
+        gates, ups, downs = (np.split(matrix, self.experts) for matrix in self.matrices)
+        wanted = np.zeros((router.size // self.experts, x.shape[-1]))
+        tokens = zip(x.reshape(wanted.shape), router.reshape(-1, self.experts), strict=True)
+        for i, (own, logits) in enumerate(tokens):
+            p = np.exp(logits.astype(np.float64) - logits.max())
+            p /= p.sum()
+            # Of equal ones, the lower number.
+            chosen = sorted(range(self.experts), key=lambda e: (-p[e], e))[: self.active]
+            total = p[chosen].sum() if self.normalized else 1.0
+            for e in chosen:
+                gate = gates[e] @ own
+                inner = gate / (1 + np.exp(-gate)) * (ups[e] @ own)
+                wanted[i] += p[e] / total * (downs[e] @ inner)
+        return wanted.reshape(x.shape).astype(np.float32)
+
+
+def matrix(rows: int, columns: int, bits: Any, *, offsets: bool, seed: int) -> BlockMatrix:
+    random = np.random.default_rng(seed)
+    made = quantize(random.standard_normal((rows, columns), np.float32) / 6, bits)
+    if not offsets:
+        return made
+    shifts = random.standard_normal(made.scales.shape, np.float32) / 9
+    return BlockMatrix(made.bits, made.packed, made.scales, shifts)
+
+
+def run(
+    function: ir.Function,
+    attributes: Mapping[str, int],
+    constants: Mapping[str, NDArray[Any] | None],
+    inputs: Mapping[str, Floats],
+) -> Floats:
+    of = model(function.name, inputs, constants, attributes, function=function)
+    found: Floats = session(of, native=False).run(None, dict(inputs))[0]
+    return found
+
+
+def activations(shape: Sequence[int], experts: int, seed: int = 3) -> dict[str, Floats]:
+    random = np.random.default_rng(seed)
+    return {
+        "x": random.standard_normal((*shape, 96), np.float32),
+        "router": random.standard_normal((*shape, experts), np.float32),
+    }
+
+
+def assert_near(found: Floats, wanted: Floats) -> None:
+    assert np.abs(wanted).max() > 0.5
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("down_offsets", [False, True])
+@pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize(("bits", "down_bits"), [(8, 8), (4, 8), (4, 4)])
+def test_experts_in_blocks(bits: int, down_bits: int, *, offsets: bool, down_offsets: bool) -> None:
+    gate, up = (matrix(5 * 64, 96, bits, offsets=offsets, seed=seed) for seed in (0, 1))
+    down = matrix(5 * 96, 64, down_bits, offsets=down_offsets, seed=2)
+    layer = Layer([m.dequantize() for m in (gate, up, down)], 5, 2, normalized=offsets)
+    inputs = activations((1, 7), 5)
+    function = block_experts(
+        OPSET, {"accuracy_level": 4}, offsets=offsets, down_offsets=down_offsets
+    )
+    constants = {
+        f"{name}.{part}": getattr(m, part)
+        for name, m in (("gate", gate), ("up", up), ("down", down))
+        for part in ("packed", "scales", "offsets")
+    }
+    attributes = layer.attributes | {
+        "bits": bits,
+        "block_size": 32,
+        "down_bits": down_bits,
+        "down_block_size": 32,
+    }
+    found = run(function, attributes, constants, inputs)
+    assert_near(found, layer.outcome(**inputs))
+
+
+def dense(layer: Layer, inputs: Mapping[str, Floats]) -> Floats:
+    constants = dict(zip(("gate", "up", "down"), layer.matrices, strict=True))
+    return run(dense_experts(OPSET), layer.attributes, constants, inputs)
+
+
+def dense_layer(experts: int, active: int, *, normalized: bool) -> Layer:
+    random = np.random.default_rng(9)
+    sizes = [(experts * 32, 96), (experts * 32, 96), (experts * 96, 32)]
+    matrices = [random.standard_normal(size, np.float32) / 3 for size in sizes]
+    return Layer(matrices, experts, active, normalized)
+
+
+@given(
+    shape=st.sampled_from([(1, 1), (1, 9), (16, 1), (5,)]),
+    experts=st.integers(1, 9),
+    data=st.data(),
+    normalized=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_experts_of_numbers(
+    shape: Sequence[int], experts: int, data: st.DataObject, *, normalized: bool
+) -> None:
+    layer = dense_layer(experts, data.draw(st.integers(1, experts)), normalized=normalized)
+    inputs = activations(shape, experts, seed=data.draw(st.integers(0, 99)))
+    found, wanted = dense(layer, inputs), layer.outcome(**inputs)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(np.abs(wanted).max(), 1))
+
+
+def test_of_equal_experts_the_first_are_chosen() -> None:
+    layer = dense_layer(6, 3, normalized=True)
+    inputs = activations((1, 4), 6)
+    inputs["router"][:] = np.float32([0, 1, 1, 0, 1, 1])
+    wanted = layer.outcome(**inputs)
+    assert_near(dense(layer, inputs), wanted)
+    inputs["router"][:] = np.float32([-200, 1, 1, -200, 1, 0.5])
+    np.testing.assert_allclose(layer.outcome(**inputs), wanted, rtol=0, atol=1e-5)
+
+
+def test_logits_of_any_size_choose() -> None:
+    layer = dense_layer(4, 2, normalized=False)
+    inputs = activations((1, 8), 4)
+    inputs["router"] *= np.float32(1e4)
+    assert_near(dense(layer, inputs), layer.outcome(**inputs))
