@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from rbee_export.blocks import BLOCK, BlockMatrix, quantize
@@ -16,6 +18,7 @@ def round_experts(
 ) -> Floats:
     """Round the experts of a layer, and return what they then make of a text.
 
+    Each is rounded to the tokens that it is given, however few; by itself where there are none.
     Held at a time are the matrices of one expert in float32, and the rounded ones of all.
 
     Args:
@@ -36,20 +39,24 @@ def round_experts(
         }.items()
     }
     routing = text.routing(x, at, columns, experts)
-    of_all = InputMoments.of(x)
     outcome = np.zeros_like(x)
     for expert in range(experts.count):
         tokens, shares = routing.of_expert(expert)
         own = x[tokens]
-        gate_up = [
-            own @ stacks[name].round(expert, of_all).T for name in ("expert_gate", "expert_up")
-        ]
-        inner = text.gate(np.concatenate(gate_up, axis=-1), "silu")
-        down = stacks["expert_down"].round(expert, InputMoments.of(inner))
+        inputs = _moments(own)
+        gate, up = (
+            own @ stacks[name].round(expert, inputs).T for name in ("expert_gate", "expert_up")
+        )
+        inner = text.gate(np.concatenate([gate, up], axis=-1), "silu")
+        down = stacks["expert_down"].round(expert, _moments(inner))
         outcome[tokens] += shares * (inner @ down.T)
     for stack in stacks.values():
         stack.keep()
     return outcome
+
+
+def _moments(inputs: Floats) -> InputMoments | None:
+    return InputMoments.of(inputs) if len(inputs) else None
 
 
 class _Stack:
@@ -63,6 +70,7 @@ class _Stack:
         self._packed = np.empty((*shape, BLOCK // 2), np.uint8)
         self._scales = np.empty(shape, np.float32)
         self._rows = rows
+        self._calibrated = False
 
     def round(self, expert: int, inputs: InputMoments | None) -> Floats:
         """Round an expert's matrix, and return what it then stands for."""
@@ -73,10 +81,12 @@ class _Stack:
             weights = rounded.dequantize()
         else:
             rounded = inputs.round(weights, weights)
+            self._calibrated = True
         self._packed[own], self._scales[own] = rounded.packed, rounded.scales
         return weights
 
     def keep(self) -> None:
         """Leave the stack to the weights."""
-        matrix = BlockMatrix(4, self._packed, self._scales, how="calibrated")
+        how: Literal["calibrated", "rounded"] = "calibrated" if self._calibrated else "rounded"
+        matrix = BlockMatrix(4, self._packed, self._scales, how=how)
         self._weights.keep(self._name, matrix)
