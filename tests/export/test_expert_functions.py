@@ -107,9 +107,7 @@ def test_experts_in_blocks(bits: int, down_bits: int, *, offsets: bool, down_off
     down = matrix(5 * 96, 64, down_bits, offsets=down_offsets, seed=2)
     layer = Layer([m.dequantize() for m in (gate, up, down)], 5, 2, normalized=offsets)
     inputs = activations((1, 7), 5)
-    function = block_experts(
-        OPSET, {"accuracy_level": 4}, offsets=offsets, down_offsets=down_offsets
-    )
+    function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets)
     constants = {
         f"{name}.{part}": getattr(m, part)
         for name, m in (("gate", gate), ("up", up), ("down", down))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from rbee_export.dialect.functions import DOMAIN, gated_pair, product
+from rbee_export.dialect.functions import DOMAIN, gated_pair
 
 _MS = "com.microsoft"
 
@@ -24,20 +24,16 @@ class _Matrix:
 
     Attributes:
         outputs: Name of the attribute that says how many rows each expert has.
-        inputs: Name of the attribute that says how many columns there are.
         parts: The weights, or integers, scales and perhaps offsets: the rows of all experts.
         blocks: Names of the attributes that say bits and size of a block; none for numbers.
     """
 
     outputs: str
-    inputs: str
     parts: Sequence[ir.Value]
     blocks: tuple[str, str] | None = None
 
 
-def block_experts(
-    opset: int, attributes: Mapping[str, int], *, offsets: bool, down_offsets: bool
-) -> ir.Function:
+def block_experts(opset: int, *, offsets: bool, down_offsets: bool) -> ir.Function:
     """Return the gated SiLU of the experts that a router chooses, weights in blocks.
 
     That is ``GatedSiluExperts``, with ``Block`` before ``Experts`` where the blocks of gate and up
@@ -59,7 +55,6 @@ def block_experts(
 
     Args:
         opset: Version of ONNX's own operators.
-        attributes: What every ``MatMulNBits`` is told besides.
         offsets: Whether the blocks of gate and up have offsets.
         down_offsets: Whether those of down have.
     """
@@ -69,13 +64,12 @@ def block_experts(
         for name in ("gate", "up", "down")
     )
     matrices = [
-        _Matrix("N", "K", part[: 3 if offsets else 2], ("bits", "block_size"))
-        for part in (gate, up)
+        _Matrix("N", part[: 3 if offsets else 2], ("bits", "block_size")) for part in (gate, up)
     ]
     matrices.append(
-        _Matrix("K", "N", down[: 3 if down_offsets else 2], ("down_bits", "down_block_size"))
+        _Matrix("K", down[: 3 if down_offsets else 2], ("down_bits", "down_block_size"))
     )
-    body = _Body(opset, attributes, x, router)
+    body = _Body(opset, x, router)
     outcome = body.outcome(*matrices)
     name = f"GatedSilu{'Block' if offsets else ''}Experts{'Block' if down_offsets else ''}"
     return body.function(name, [*gate, *up, *down], outcome, (*_ROUTING, *_SIZES, *_BLOCKS))
@@ -88,10 +82,8 @@ def dense_experts(opset: int) -> ir.Function:
     """
     x, router = ir.Value(name="x"), ir.Value(name="router")
     gate, up, down = (ir.Value(name=name) for name in ("gate", "up", "down"))
-    body = _Body(opset, {}, x, router)
-    outcome = body.outcome(
-        _Matrix("N", "K", [gate]), _Matrix("N", "K", [up]), _Matrix("K", "N", [down])
-    )
+    body = _Body(opset, x, router)
+    outcome = body.outcome(_Matrix("N", [gate]), _Matrix("N", [up]), _Matrix("K", [down]))
     name = "GatedSiluDenseExperts"
     return body.function(name, [gate, up, down], outcome, (*_ROUTING, *_SIZES))
 
@@ -99,11 +91,8 @@ def dense_experts(opset: int) -> ir.Function:
 class _Body:
     """A function's body, under construction: a loop over the experts that any token chose."""
 
-    def __init__(
-        self, opset: int, attributes: Mapping[str, int], x: ir.Value, router: ir.Value
-    ) -> None:
+    def __init__(self, opset: int, x: ir.Value, router: ir.Value) -> None:
         self._opset = opset
-        self._attributes = attributes
         self._x, self._router = x, router
         self._tape = Tape()
 
@@ -170,11 +159,9 @@ class _Body:
         tokens = tape.op("Gather", [places, _int(tape, 0)])
         share = tape.op("GatherND", [shares, tape.op("Transpose", [places])])
         own = tape.op("Gather", [x, tokens])
-        gate, up, down = (self._own(tape, matrix, expert) for matrix in matrices)
-        inner = gated_pair(
-            tape, self._product(tape, own, gate), self._product(tape, own, up), "GatedSilu"
-        )
-        outcome = self._product(tape, inner, down)
+        gate, up, down = matrices
+        gated, factor = (self._product(tape, own, matrix, expert) for matrix in (gate, up))
+        outcome = self._product(tape, gated_pair(tape, gated, factor, "GatedSilu"), down, expert)
         weighted = tape.op("Mul", [outcome, tape.op("Unsqueeze", [share, _ints(tape, 1)])])
         rows = tape.op("Unsqueeze", [tokens, _ints(tape, 1)])
         following = tape.op("ScatterND", [summed, rows, weighted], {"reduction": "add"})
@@ -190,21 +177,42 @@ class _Body:
             name="expert",
         )
 
-    def _own(self, tape: Tape, matrix: _Matrix, expert: ir.Value) -> _Matrix:
-        """Return the rows of a matrix that belong to one expert."""
-        rows = _attribute(tape, matrix.outputs)
-        start = tape.op("Mul", [expert, rows])
-        end = tape.op("Add", [start, rows])
-        first = _ints(tape, 0)
-        parts = [tape.op("Slice", [part, start, end, first]) for part in matrix.parts]
-        return _Matrix(matrix.outputs, matrix.inputs, parts, matrix.blocks)
-
-    def _product(self, tape: Tape, x: ir.Value, matrix: _Matrix) -> ir.Value:
+    @staticmethod
+    def _product(tape: Tape, x: ir.Value, matrix: _Matrix, expert: ir.Value) -> ir.Value:
+        """Multiply by the rows of a matrix that belong to one expert."""
+        count = _attribute(tape, matrix.outputs)
+        start = tape.op("Mul", [expert, count])
+        end = tape.op("Add", [start, count])
         if matrix.blocks is None:
-            return tape.op("FusedMatMul", [x, *matrix.parts], {"transB": 1}, domain=_MS)
-        bits, size = matrix.blocks
-        told = {"N": matrix.outputs, "K": matrix.inputs, "bits": bits, "block_size": size}
-        return product(tape, [x, *matrix.parts, None], self._attributes, told)
+            rows = tape.op("Slice", [matrix.parts[0], start, end, _ints(tape, 0)])
+        else:
+            scalars = [tape.op("Squeeze", [bound]) for bound in (start, end)]
+            numbers = tape.op("Range", [*scalars, _int(tape, 1)])
+            rows = _dequantized(tape, matrix, matrix.blocks, numbers)
+        return tape.op("FusedMatMul", [x, rows], {"transB": 1}, domain=_MS)
+
+
+def _dequantized(tape: Tape, matrix: _Matrix, blocks: tuple[str, str], rows: ir.Value) -> ir.Value:
+    """Return what some rows stand for, ``float[n, width]``.
+
+    ``MatMulNBits`` would do it ten times as slowly: it works with weights that are constant.
+    """
+    integers, scales, *offsets = matrix.parts
+    last = _ints(tape, -1)
+    bits, size = (
+        ir.RefAttr(own, name, ir.AttributeType.INT)
+        for own, name in zip(("bits", "block_size"), blocks, strict=True)
+    )
+    weights = tape.op(
+        "GatherBlockQuantized",
+        [integers, rows, tape.op("Unsqueeze", [scales, last])],
+        {"bits": bits, "block_size": size, "gather_axis": 0, "quantize_axis": 2},
+        domain=_MS,
+    )
+    for values in offsets:
+        shifts = tape.op("Unsqueeze", [tape.op("Gather", [values, rows]), last])
+        weights = tape.op("Add", [weights, shifts])
+    return tape.op("Reshape", [weights, _ints(tape, 0, -1)])
 
 
 def _attribute(tape: Tape, name: str) -> ir.Value:

@@ -8,7 +8,6 @@ does. A graph with them therefore runs wherever the bodies do, and faster with t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Literal
 
 import onnx_ir as ir
@@ -17,9 +16,7 @@ from onnx_ir.tape import Tape
 DOMAIN = "rbee"
 _MS = "com.microsoft"
 
-_PRODUCT: Mapping[str, str] = MappingProxyType(
-    {name: name for name in ("N", "K", "bits", "block_size")}
-)
+_PRODUCT = ("N", "K", "bits", "block_size")
 
 Gate = Literal["GatedSilu", "GatedGelu"]
 
@@ -37,8 +34,8 @@ def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
     """
     tape = Tape()
     inputs = _values("x", "integers", "scales", "offsets", "bias")
-    total = product(tape, inputs, attributes)
-    return _function("BlockProduct", _body(opset, inputs, tape, total), [*_PRODUCT])
+    total = _product(tape, inputs, attributes)
+    return _function("BlockProduct", _body(opset, inputs, tape, total), _PRODUCT)
 
 
 def gated(opset: int, name: Gate) -> ir.Function:
@@ -71,9 +68,9 @@ def gated_product(
     tape = Tape()
     names = ("x", "integers", "scales", *(["offsets"] if offsets else []), "bias")
     inputs = _values(*names)
-    y = _gated(tape, product(tape, inputs, attributes), gate)
+    y = _gated(tape, _product(tape, inputs, attributes), gate)
     name = f"{gate}{'Block' if offsets else ''}Product"
-    return _function(name, _body(opset, inputs, tape, y), [*_PRODUCT])
+    return _function(name, _body(opset, inputs, tape, y), _PRODUCT)
 
 
 def gelu_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
@@ -87,33 +84,21 @@ def gelu_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
     """
     tape = Tape()
     inputs = _values("x", "integers", "scales", "bias")
-    y = tape.op("Gelu", [product(tape, inputs, attributes)])
-    return _function("GeluProduct", _body(opset, inputs, tape, y), [*_PRODUCT])
+    y = tape.op("Gelu", [_product(tape, inputs, attributes)])
+    return _function("GeluProduct", _body(opset, inputs, tape, y), _PRODUCT)
 
 
-def product(
-    tape: Tape,
-    inputs: Sequence[ir.Value | None],
-    attributes: Mapping[str, int],
-    names: Mapping[str, str] = _PRODUCT,
-) -> ir.Value:
-    """Multiply by weights in blocks, within a function.
-
-    Args:
-        tape: Where to emit it.
-        inputs: Those of ``BlockProduct``, in its order; the offsets are there or not.
-        attributes: What every ``MatMulNBits`` is told besides.
-        names: The function's attributes that are its N, K, bits and block_size.
-    """
+def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, int]) -> ir.Value:
+    """Multiply by weights in blocks; the offsets before the bias are there or not."""
     x, integers, scales, *offsets, bias = inputs
-    told: dict[str, ir.Attr | int] = {name: _same(own, name) for name, own in names.items()}
+    told: dict[str, ir.Attr | int] = {name: _same(name) for name in _PRODUCT}
     told.update(attributes)
     y = tape.op("MatMulNBits", [x, integers, scales, None, None, bias], told, domain=_MS)
     if not offsets:
         return y
     # Sizes to cut x to: leading dimensions as they are, then blocks.
     leading = tape.op("Shape", [x], {"end": -1})
-    block = tape.op("Constant", [], {"value_int": _same(names["block_size"], "value_int")})
+    block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
     width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
     last = _ints(tape, [-1])
     sizes = tape.op("Concat", [leading, last, width], {"axis": 0})

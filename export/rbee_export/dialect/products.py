@@ -108,9 +108,7 @@ class Products:
             "down_bits": down.bits,
             "down_block_size": down.block,
         }
-        function = block_experts(
-            self._opset, self._accuracy, offsets=gate.offsets, down_offsets=down.offsets
-        )
+        function = block_experts(self._opset, offsets=gate.offsets, down_offsets=down.offsets)
         return self._graph.call(function, inputs, attributes)
 
     def of_numbers(self, x: ir.Value, name: str, rows: int, columns: int) -> ir.Value:
