@@ -1,12 +1,15 @@
 // Where products on the processor's matrix unit put their sums.
 #pragma once
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cstring>
 
 #include "epilogue.h"
 #include "matrix_unit.h"
 #include "packed_weights.h"
+#include "weighed_rows.h"
 
 namespace rbee::avx512 {
 
@@ -95,47 +98,73 @@ class Columns {
   Square edges_;
 };
 
-// Rows of sums that wait for an epilogue, which takes a few of them at a time while the unit
+// What becomes of a row of a pair's sums: what an epilogue makes of them, a row of y.
+struct Finished {
+  Epilogue epilogue;
+  float* y;
+  size_t stride;
+
+  void take(const Square& sums, size_t row) {
+    const auto& tiles = sums.tiles[row / kUnitRows];
+    const size_t line = row % kUnitRows;
+    if (epilogue.gate != nullptr) {
+      epilogue.gate(tiles[0].sums[line], tiles[1].sums[line], kPanel, y + row * stride);
+    } else {
+      epilogue.activation(tiles[0].sums[line], kPanel, y + row * stride);
+      epilogue.activation(tiles[1].sums[line], kPanel, y + row * stride + kPanel);
+    }
+  }
+  Finished from(size_t row) const { return {epilogue, y + row * stride, stride}; }
+};
+
+// Or they are added to another row.
+struct Added {
+  const WeighedRows* to;
+  size_t column;
+  size_t panels;
+  size_t first = 0;
+
+  void take(const Square& sums, size_t row) {
+    float* y = (*to)[first + row] + column;
+    const __m512 weight = _mm512_set1_ps(to->weights[first + row]);
+    for (size_t p = 0; p < panels; ++p, y += kPanel) {
+      const __m512 sum = _mm512_load_ps(sums.tiles[row / kUnitRows][p].sums[row % kUnitRows]);
+      _mm512_storeu_ps(y, _mm512_fmadd_ps(weight, sum, _mm512_loadu_ps(y)));
+    }
+  }
+  Added from(size_t row) const { return {to, column, panels, row}; }
+};
+
+constexpr size_t kMostWaiting = 2 * kUnitRows;
+
+// Rows of sums that wait for what becomes of them, which is done for a few at a time while the unit
 // multiplies.
+template <typename Outcome>
 class Waiting {
  public:
-  static constexpr size_t kMost = 2 * kUnitRows;
-
-  explicit Waiting(const Epilogue& epilogue) : epilogue_(epilogue) {}
-
-  // So many rows of `sums`, of two panels, become those of y.
-  void add(const Square* sums, size_t rows, float* y, size_t stride) {
-    take(kMost);
+  void add(const Square* sums, size_t rows, const Outcome& outcome) {
+    take(kMostWaiting);
     sums_ = sums;
-    y_ = y;
-    stride_ = stride;
+    outcome_ = outcome;
     next_ = 0;
     rows_ = rows;
   }
 
+  bool is_in(const Square& square) const { return sums_ == &square; }
+
   void take(size_t most) {
     for (const size_t last = std::min(rows_, next_ + most); next_ < last; ++next_) {
-      const auto& tiles = sums_->tiles[next_ / kUnitRows];
-      const size_t row = next_ % kUnitRows;
-      float* y = y_ + next_ * stride_;
-      if (epilogue_.gate != nullptr) {
-        epilogue_.gate(tiles[0].sums[row], tiles[1].sums[row], kPanel, y);
-      } else {
-        epilogue_.activation(tiles[0].sums[row], kPanel, y);
-        epilogue_.activation(tiles[1].sums[row], kPanel, y + kPanel);
-      }
+      outcome_.take(*sums_, next_);
     }
   }
 
  private:
-  Epilogue epilogue_;
+  Outcome outcome_{};
   const Square* sums_ = nullptr;
-  float* y_ = nullptr;
-  size_t stride_ = 0, next_ = 0, rows_ = 0;
+  size_t next_ = 0, rows_ = 0;
 };
 
-// Where sums of tiles of rows from the first on are until an epilogue takes them; so many squares in
-// turn.
+// Where sums of tiles of rows from the first on are until they are taken; so many squares in turn.
 struct Squares {
   Square* squares;
   size_t count;
@@ -147,16 +176,12 @@ struct Squares {
   }
 };
 
-// Columns of y, float[rows, width]: what an epilogue makes of a pair of panels.
+// A pair of panels whose outcome is taken once all slabs were multiplied.
 class PairColumn {
  public:
-  PairColumn(float* y, size_t rows, size_t width, Squares squares, bool is_last, Waiting& waiting)
-      : y_(y),
-        rows_(rows),
-        width_(width),
-        squares_(squares),
-        is_last_(is_last),
-        waiting_(waiting) {}
+  PairColumn(const Finished& outcome, size_t rows, Squares squares, bool is_last,
+             Waiting<Finished>& waiting)
+      : outcome_(outcome), rows_(rows), squares_(squares), is_last_(is_last), waiting_(waiting) {}
 
   Sums start(const Slab& slab, size_t tile, size_t panel) {
     const size_t first = squares_.first_tile;
@@ -170,16 +195,50 @@ class PairColumn {
   void finish(const Slab&, size_t tile, size_t tiles) {
     if (!is_last_) return;
     const size_t row = tile * kUnitRows;
-    waiting_.add(&squares_.of(tile), std::min(tiles * kUnitRows, rows_ - row), y_ + row * width_,
-                 width_);
+    waiting_.add(&squares_.of(tile), std::min(tiles * kUnitRows, rows_ - row),
+                 outcome_.from(row));
   }
 
  private:
-  float* y_;
-  size_t rows_, width_;
+  Finished outcome_;
+  size_t rows_;
   Squares squares_;
   bool is_last_;
-  Waiting& waiting_;
+  Waiting<Finished>& waiting_;
+};
+
+// A pair, or the last panel, whose sums are added to other rows slab by slab.
+class AddedColumns {
+ public:
+  AddedColumns(const Added& outcome, size_t rows, size_t first_tile, Square* squares,
+               Waiting<Added>& waiting)
+      : outcome_(outcome),
+        rows_(rows),
+        first_tile_(first_tile),
+        squares_(squares),
+        waiting_(waiting) {}
+
+  Sums start(const Slab&, size_t tile, size_t panel) {
+    alignas(kUnitBytes) static constexpr float kZeros[kPanel] = {};
+    return {kZeros, 0, own().tiles[(tile - first_tile_) % 2][panel].sums[0], kUnitBytes};
+  }
+
+  void meanwhile(size_t rows) { waiting_.take(rows); }
+
+  void finish(const Slab&, size_t tile, size_t tiles) {
+    const size_t row = tile * kUnitRows;
+    waiting_.add(&own(), std::min(tiles * kUnitRows, rows_ - row), outcome_.from(row));
+  }
+
+ private:
+  // Of two, the one in which no sums wait.
+  Square& own() const { return squares_[waiting_.is_in(squares_[0]) ? 1 : 0]; }
+
+  Added outcome_;
+  size_t rows_;
+  size_t first_tile_;
+  Square* squares_;
+  Waiting<Added>& waiting_;
 };
 
 }  // namespace rbee::avx512

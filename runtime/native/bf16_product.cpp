@@ -37,7 +37,7 @@ template <size_t RowTiles, size_t Panels, typename Outputs>
 RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
                                      const uint16_t* weights, size_t weights_stride, size_t steps,
                                      const Sums (&sums)[2][2], Coming& coming, Outputs& outputs) {
-  const size_t share = (Waiting::kMost + steps - 1) / steps;
+  const size_t share = (kMostWaiting + steps - 1) / steps;
   // What was stored before must be there when tiles are loaded.
   __asm__ volatile("" ::: "memory");
   _tile_loadd(0, sums[0][0].from, sums[0][0].from_stride);
@@ -96,69 +96,29 @@ RBEE_MATRIX_UNIT void multiply_slab(const Slab& slab, const Bf16Rows& rows, size
   }
 }
 
-}  // namespace
-
-Bf16Rows::Bf16Rows(void* memory, size_t rows, const WeightsShape& shape)
-    : rows(rows),
-      steps((shape.blocks() * shape.block + kStepInputs - 1) / kStepInputs),
-      values(static_cast<uint16_t*>(memory)) {}
-
-size_t Bf16Rows::tiles() const { return (rows + kUnitRows - 1) / kUnitRows; }
-
-size_t Bf16Rows::bytes(size_t rows, const WeightsShape& shape) {
-  const Bf16Rows laid(nullptr, rows, shape);
-  return laid.tiles() * laid.steps * kTileBytes;
+// Blocks of a slab.
+size_t slab_blocks(const WeightsShape& shape) {
+  return std::min(shape.blocks(), kMostInputs / shape.block);
 }
 
-bool fits_bf16(const WeightsShape& shape) {
-  return shape.block <= kMostBlock && kMostBlock % shape.block == 0;
-}
-
-RBEE_MATRIX_UNIT void round_rows(const float* x, size_t inputs, size_t first, size_t last,
-                                 const Bf16Rows& to) {
-  for (size_t tile = first; tile < last; ++tile) {
-    for (size_t r = 0; r < kUnitRows; ++r) {
-      const size_t row = tile * kUnitRows + r;
-      uint16_t* line = to.values + tile * to.steps * kTileNumbers + r * kStepInputs;
-      for (size_t step = 0; step < to.steps; ++step, line += kTileNumbers) {
-        const size_t at = step * kStepInputs;
-        const size_t count = row < to.rows && at < inputs ? std::min(kStepInputs, inputs - at) : 0;
-        const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
-        const float* from = count != 0 ? x + row * inputs + at : x;
-        const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
-        const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> kPanel),
-                                                  from + (count > kPanel ? kPanel : 0));
-        _mm512_storeu_si512(line, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-      }
-    }
-  }
-}
-
-RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows,
-                                    const Bf16Part& part, const float* bias,
-                                    const Epilogue& epilogue, float* y) {
+// Calls `multiply(slab, pair, is_last, coming)` for every slab of every pair of panels, `is_last`
+// for the last of its pair.
+template <typename Multiply>
+RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, const float* bias,
+                                const Multiply& multiply) {
   const WeightsShape& shape = weights.shape();
   const size_t block_bytes = weights.panel_bytes() / shape.blocks();
   const RoundPanel round = round_panel_of(weights);
-  const size_t slab_blocks = std::min(shape.blocks(), kMostInputs / shape.block);
+  const size_t most_blocks = slab_blocks(shape);
   const size_t weights_stride =
-      (slab_blocks * shape.block + kStepInputs - 1) / kStepInputs * kTileNumbers;
+      (most_blocks * shape.block + kStepInputs - 1) / kStepInputs * kTileNumbers;
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), 2 * weights_stride / kStepInputs));
   uint16_t* rounded = memory.data()->numbers;
-  // What an epilogue takes stays here while what follows is multiplied; where there are several slabs,
-  // until the last.
-  thread_local std::vector<Square> squares;
-  const size_t in_column = (part.last_tile - part.first_tile + 1) / 2;
-  const size_t kept =
-      slab_blocks == shape.blocks() ? 2 : in_column * (part.last_pair - part.first_pair);
-  if (epilogue.any()) squares.resize(std::max(squares.size(), kept));
-  Waiting waiting(epilogue);
-  const size_t left = epilogue.panels();
 
   const MatrixUnit unit;
-  for (size_t block = 0; block < shape.blocks(); block += slab_blocks) {
-    const size_t blocks = std::min(slab_blocks, shape.blocks() - block);
+  for (size_t block = 0; block < shape.blocks(); block += most_blocks) {
+    const size_t blocks = std::min(most_blocks, shape.blocks() - block);
     const size_t steps = (blocks * shape.block + kStepInputs - 1) / kStepInputs;
     for (size_t pair = part.first_pair; pair < part.last_pair; ++pair) {
       const size_t panel = 2 * pair;
@@ -180,19 +140,92 @@ RBEE_MATRIX_UNIT void multiply_bf16(const PackedWeights& weights, const Bf16Rows
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
       const Coming coming{weights.panel(panel) + 2 * weights.panel_bytes(),
                           bytes / kUnitBytes / all_steps + 1};
-      if (!epilogue.any()) {
-        multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
-                      Columns(y, rows.rows, shape.outputs, column));
-      } else {
-        const Squares own{squares.data(), kept, part.first_tile,
-                          in_column * (pair - part.first_pair)};
-        multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
-                      PairColumn(y + pair * left * kPanel, rows.rows, shape.outputs * left / 2, own,
-                                 block + blocks == shape.blocks(), waiting));
+      multiply(slab, pair, block + blocks == shape.blocks(), coming);
+    }
+  }
+}
+
+}  // namespace
+
+Bf16Rows::Bf16Rows(void* memory, size_t rows, const WeightsShape& shape)
+    : rows(rows),
+      steps((shape.blocks() * shape.block + kStepInputs - 1) / kStepInputs),
+      values(static_cast<uint16_t*>(memory)) {}
+
+size_t Bf16Rows::tiles() const { return (rows + kUnitRows - 1) / kUnitRows; }
+
+size_t Bf16Rows::bytes(size_t rows, const WeightsShape& shape) {
+  const Bf16Rows laid(nullptr, rows, shape);
+  return laid.tiles() * laid.steps * kTileBytes;
+}
+
+bool fits_bf16(const WeightsShape& shape) {
+  return shape.block <= kMostBlock && kMostBlock % shape.block == 0;
+}
+
+RBEE_MATRIX_UNIT void round_rows(const FloatRows& x, size_t first, size_t last,
+                                 const Bf16Rows& to) {
+  for (size_t tile = first; tile < last; ++tile) {
+    for (size_t r = 0; r < kUnitRows; ++r) {
+      const size_t row = tile * kUnitRows + r;
+      const float* numbers = x[row < to.rows ? row : 0];
+      uint16_t* line = to.values + tile * to.steps * kTileNumbers + r * kStepInputs;
+      for (size_t step = 0; step < to.steps; ++step, line += kTileNumbers) {
+        const size_t at = step * kStepInputs;
+        const size_t count =
+            row < to.rows && at < x.width ? std::min(kStepInputs, x.width - at) : 0;
+        const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+        const float* from = count != 0 ? numbers + at : numbers;
+        const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
+        const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> kPanel),
+                                                  from + (count > kPanel ? kPanel : 0));
+        _mm512_storeu_si512(line, (__m512i)_mm512_cvtne2ps_pbh(high, low));
       }
     }
   }
-  waiting.take(Waiting::kMost);
+}
+
+RBEE_MATRIX_UNIT void multiply_bf16(const Panels& weights, const Bf16Rows& rows,
+                                    const Bf16Part& part, const float* bias,
+                                    const Epilogue& epilogue, float* y) {
+  const size_t outputs = weights.shape().outputs;
+  if (!epilogue.any()) {
+    for_slabs(weights, part, bias, [&](const Slab& slab, size_t pair, bool, Coming coming) {
+      multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
+                    Columns(y, rows.rows, outputs, pair * 2 * kPanel));
+    });
+    return;
+  }
+  // What an epilogue takes stays here while what follows is multiplied; where there are several slabs,
+  // until the last.
+  thread_local std::vector<Square> squares;
+  const size_t in_column = (part.last_tile - part.first_tile + 1) / 2;
+  const size_t kept = slab_blocks(weights.shape()) == weights.shape().blocks()
+                          ? 2
+                          : in_column * (part.last_pair - part.first_pair);
+  squares.resize(std::max(squares.size(), kept));
+  Waiting<Finished> waiting;
+  const size_t left = epilogue.panels();
+  for_slabs(weights, part, bias, [&](const Slab& slab, size_t pair, bool is_last, Coming coming) {
+    const Squares own{squares.data(), kept, part.first_tile, in_column * (pair - part.first_pair)};
+    const size_t width = outputs * left / 2;
+    multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
+                  PairColumn({epilogue, y + pair * left * kPanel, width}, rows.rows, own, is_last,
+                             waiting));
+  });
+  waiting.take(kMostWaiting);
+}
+
+RBEE_MATRIX_UNIT void multiply_bf16_and_add(const Panels& weights, const Bf16Rows& rows,
+                                            const Bf16Part& part, const WeighedRows& to) {
+  Square squares[2];
+  Waiting<Added> waiting;
+  for_slabs(weights, part, nullptr, [&](const Slab& slab, size_t pair, bool, Coming coming) {
+    multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
+                  AddedColumns({&to, pair * 2 * kPanel, slab.panels}, rows.rows, part.first_tile,
+                               squares, waiting));
+  });
+  waiting.take(kMostWaiting);
 }
 
 }  // namespace rbee::avx512

@@ -6,6 +6,8 @@
 
 #include "epilogue.h"
 #include "packed_weights.h"
+#include "quantised_rows.h"
+#include "weighed_rows.h"
 
 namespace rbee::avx512 {
 
@@ -24,8 +26,8 @@ struct Bf16Rows {
 // Whether blocks of this size can be laid out in tiles.
 bool fits_bf16(const WeightsShape& shape);
 
-// Rounds the rows of tiles [first, last) of x, float[rows, inputs].
-void round_rows(const float* x, size_t inputs, size_t first, size_t last, const Bf16Rows& to);
+// Rounds the rows of tiles [first, last) of x.
+void round_rows(const FloatRows& x, size_t first, size_t last, const Bf16Rows& to);
 
 // Panels are multiplied by twos.
 RBEE_INLINED size_t panel_pairs(const WeightsShape& shape) { return (shape.panels() + 1) / 2; }
@@ -42,7 +44,11 @@ struct Bf16Part {
 // the order of the panels. Weights become bfloat16 on the way, offsets and all. With an epilogue,
 // there is a whole number of pairs; with a gate, weights are in halves, its own and what it is for,
 // and y is float[rows, outputs / 2].
-void multiply_bf16(const PackedWeights& weights, const Bf16Rows& rows, const Bf16Part& part,
+void multiply_bf16(const Panels& weights, const Bf16Rows& rows, const Bf16Part& part,
                    const float* bias, const Epilogue& epilogue, float* y);
+
+// Adds some outputs of some rows to other rows; outputs are whole panels.
+void multiply_bf16_and_add(const Panels& weights, const Bf16Rows& rows, const Bf16Part& part,
+                           const WeighedRows& to);
 
 }  // namespace rbee::avx512

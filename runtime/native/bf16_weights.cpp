@@ -83,7 +83,7 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
 }
 
 template <size_t Bits>
-RoundPanel of_bits(const PackedWeights& weights) {
+RoundPanel of_bits(const Panels& weights) {
   if (weights.half_scales()) {
     return weights.has_offsets() ? round_panel<Bits, true, true> : round_panel<Bits, true, false>;
   }
@@ -92,7 +92,7 @@ RoundPanel of_bits(const PackedWeights& weights) {
 
 }  // namespace
 
-RoundPanel round_panel_of(const PackedWeights& weights) {
+RoundPanel round_panel_of(const Panels& weights) {
   return weights.shape().bits == 4 ? of_bits<4>(weights) : of_bits<8>(weights);
 }
 

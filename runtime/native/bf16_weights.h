@@ -13,6 +13,6 @@ namespace rbee::avx512 {
 using RoundPanel = void (*)(const uint8_t* panel, size_t blocks, size_t block, uint16_t* to);
 
 // The function for weights like these.
-RoundPanel round_panel_of(const PackedWeights& weights);
+RoundPanel round_panel_of(const Panels& weights);
 
 }  // namespace rbee::avx512

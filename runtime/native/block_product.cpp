@@ -3,15 +3,10 @@
 #include <algorithm>
 
 #include "bf16_product.h"
+#include "work.h"
 
 namespace rbee {
 namespace {
-
-// Work that is worth the while of another thread: bytes of weights for up to four rows.
-constexpr size_t kWorthAThread = 64 << 10;
-constexpr size_t kMostTasks = 8;
-// An activation takes as long to be rounded as so many bytes of weights to be multiplied.
-constexpr size_t kBytesPerActivation = 8;
 
 // Tokens of a sequence from which on they are multiplied by weights in bfloat16, on the matrix
 // unit. That takes a third of the time for many, and less than twice for few; but so it matters
@@ -23,10 +18,6 @@ constexpr size_t kTilesTogether = 8;
 constexpr size_t kBytesPerTile = 512;
 
 enum Input : size_t { kX, kIntegers, kScales };
-
-size_t tasks(size_t items, size_t work) {
-  return std::min<size_t>({items, kMostTasks, work / kWorthAThread + 1});
-}
 
 PackedWeights pack(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t offsets,
                    const Epilogue& epilogue) {
@@ -41,8 +32,8 @@ PackedWeights pack(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t o
   const auto* integers = ort.constant<uint8_t>(info, kIntegers);
   const auto* scales = ort.constant<float>(info, kScales);
   if (integers == nullptr || scales == nullptr) throw Failure{"the weights are not constant"};
-  return PackedWeights(shape, integers, scales,
-                       offsets != 0 ? ort.constant<float>(info, offsets) : nullptr);
+  const auto* added = offsets != 0 ? ort.constant<float>(info, offsets) : nullptr;
+  return PackedWeights(shape, BlockMatrix{integers, scales, added});
 }
 
 // A bias as panels of weights in halves are.
@@ -95,7 +86,7 @@ void BlockProduct::compute(ort::KernelContext* context) const {
   ort_.in_parallel(context, rounding, [&](size_t task) {
     const size_t last = tiles.count() * (task + 1) / rounding;
     for (size_t i = tiles.count() * task / rounding; i < last; ++i) {
-      kernels_.quantise(x, shape.inputs, tiles[i], weights_.has_offsets(), rows);
+      kernels_.quantise({x, shape.inputs}, tiles[i], weights_.has_offsets(), rows);
     }
   });
   const size_t columns = epilogue_.any() ? shape.panels() / 2 : shape.panels();
@@ -121,7 +112,7 @@ void BlockProduct::compute_in_bf16(ort::KernelContext* context, const float* x, 
   const auto first_tile = [&](size_t part) { return rows.tiles() * part / row_parts; };
   const size_t rounding = tasks(rows.tiles(), count * shape.inputs);
   ort_.in_parallel(context, rounding, [&](size_t task) {
-    avx512::round_rows(x, shape.inputs, rows.tiles() * task / rounding,
+    avx512::round_rows({x, shape.inputs}, rows.tiles() * task / rounding,
                        rows.tiles() * (task + 1) / rounding, rows);
   });
   const size_t pairs = avx512::panel_pairs(shape);

@@ -13,6 +13,7 @@ const Kernels kKernels = {
     .quantise = quantise,
     .multiply = multiply,
     .multiply_pairs = multiply_pairs,
+    .multiply_and_add = multiply_and_add,
     .floats = {rotate<float>, attend<float>, attend_many<float>},
     .halves = {rotate<Half>, attend<Half>, attend_many<Half>},
     .combine = combine,

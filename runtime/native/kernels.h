@@ -5,6 +5,7 @@
 #include "head_cache.h"
 #include "packed_weights.h"
 #include "quantised_rows.h"
+#include "weighed_rows.h"
 
 namespace rbee {
 
@@ -23,12 +24,14 @@ struct CacheKernels {
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
   size_t tile;       // rows that are multiplied together, at most
-  void (*quantise)(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
-  void (*multiply)(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+  void (*quantise)(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to);
+  void (*multiply)(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);
-  void (*multiply_pairs)(const PackedWeights& weights, const QuantisedRows& rows,
+  void (*multiply_pairs)(const Panels& weights, const QuantisedRows& rows,
                          const Tiles& tiles, size_t first, size_t last, const float* bias,
                          const Epilogue& epilogue, float* y);
+  void (*multiply_and_add)(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
+                           size_t first, size_t last, const WeighedRows& to);
   CacheKernels<float> floats;
   CacheKernels<Half> halves;
   void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);

@@ -94,7 +94,7 @@ const ByRows& rows_table() {
 }
 
 template <size_t Bits, size_t Block>
-const ByRows& scales_table(const PackedWeights& weights) {
+const ByRows& scales_table(const Panels& weights) {
   if (weights.half_scales()) {
     return weights.has_offsets() ? rows_table<Bits, Block, true, true>()
                                  : rows_table<Bits, Block, true, false>();
@@ -103,7 +103,7 @@ const ByRows& scales_table(const PackedWeights& weights) {
                                : rows_table<Bits, Block, false, false>();
 }
 
-const ByRows& table(const PackedWeights& weights) {
+const ByRows& table(const Panels& weights) {
   const bool common = weights.shape().block == 32;
   if (weights.shape().bits == 4) {
     return common ? scales_table<4, 32>(weights) : scales_table<4, 0>(weights);
@@ -127,13 +127,15 @@ void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size
 
 }  // namespace
 
-void quantise(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to) {
+void quantise(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to) {
+  const float* row[kTile];
+  for (size_t r = 0; r < tile.rows; ++r) row[r] = x[tile.first + r];
   int8_t* values = to.values + tile.first * to.padded();
   size_t at = tile.first * to.blocks;
   for (size_t b = 0; b < to.blocks; ++b) {
     for (size_t r = 0; r < tile.rows; ++r, ++at, values += to.block) {
-      const float* from = x + (tile.first + r) * inputs + b * to.block;
-      const size_t count = std::min(to.block, inputs - b * to.block);
+      const float* from = row[r] + b * to.block;
+      const size_t count = std::min(to.block, x.width - b * to.block);
       Floats most = zeros();
       Floats total = zeros();
       over(count, [&](size_t i, auto lanes) {
@@ -157,7 +159,7 @@ void quantise(const float* x, size_t inputs, Tile tile, bool sums, const Quantis
   }
 }
 
-void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+void multiply(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
               size_t first, size_t last, const float* bias, float* y) {
   const ByRows& by_rows = table(weights);
   const size_t outputs = weights.shape().outputs;
@@ -171,7 +173,7 @@ void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Til
   });
 }
 
-void multiply_pairs(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+void multiply_pairs(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
                     size_t first, size_t last, const float* bias, const Epilogue& epilogue,
                     float* y) {
   const ByRows& by_rows = table(weights);
@@ -193,6 +195,21 @@ void multiply_pairs(const PackedWeights& weights, const QuantisedRows& rows, con
       for (size_t r = 0; r < tile.rows; ++r) {
         store(column + r * width, load(sums[half] + r * kLanes));
       }
+    }
+  });
+}
+
+void multiply_and_add(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
+                      size_t first, size_t last, const WeighedRows& to) {
+  const ByRows& by_rows = table(weights);
+  for_tiles(rows, tiles, first, last, [&](size_t panel, Tile tile, bool fetches) {
+    alignas(64) float sums[kTile * kLanes];
+    by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
+                           {sums, kLanes, zeros(), kLanes, fetches});
+    for (size_t r = 0; r < tile.rows; ++r) {
+      float* y = to[tile.first + r] + panel * kLanes;
+      const Floats weight = repeat(to.weights[tile.first + r]);
+      store(y, multiply_add(weight, load(sums + r * kLanes), load(y)));
     }
   });
 }

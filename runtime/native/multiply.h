@@ -6,6 +6,7 @@
 #include "epilogue.h"
 #include "packed_weights.h"
 #include "quantised_rows.h"
+#include "weighed_rows.h"
 
 namespace rbee::RBEE_VARIANT {
 
@@ -16,20 +17,24 @@ constexpr size_t kTile = 8;
 constexpr size_t kTile = 4;
 #endif
 
-// Rounds the rows of one tile of x, float[rows, inputs], with one scale per row and block; with the
-// sums that offsets are multiplied by, if they are wanted.
-void quantise(const float* x, size_t inputs, Tile tile, bool sums, const QuantisedRows& to);
+// Rounds the rows of one tile of x, with one scale per row and block; with the sums that offsets are
+// multiplied by, if they are wanted.
+void quantise(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to);
 
 // Computes the outputs of panels [first, last) for every row: y is float[rows, outputs]; bias is
 // float[outputs] or null.
-void multiply(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+void multiply(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
               size_t first, size_t last, const float* bias, float* y);
 
 // The same by pairs [first, last) of panels, whose outputs pass through an epilogue. With a gate,
 // weights are in halves, its own and what it is for, and y is float[rows, outputs / 2]; bias is in
 // the order of the panels.
-void multiply_pairs(const PackedWeights& weights, const QuantisedRows& rows, const Tiles& tiles,
+void multiply_pairs(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
                     size_t first, size_t last, const float* bias, const Epilogue& epilogue,
                     float* y);
+
+// Adds the outputs of panels [first, last), of which all sixteen are there, to other rows.
+void multiply_and_add(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
+                      size_t first, size_t last, const WeighedRows& to);
 
 }  // namespace rbee::RBEE_VARIANT

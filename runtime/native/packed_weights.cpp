@@ -104,6 +104,19 @@ void populate(uint8_t* from, const uint8_t* to) {
 #endif
 }
 
+BlockMatrix lower_half(const BlockMatrix& of, const WeightsShape& shape) {
+  const size_t blocks = shape.outputs / 2 * shape.blocks();
+  return {of.integers + blocks * shape.block * shape.bits / 8, of.scales + blocks,
+          of.offsets != nullptr ? of.offsets + blocks : nullptr};
+}
+
+bool have_half_scales(const std::array<BlockMatrix, 2>& halves, const WeightsShape& shape) {
+  const size_t blocks = shape.outputs * shape.blocks();
+  if (!shape.halves) return all_are_halves(halves[0].scales, blocks);
+  return all_are_halves(halves[0].scales, blocks / 2) &&
+         all_are_halves(halves[1].scales, blocks / 2);
+}
+
 // Calls `work(first, last)` for parts of so many panels, on two threads where they are large: a
 // session makes one operator after the other.
 template <typename Work>
@@ -124,33 +137,50 @@ void in_halves(size_t panels, size_t bytes, const Work& work) {
 
 void PackedWeights::Free::operator()(uint8_t* bytes) const { std::free(bytes); }
 
-PackedWeights::PackedWeights(const WeightsShape& shape, const uint8_t* integers,
-                             const float* scales, const float* offsets)
+Panels::Panels(const WeightsShape& shape, bool half_scales, bool has_offsets)
     : shape_(shape),
-      half_scales_(all_are_halves(scales, shape.outputs * shape.blocks())),
-      has_offsets_(offsets != nullptr),
+      half_scales_(half_scales),
+      has_offsets_(has_offsets),
       block_bytes_(kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float)) +
                    kPanel * (has_offsets_ ? sizeof(float) : 0) +
-                   kPanel * shape.block * shape.bits / 8) {
+                   kPanel * shape.block * shape.bits / 8) {}
+
+Panels Panels::part(size_t first, size_t outputs) const {
+  Panels part = *this;
+  part.shape_.outputs = outputs;
+  part.first_ = panel(first);
+  return part;
+}
+
+PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& matrix)
+    : PackedWeights(shape, Halves{matrix, lower_half(matrix, shape)}) {}
+
+PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first,
+                             const BlockMatrix& second)
+    : PackedWeights(shape, Halves{first, second}) {}
+
+PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
+    : Panels(shape, have_half_scales(halves, shape), halves[0].offsets != nullptr) {
   const size_t total = shape.panels() * panel_bytes();
   auto* bytes = static_cast<uint8_t*>(
       std::aligned_alloc(kAlignment, (total + kAlignment - 1) / kAlignment * kAlignment));
   if (bytes == nullptr) throw std::bad_alloc();
   bytes_.reset(bytes);
+  first_ = bytes;
 
   in_halves(shape.panels(), total, [&](size_t first, size_t last) {
     populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
     for (size_t i = first; i < last; ++i) {
-      pack_panel(i, integers, scales, offsets, bytes + i * panel_bytes());
+      pack_panel(i, halves, bytes + i * panel_bytes());
     }
   });
 }
 
-void PackedWeights::pack_panel(size_t index, const uint8_t* integers, const float* scales,
-                               const float* offsets, uint8_t* to) const {
+void PackedWeights::pack_panel(size_t index, const Halves& halves, uint8_t* to) const {
+  const auto& [integers, scales, offsets] = halves[shape_.halves ? index % 2 : 0];
   const size_t blocks = shape_.blocks();
   const size_t row_bytes = shape_.block * shape_.bits / 8;
-  const size_t first = shape_.first_output(index);
+  const size_t first = shape_.halves ? index / 2 * kPanel : index * kPanel;
   const size_t lanes = std::min(kPanel, shape_.outputs - first);
   // Lanes beyond the last output: rows and scales of zeros.
   std::vector<uint8_t> padded(lanes < kPanel ? kPanel * row_bytes : 0);

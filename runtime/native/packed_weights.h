@@ -1,6 +1,7 @@
 // Weights in the order in which the product reads them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,40 +28,60 @@ struct WeightsShape {
   }
 };
 
-// A matrix cut into panels of 16 outputs, each one run of memory. A panel holds, block after
-// block of inputs:
+// A matrix in the layout of MatMulNBits: integers [outputs, blocks, block * bits / 8], scales and
+// offsets float[outputs, blocks]; offsets may be null.
+struct BlockMatrix {
+  const uint8_t* integers;
+  const float* scales;
+  const float* offsets;
+};
+
+// A matrix cut into panels of 16 outputs, each one run of memory; or a part of one. A panel holds,
+// block after block of inputs:
 //
 //   scales   float[16], or 16-bit floats where those hold every scale exactly
 //   offsets  float[16], where the matrix has any
 //   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
 //            share 64 bytes, the first in the low nibbles
-class PackedWeights {
+class Panels {
  public:
-  // Packs from the layout of MatMulNBits: integers [outputs, blocks, block * bits / 8], scales and
-  // offsets float[outputs, blocks]; offsets may be null.
-  PackedWeights(const WeightsShape& shape, const uint8_t* integers, const float* scales,
-                const float* offsets);
-
   RBEE_INLINED const WeightsShape& shape() const { return shape_; }
   RBEE_INLINED bool half_scales() const { return half_scales_; }
   RBEE_INLINED bool has_offsets() const { return has_offsets_; }
   RBEE_INLINED size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
   RBEE_INLINED const uint8_t* panel(size_t index) const {
-    return bytes_.get() + index * panel_bytes();
+    return first_ + index * panel_bytes();
   }
+  // The panels from one on that so many outputs are of, as a matrix.
+  Panels part(size_t first, size_t outputs) const;
 
- private:
-  void pack_panel(size_t index, const uint8_t* integers, const float* scales, const float* offsets,
-                  uint8_t* to) const;
-
-  struct Free {
-    void operator()(uint8_t* bytes) const;
-  };
+ protected:
+  Panels(const WeightsShape& shape, bool half_scales, bool has_offsets);
 
   WeightsShape shape_;
   bool half_scales_;
   bool has_offsets_;
   size_t block_bytes_;
+  const uint8_t* first_ = nullptr;
+};
+
+// A matrix in panels, and their memory.
+class PackedWeights : public Panels {
+ public:
+  PackedWeights(const WeightsShape& shape, const BlockMatrix& matrix);
+  // Of halves, each a matrix.
+  PackedWeights(const WeightsShape& shape, const BlockMatrix& first, const BlockMatrix& second);
+
+ private:
+  using Halves = std::array<BlockMatrix, 2>;
+
+  PackedWeights(const WeightsShape& shape, const Halves& halves);
+  void pack_panel(size_t index, const Halves& halves, uint8_t* to) const;
+
+  struct Free {
+    void operator()(uint8_t* bytes) const;
+  };
+
   std::unique_ptr<uint8_t[], Free> bytes_;
 };
 

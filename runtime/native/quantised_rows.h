@@ -29,6 +29,17 @@ class Tiles {
   size_t count_;
 };
 
+// Activations, float[rows, width]: one row after another, or those of so many numbers.
+struct FloatRows {
+  const float* first;
+  size_t width;
+  const uint32_t* numbers = nullptr;
+
+  RBEE_INLINED const float* operator[](size_t row) const {
+    return first + (numbers != nullptr ? numbers[row] : row) * width;
+  }
+};
+
 // Rounded activations, in memory of the caller's. A tile starts at its first row's share of each
 // array and holds, for each block, its rows side by side.
 struct QuantisedRows {
@@ -40,6 +51,11 @@ struct QuantisedRows {
   int32_t* totals;  // the same; of the rounded ones
 
   RBEE_INLINED size_t padded() const { return blocks * block; }
+  // Those from a row on, with which tiles begin anew.
+  RBEE_INLINED QuantisedRows from(size_t row) const {
+    const size_t at = row * blocks;
+    return {blocks, block, values + at * block, scales + at, sums + at, totals + at};
+  }
   static size_t bytes(size_t rows, size_t blocks, size_t block) {
     return rows * blocks * (block + 2 * sizeof(float) + sizeof(int32_t));
   }

@@ -2,6 +2,7 @@
 // what the engine calls by itself.
 #include "block_product.h"
 #include "elementwise.h"
+#include "experts.h"
 #include "group_query_attention.h"
 #include "operator.h"
 #include "packed_attention.h"
@@ -38,7 +39,9 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
                      rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
-                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention>(
+                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention,
+                     rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
+                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>>(
         ort, options, variant, "rbee");
   });
 }

@@ -1,0 +1,58 @@
+// The experts of a sparse layer: gated MLPs, of which each token goes through a few.
+#pragma once
+
+#include "kernels.h"
+#include "operator.h"
+#include "part_products.h"
+#include "routing.h"
+
+namespace rbee {
+
+class Experts {
+ public:
+  // Hidden states and router logits; integers, scales and offsets of gate, up and down.
+  static constexpr ort::ElementType kInputs[] = {
+      ort::kFloat, ort::kFloat, ort::kUint8, ort::kFloat, ort::kFloat, ort::kUint8,
+      ort::kFloat, ort::kFloat, ort::kUint8, ort::kFloat, ort::kFloat};
+  static constexpr size_t kRequired = 4;  // then come offsets, which may be left out
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
+
+  // Which of the matrices have offsets: gate and up, and down.
+  Experts(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels, bool gate_offsets,
+          bool down_offsets);
+
+  void compute(ort::KernelContext* context) const;
+
+ private:
+  struct Step;
+
+  Panels gate_up(size_t expert) const;
+  Panels down(size_t expert) const;
+  void choose(const Step& step, const float* logits) const;
+  void gate(const Step& step, const float* x) const;
+  void round_gated(const Step& step) const;
+  void add_down(const Step& step, float* y) const;
+
+  OnnxRuntime ort_;
+  const Kernels& kernels_;
+  Choice choice_;
+  PackedWeights gate_up_;  // of all experts, one after another, panels of both by turns
+  PackedWeights down_;
+  ByteProducts in_bytes_;
+  UnitProducts on_unit_;
+  bool has_unit_;  // and these weights can be multiplied on it
+};
+
+// The operator, of the domain rbee, by what has offsets.
+template <bool Gate, bool Down>
+class GatedSiluExperts : public Experts {
+ public:
+  static constexpr const char* kName =
+      Gate ? (Down ? "GatedSiluBlockExpertsBlock" : "GatedSiluBlockExperts")
+           : (Down ? "GatedSiluExpertsBlock" : "GatedSiluExperts");
+
+  GatedSiluExperts(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+      : Experts(api, info, kernels, Gate, Down) {}
+};
+
+}  // namespace rbee
