@@ -18,6 +18,8 @@ constexpr size_t kTileBytes = kUnitRows * kUnitBytes;
 // Rows of so many inputs, and the weights of two panels, stay in a core's second-level cache.
 constexpr size_t kMostInputs = 4096;
 constexpr size_t kMostBlock = 128;
+// Tiles of rows up to which weights take longer to become bfloat16 than to be multiplied.
+constexpr size_t kFewTiles = 2;
 
 // Weights that come next, fetched into the second-level cache meanwhile.
 struct Coming {
@@ -115,6 +117,9 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), 2 * weights_stride / kStepInputs));
   uint16_t* rounded = memory.data()->numbers;
+  // With few rows weights pass faster than memory brings them: the next are fetched all the time.
+  const bool few = part.last_tile - part.first_tile <= kFewTiles;
+  const size_t ahead = few ? 2 * weights.panel_bytes() : 0;
 
   const MatrixUnit unit;
   for (size_t block = 0; block < shape.blocks(); block += most_blocks) {
@@ -125,7 +130,7 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
       const size_t panels = std::min<size_t>(2, shape.panels() - panel);
       for (size_t p = 0; p < panels; ++p) {
         uint16_t* to = rounded + p * weights_stride;
-        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, to);
+        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, ahead, to);
         // Half a tile may be left.
         std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }
@@ -139,7 +144,7 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
       const size_t bytes = 2 * blocks * block_bytes;
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
       const Coming coming{weights.panel(panel) + 2 * weights.panel_bytes(),
-                          bytes / kUnitBytes / all_steps + 1};
+                          few ? 0 : bytes / kUnitBytes / all_steps + 1};
       multiply(slab, pair, block + blocks == shape.blocks(), coming);
     }
   }

@@ -8,8 +8,9 @@
 namespace rbee {
 namespace {
 
-// Tokens of a sequence from which on they are multiplied on the matrix unit.
-constexpr size_t kManyTokens = 2;
+// Tokens of a sequence that an expert takes, on average, from which on they are multiplied on the
+// matrix unit: it takes as long to make weights bfloat16 as to multiply by them in eight bits.
+constexpr size_t kManyRows = 16;
 
 enum Input : size_t { kX, kRouter, kGate = 2, kUp = 5, kDown = 8 };
 
@@ -157,7 +158,8 @@ void Experts::compute(ort::KernelContext* context) const {
   // Steps that decode have one token of each sequence, and then a row must not depend on how many
   // others there are.
   const size_t axes = dimensions.size();
-  const bool many = axes > 2 && static_cast<size_t>(dimensions[axes - 2]) >= kManyTokens;
+  const size_t together = axes > 2 ? static_cast<size_t>(dimensions[axes - 2]) : 1;
+  const bool many = together > 1 && together * choice_.active >= kManyRows * choice_.experts;
   const PartProducts* products = &in_bytes_;
   if (has_unit_ && many) products = &on_unit_;
   const size_t rows = tokens * choice_.active;
