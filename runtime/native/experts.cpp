@@ -100,7 +100,7 @@ struct Experts::Step {
   float* gated;  // [rows, width]
   uint8_t* rounded;
   uint8_t* rounded_gated;
-  mutable Routing routing;
+  Routing routing;
 
   // Lays out what it takes.
   void lay_out(Room& room_for, const Choice& choice, size_t width) {
@@ -181,7 +181,7 @@ void Experts::compute(ort::KernelContext* context) const {
   add_down(step, y);
 }
 
-void Experts::choose(const Step& step, const float* logits) const {
+void Experts::choose(Step& step, const float* logits) const {
   const size_t choosing = tasks(step.tokens, step.tokens * choice_.experts * kBytesPerActivation);
   ort_.in_parallel(step.context, choosing, [&](size_t task) {
     const size_t last = step.tokens * (task + 1) / choosing;

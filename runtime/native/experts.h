@@ -28,7 +28,7 @@ class Experts {
 
   Panels gate_up(size_t expert) const;
   Panels down(size_t expert) const;
-  void choose(const Step& step, const float* logits) const;
+  void choose(Step& step, const float* logits) const;
   void gate(const Step& step, const float* x) const;
   void round_gated(const Step& step) const;
   void add_down(const Step& step, float* y) const;

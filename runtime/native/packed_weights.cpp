@@ -1,7 +1,6 @@
 #include "packed_weights.h"
 
 #include <emmintrin.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -13,15 +12,17 @@
 #include <optional>
 #include <vector>
 
+#include "pages.h"
+
 namespace rbee {
 namespace {
 
 constexpr size_t kAlignment = 64;
 
-// Pages of another size, which spare a processor many a look at its tables of pages; for matrices of
-// which a step reads now this, now that part. It takes the system time to find room for them.
-constexpr size_t kHugePage = 2 << 20;
-constexpr size_t kHugeFrom = 64 << 20;
+// Matrices from this size on, of which a step may read now this, now that part, get large pages. It
+// takes the system time to find room for those.
+constexpr size_t kLarge = 64 << 20;
+constexpr size_t kLargePage = 2 << 20;
 
 // The 16-bit float of the same value; nothing where there is none.
 std::optional<uint16_t> half(float value) {
@@ -97,18 +98,6 @@ RBEE_INLINED void transpose_dwords(const uint8_t* rows, size_t stride, bool nibb
   }
 }
 
-// Has the whole pages of fresh memory come at once; one by one they cost more than what is written
-// to them. A system that does not know how lets them come as they are needed.
-void populate(uint8_t* from, const uint8_t* to) {
-#ifdef MADV_POPULATE_WRITE
-  constexpr size_t kPage = 4096;
-  const size_t skipped = -reinterpret_cast<uintptr_t>(from) % kPage;
-  const size_t bytes = static_cast<size_t>(to - from);
-  if (bytes < skipped + kPage) return;
-  madvise(from + skipped, (bytes - skipped) / kPage * kPage, MADV_POPULATE_WRITE);
-#endif
-}
-
 BlockMatrix lower_half(const BlockMatrix& of, const WeightsShape& shape) {
   const size_t blocks = shape.outputs / 2 * shape.blocks();
   return {of.integers + blocks * shape.block * shape.bits / 8, of.scales + blocks,
@@ -167,14 +156,14 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first
 PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
     : Panels(shape, have_half_scales(halves, shape), halves[0].offsets != nullptr) {
   const size_t total = shape.panels() * panel_bytes();
-  const bool huge = total >= kHugeFrom;
-  const size_t alignment = huge ? kHugePage : kAlignment;
+  const bool large = total >= kLarge;
+  const size_t alignment = large ? kLargePage : kAlignment;
   auto* bytes = static_cast<uint8_t*>(
       std::aligned_alloc(alignment, (total + alignment - 1) / alignment * alignment));
   if (bytes == nullptr) throw std::bad_alloc();
   bytes_.reset(bytes);
   first_ = bytes;
-  if (huge) madvise(bytes, total, MADV_HUGEPAGE);
+  if (large) ask_for_large_pages(bytes, total);
 
   in_halves(shape.panels(), total, [&](size_t first, size_t last) {
     populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
@@ -182,6 +171,14 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
       pack_panel(i, halves, bytes + i * panel_bytes());
     }
   });
+  // Two of everything would be too much at once, where there are many of these.
+  if (large) {
+    const size_t parts = shape.halves ? halves.size() : 1;
+    const size_t blocks = shape.outputs / parts * shape.blocks();
+    for (size_t i = 0; i < parts; ++i) {
+      forget_mirrored(halves[i].integers, blocks * shape.block * shape.bits / 8);
+    }
+  }
 }
 
 void PackedWeights::pack_panel(size_t index, const Halves& halves, uint8_t* to) const {
