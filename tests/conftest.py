@@ -31,7 +31,7 @@ from rbee_bench.sample_model import (
     find_sample_embedder,
     find_sample_model,
 )
-from rbee_export import Options, digest, export, export_embedder, open_checkpoint, open_encoder
+from rbee_export import Options, digest, export, export_embedder, open_checkpoint, open_embedder
 
 # ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
@@ -175,7 +175,7 @@ def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
 
     The same arguments give the same directory: copy it before changing it.
     """
-    return _exported_once(tmp_path_factory.mktemp("embedders"), open_encoder, export_embedder)
+    return _exported_once(tmp_path_factory.mktemp("embedders"), open_embedder, export_embedder)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rbee_bench.embedders import OTHERS, EmbedderSpec
 from rbee_bench.embedders.embedder import Arithmetic, EmbedderKind
 from rbee_bench.subject import Progress, up_to_date
-from rbee_export import EncoderCheckpoint, Options, digest, export_embedder, open_encoder
+from rbee_export import EmbedderCheckpoint, Options, digest, export_embedder, open_embedder
 from rbee_runtime import Tokenizer
 from rbee_runtime.artifact import EmbedderArtifact, Precision
 
@@ -29,7 +29,7 @@ class EncoderSubject:
     """
 
     directory: Path
-    checkpoint: EncoderCheckpoint
+    checkpoint: EmbedderCheckpoint
     content: str
     artifacts: Path
     threads: int
@@ -41,7 +41,7 @@ class EncoderSubject:
         Raises:
             ExportError: It holds no encoder that is known here.
         """
-        checkpoint = open_encoder(directory)
+        checkpoint = open_embedder(directory)
         return cls(directory, checkpoint, digest(checkpoint.files), artifacts, threads)
 
     def artifact(self, precision: Precision, progress: Progress) -> EmbedderArtifact:

@@ -3,8 +3,8 @@
 checkpoint = open_checkpoint(Path("model.gguf"))
 export(checkpoint, Path("artifacts/model"), Options(), digest(checkpoint.files))
 
-encoder = open_encoder(Path("all-MiniLM-L6-v2"))
-export_embedder(encoder, Path("artifacts/embedder"), Options(), digest(encoder.files))
+embedder = open_embedder(Path("all-MiniLM-L6-v2"))
+export_embedder(embedder, Path("artifacts/embedder"), Options(), digest(embedder.files))
 """
 
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from rbee_export.export import export
 from rbee_export.options import Options, identity
 
 if TYPE_CHECKING:
-    from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, open_encoder
+    from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint, open_embedder
     from rbee_export.embedder import export_embedder
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
-    "EncoderCheckpoint",
+    "EmbedderCheckpoint",
     "ExportError",
     "Options",
     "UnsupportedModel",
@@ -30,16 +30,16 @@ __all__ = [
     "export_embedder",
     "identity",
     "open_checkpoint",
-    "open_encoder",
+    "open_embedder",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is of encoders, and the libraries that read their files, when asked for it."""
-    if name in ("EncoderCheckpoint", "open_encoder"):
-        from rbee_export.checkpoint import encoder_dir
+    """Import what is of embedding models, and what reads their files, when asked for it."""
+    if name in ("EmbedderCheckpoint", "open_embedder"):
+        from rbee_export.checkpoint import embedder_dir
 
-        return getattr(encoder_dir, name)
+        return getattr(embedder_dir, name)
     if name == "export_embedder":
         from rbee_export.embedder import export_embedder
 

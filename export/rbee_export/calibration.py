@@ -12,7 +12,7 @@ from rbee_export.fidelity import TOKENS, Text
 from rbee_export.rounding import GROUP
 
 _TOKENS = 1024
-_ENCODER_TOKENS = 4096
+_EMBEDDED_TOKENS = 4096
 _LARGEST_ACTIVATIONS = 1 << 25
 """Numbers in one array of activations; 134 MB."""
 
@@ -32,7 +32,7 @@ def calibration_ids(tokenizer_json: str, config: DecoderConfig) -> Sequence[int]
     offsets = tokenizer.encode(text).offsets
     if len(offsets) <= TOKENS:
         return ()
-    widest = max(config.hidden, config.q_width + 2 * config.kv_width, 2 * config.intermediate)
+    widest = _widest(config)
     count = min(_TOKENS, config.context_length, _LARGEST_ACTIVATIONS // widest)
     # Anew from there, to begin as the model expects a text to.
     ids: Sequence[int] = tokenizer.encode(text[offsets[TOKENS - 1][1] :]).ids[:count]
@@ -42,8 +42,10 @@ def calibration_ids(tokenizer_json: str, config: DecoderConfig) -> Sequence[int]
     return ids
 
 
-def calibration_texts(tokenizer_json: str, config: EncoderConfig) -> list[list[int]]:
-    """Return the parts of the built-in text, one by one, in an encoder's vocabulary.
+def calibration_texts(
+    tokenizer_json: str, config: EncoderConfig | DecoderConfig
+) -> list[list[int]]:
+    """Return the parts of the built-in text, one by one, in an embedding model's vocabulary.
 
     Fidelity is measured on others by default.
 
@@ -53,9 +55,8 @@ def calibration_texts(tokenizer_json: str, config: EncoderConfig) -> list[list[i
     """
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
     tokenizer.enable_truncation(config.context_length)
-    widest = max(3 * config.hidden, config.intermediate)
     texts: list[list[int]] = []
-    left = min(_ENCODER_TOKENS, _LARGEST_ACTIVATIONS // widest)
+    left = min(_EMBEDDED_TOKENS, _LARGEST_ACTIVATIONS // _widest(config))
     for part in Text.built_in().content.split("\n\n"):
         ids = tokenizer.encode(part).ids[:left]
         if ids:
@@ -64,3 +65,10 @@ def calibration_texts(tokenizer_json: str, config: EncoderConfig) -> list[list[i
     if sum(map(len, texts)) < GROUP or max(map(max, texts)) >= config.vocab:
         return []
     return texts
+
+
+def _widest(config: EncoderConfig | DecoderConfig) -> int:
+    """Return the width of the widest activations inside a model."""
+    if isinstance(config, EncoderConfig):
+        return max(3 * config.hidden, config.intermediate)
+    return max(config.hidden, config.q_width + 2 * config.kv_width, 2 * config.intermediate)

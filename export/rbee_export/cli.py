@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rbee_export.arguments import FAILED, parse
 from rbee_export.checkpoint import Checkpoint, open_checkpoint
-from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, is_encoder, open_encoder
+from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint, is_embedder, open_embedder
 from rbee_export.checkpoint.safetensors_dir import model_files
 from rbee_export.embedder import embedder_precision, export_embedder
 from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
@@ -67,7 +67,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     files: Sequence[Path]
     if isinstance(checkpoint, Path):
         files, how = model_files(checkpoint), "optimum"
-    elif isinstance(checkpoint, EncoderCheckpoint):
+    elif isinstance(checkpoint, EmbedderCheckpoint):
         files, how = checkpoint.files, embedder_precision(checkpoint, options)
     else:
         files, how = checkpoint.files, options.resolve(checkpoint)
@@ -75,7 +75,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         if note is not None:
             console.print(f"rbee-export: {note}")
     text, texts = None, None
-    if arguments.verify and isinstance(checkpoint, EncoderCheckpoint):
+    if arguments.verify and isinstance(checkpoint, EmbedderCheckpoint):
         texts = sentences(arguments.calibration)
     elif arguments.verify:
         text = text_of(arguments.calibration)
@@ -93,7 +93,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         with Stages(console) as stages:
             if isinstance(checkpoint, Path):
                 manifest, notes = export_traced(source, target, options, content, stages.show)
-            elif isinstance(checkpoint, EncoderCheckpoint):
+            elif isinstance(checkpoint, EmbedderCheckpoint):
                 show = stages.show
                 manifest = export_embedder(checkpoint, target, options, content, show, texts=texts)
             else:
@@ -131,14 +131,14 @@ def _made(target: Path, make: Callable[[], None], console: Console) -> bool:
 
 def _open(
     source: ModelSource, exporter: str, console: Console
-) -> Checkpoint | EncoderCheckpoint | Path:
+) -> Checkpoint | EmbedderCheckpoint | Path:
     """Return an opened checkpoint, or the directory of one that is left to optimum."""
-    if source.path.is_dir() and is_encoder(source.path):
+    if source.path.is_dir() and is_embedder(source.path):
         if exporter == "optimum":
             raise ExportError(
                 f"{source.path}: is an embedding model; optimum exports language models only"
             )
-        return open_encoder(source.path, source.name)
+        return open_embedder(source.path, source.name)
     if exporter == "optimum":
         return source.path
     try:

@@ -1,22 +1,27 @@
-"""An encoder's checkpoint in, an artifact that embeds texts out."""
+"""A checkpoint of a model that embeds texts in, its artifact out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from rbee_export.calibration import calibration_texts
-from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint
-from rbee_export.dialect.calibrated_encoder import CalibratedEncoder
-from rbee_export.dialect.encoder_reference import EncoderReference
-from rbee_export.dialect.packed import PackedDialect
+from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint
+from rbee_export.checkpoint.encoder_config import EncoderConfig
+from rbee_export.embedder_evaluation import embedder_graph
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
-from rbee_export.encoder import build
 from rbee_export.errors import ExportError
-from rbee_export.export import GRAPH, TOKENIZER, WEIGHTS, reference, write_manifest
+from rbee_export.export import (
+    GRAPH,
+    TOKENIZER,
+    WEIGHTS,
+    check_decoder,
+    decoder_shapes,
+    reference,
+    write_manifest,
+)
 from rbee_export.fidelity import Progress
 from rbee_export.options import EXPORTER, Options
 from rbee_export.staging import file_entry, staged_directory
@@ -28,6 +33,7 @@ from rbee_runtime.artifact import (
     Embedding,
     EncoderShapes,
     Precision,
+    Shapes,
     Source,
 )
 
@@ -37,7 +43,7 @@ def _ignore(_stage: str, _done: int, _total: int) -> None:
 
 
 def export_embedder(
-    checkpoint: EncoderCheckpoint,
+    checkpoint: EmbedderCheckpoint,
     target: Path,
     options: Options,
     content: str,
@@ -65,6 +71,12 @@ def export_embedder(
         OSError: The disk is full or not writable; nothing is left behind.
     """
     config, modules = checkpoint.config, checkpoint.modules
+
+    def layer(done: int) -> None:
+        progress("layers", done, config.layers)
+
+    if isinstance(config, DecoderConfig):
+        check_decoder(checkpoint.name, config)
     precision = embedder_precision(checkpoint, options)
     tokenizer = checkpoint.tokenizer()
     halves = precision == "fp16"
@@ -73,23 +85,15 @@ def export_embedder(
     with staged_directory(target) as staging:
         with WeightsFile(staging / WEIGHTS) as file:
             dtype = ir.DataType.FLOAT16 if halves else ir.DataType.FLOAT
-            ops = PackedDialect(config, weights, file, dtype)
-            _build(ops, checkpoint, weights, calibration, progress)
-            ir.save(ops.model(EXPORTER), staging / GRAPH)
+            model = embedder_graph(checkpoint, weights, file, dtype, texts=calibration, layer=layer)
+            ir.save(model, staging / GRAPH)
         (staging / TOKENIZER).write_text(tokenizer, encoding="utf-8")
         manifest = EmbedderManifest(
             exporter=EXPORTER,
             source=Source(format="safetensors", name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
             family=config.family,
-            shapes=EncoderShapes(
-                layers=config.layers,
-                hidden=config.hidden,
-                intermediate=config.intermediate,
-                heads=config.heads,
-                vocab=config.vocab,
-                context_length=config.context_length,
-            ),
+            shapes=_shapes(config),
             precision=precision,
             embedding=Embedding(
                 dim=config.hidden,
@@ -112,37 +116,20 @@ def export_embedder(
     return manifest
 
 
-def _build(
-    graph: PackedDialect,
-    checkpoint: EncoderCheckpoint,
-    weights: Weights,
-    texts: Sequence[Sequence[int]],
-    progress: Progress,
-) -> None:
-    """Emit a checkpoint's graph, its matrices rounded to what they make of texts, if there are any.
-
-    Args:
-        graph: Where to.
-        checkpoint: The checkpoint.
-        weights: Its weights, at the graph's precision.
-        texts: Tokens of each text.
-        progress: Called after each layer.
-    """
-    config, pooling = checkpoint.config, checkpoint.modules.pooling
-
-    def layer(done: int) -> None:
-        progress("layers", done, config.layers)
-
-    if not texts:
-        build(graph, config, pooling, layer)
-        return
-    evaluation = EncoderReference(config, Weights(checkpoint, "fp32"), texts)
-    # Weights that lead beyond what float32 can hold are rounded by themselves.
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        build(CalibratedEncoder(graph, evaluation, weights), config, pooling, layer)
+def _shapes(c: EncoderConfig | DecoderConfig) -> EncoderShapes | Shapes:
+    if isinstance(c, DecoderConfig):
+        return decoder_shapes(c)
+    return EncoderShapes(
+        layers=c.layers,
+        hidden=c.hidden,
+        intermediate=c.intermediate,
+        heads=c.heads,
+        vocab=c.vocab,
+        context_length=c.context_length,
+    )
 
 
-def embedder_precision(checkpoint: EncoderCheckpoint, options: Options) -> Precision:
+def embedder_precision(checkpoint: EmbedderCheckpoint, options: Options) -> Precision:
     """Return the precision for this checkpoint: by default ``int8``, and on CUDA ``fp16``.
 
     Raises:

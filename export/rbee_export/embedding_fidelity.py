@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,12 +13,10 @@ import onnxruntime as ort
 import tokenizers
 from numpy.typing import NDArray
 
-from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint
-from rbee_export.dialect.encoder_reference import EncoderReference
-from rbee_export.encoder import build
+from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint
+from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_export.errors import ExportError
 from rbee_export.fidelity import Progress, Text
-from rbee_export.weights import Weights
 from rbee_runtime.artifact import EmbedderArtifact, EmbeddingFidelity
 
 Vectors = NDArray[np.float32]
@@ -93,7 +91,7 @@ class Sentences:
 
 
 def measure_embeddings(
-    artifact: EmbedderArtifact, checkpoint: EncoderCheckpoint, texts: Sentences, progress: Progress
+    artifact: EmbedderArtifact, checkpoint: EmbedderCheckpoint, texts: Sentences, progress: Progress
 ) -> EmbeddingFidelity:
     """Compare what an artifact and its checkpoint make of texts, on the CPU.
 
@@ -126,26 +124,6 @@ def artifact_embeddings(artifact: EmbedderArtifact, texts: Sequence[Sequence[int
     if not np.isfinite(vectors).all():
         raise ExportError(f"{graph}: embeds a text as what is no number; export the model again")
     return vectors
-
-
-def reference_embeddings(
-    checkpoint: EncoderCheckpoint,
-    texts: Sequence[Sequence[int]],
-    layer: Callable[[int], None] = lambda _done: None,
-) -> Vectors:
-    """Return what a checkpoint's own weights make of N texts, worked out in float32.
-
-    Args:
-        checkpoint: The weights.
-        texts: Tokens of each text.
-        layer: Called after each layer.
-
-    Returns:
-        ``float32[N, dim]``.
-    """
-    ops = EncoderReference(checkpoint.config, Weights(checkpoint, "fp32"), texts)
-    build(ops, checkpoint.config, checkpoint.modules.pooling, layer)
-    return ops.embeddings
 
 
 def compare_embeddings(

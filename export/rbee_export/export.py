@@ -98,7 +98,7 @@ def export(
         OSError: The disk is full or not writable; nothing is left behind.
     """
     config, precision = checkpoint.config, options.resolve(checkpoint)
-    _check(checkpoint)
+    check_decoder(checkpoint.name, config)
     tokenizer = checkpoint.tokenizer()
     dtype = options.computes_in(checkpoint, precision)
     weights = Weights(checkpoint, precision, _BESIDE[dtype])
@@ -129,7 +129,7 @@ def export(
             source=Source(format=checkpoint.format, name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
             family=config.family,
-            shapes=_shapes(config),
+            shapes=decoder_shapes(config),
             precision=precision,
             dialect="standard" if standard else "ort",
             cache=CacheGeometry(
@@ -248,31 +248,37 @@ def _engines(
     return tuple(engines)
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    """Refuse what the graph could be built from, but not run."""
-    c = checkpoint.config
+def check_decoder(name: str, c: DecoderConfig) -> None:
+    """Refuse what the graph could be built from, but not run.
+
+    Args:
+        name: The checkpoint's.
+        c: Its configuration.
+
+    Raises:
+        CheckpointError: A number of it is none that a model has.
+        UnsupportedModel: The attention operator does not do it.
+    """
     sizes = [c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab]
     if c.experts is not None:
         sizes += [c.experts.intermediate, c.experts.shared + 1]
     if min(*sizes, c.context_length) < 1:
-        raise CheckpointError(f"{checkpoint.name}: a dimension of its configuration is below 1")
+        raise CheckpointError(f"{name}: a dimension of its configuration is below 1")
     if c.heads % c.kv_heads:
-        raise CheckpointError(
-            f"{checkpoint.name}: {c.heads} query heads cannot share {c.kv_heads} key heads"
-        )
+        raise CheckpointError(f"{name}: {c.heads} query heads cannot share {c.kv_heads} key heads")
     if c.context_length > _LONGEST_CONTEXT or max(c.head_dim, c.heads) > 4096:
         raise CheckpointError(
-            f"{checkpoint.name}: a context of {c.context_length}, or {c.heads} heads of "
+            f"{name}: a context of {c.context_length}, or {c.heads} heads of "
             f"{c.head_dim}, is no model's"
         )
     if c.head_dim % 16:
         raise UnsupportedModel(
-            f"{checkpoint.name}: head dimension {c.head_dim} is not a multiple of 16, "
+            f"{name}: head dimension {c.head_dim} is not a multiple of 16, "
             "which the attention operator needs"
         )
     if any(a.rope is not None and a.rope.dims % 16 for a in c.attention):
         raise UnsupportedModel(
-            f"{checkpoint.name}: the rotated part of a head is not a multiple of 16 wide, "
+            f"{name}: the rotated part of a head is not a multiple of 16 wide, "
             "which the attention operator needs"
         )
 
@@ -283,7 +289,8 @@ def reference(name: str) -> str:
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
 
 
-def _shapes(c: DecoderConfig) -> Shapes:
+def decoder_shapes(c: DecoderConfig) -> Shapes:
+    """Return what a manifest says of a decoder's dimensions."""
     return Shapes(
         layers=c.layers,
         hidden=c.hidden,

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rbee_export.checkpoint import digest, open_checkpoint
-from rbee_export.checkpoint.encoder_dir import open_encoder
+from rbee_export.checkpoint.embedder_dir import open_embedder
 from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
 from rbee_export.errors import ExportError
 from rbee_export.fidelity import Text, measure, perplexity
@@ -92,7 +92,7 @@ def _verified_embeddings(
     texts = sentences(arguments.calibration)
     if arguments.source is not None:
         source = resolve(arguments.source)
-        checkpoint = open_encoder(source.path, source.name)
+        checkpoint = open_embedder(source.path, source.name)
         _require_same(artifact, checkpoint.files, arguments.source, console)
         with Stages(console) as stages:
             return measure_embeddings(artifact, checkpoint, texts, stages.show)

@@ -11,13 +11,13 @@ import pytest
 from support.makers import MakeArtifact, MakeEncoder
 from support.tiny_llama import copy_of
 
-from rbee_export import open_encoder
+from rbee_export import open_embedder
 from rbee_export.cli import main
+from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_export.embedding_fidelity import (
     Sentences,
     artifact_embeddings,
     compare_embeddings,
-    reference_embeddings,
 )
 from rbee_runtime.artifact import Artifact, EmbedderArtifact
 from rbee_runtime.errors import ArtifactError
@@ -182,7 +182,7 @@ def test_the_real_model_embeds_as_transformers_does(
     tokenizer = transformers.AutoTokenizer.from_pretrained(sample_encoder)
     model = transformers.AutoModel.from_pretrained(sample_encoder).eval()
     texts = list(Sentences.built_in().texts)
-    longest = open_encoder(sample_encoder).config.context_length
+    longest = open_embedder(sample_encoder).config.context_length
     batch = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     kept = batch["attention_mask"].bool()
     assert [row[mask].tolist() for row, mask in zip(batch["input_ids"], kept, strict=True)] == (
@@ -215,7 +215,7 @@ def test_the_real_model_at_other_precisions(
 ) -> None:
     artifact = EmbedderArtifact.open(make_embedder(sample_encoder, precision))
     ours = artifact_embeddings(artifact, real_texts)
-    theirs = reference_embeddings(open_encoder(sample_encoder), real_texts)
+    theirs = reference_embeddings(open_embedder(sample_encoder), real_texts)
     measured = compare_embeddings("built-in", real_texts, ours, theirs)
     mean, least, agreement = expected
     assert measured.mean_cosine > mean

@@ -18,8 +18,9 @@ from support.makers import MakeArtifact, MakeEncoder
 from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, hidden_states, load_encoder
 from support.tiny_llama import copy_of
 
-from rbee_export import open_encoder
-from rbee_export.embedding_fidelity import artifact_embeddings, reference_embeddings
+from rbee_export import open_embedder
+from rbee_export.embedder_evaluation import reference_embeddings
+from rbee_export.embedding_fidelity import artifact_embeddings
 from rbee_runtime.artifact import EmbedderArtifact
 
 Vectors = NDArray[np.float32]
@@ -57,7 +58,7 @@ def test_parity(name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifac
     np.testing.assert_allclose(embed(artifact, TEXTS), theirs, atol=1e-5, rtol=0)
     for text, vector in zip(TEXTS, theirs, strict=True):
         np.testing.assert_allclose(embed(artifact, [text])[0], vector, atol=1e-5, rtol=0)
-    ours = reference_embeddings(open_encoder(checkpoint), TEXTS)
+    ours = reference_embeddings(open_embedder(checkpoint), TEXTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -97,7 +98,7 @@ def test_fidelity(
     name: str, precision: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
     checkpoint = make_encoder(name)
-    theirs = reference_embeddings(open_encoder(checkpoint), TEXTS)
+    theirs = reference_embeddings(open_embedder(checkpoint), TEXTS)
     artifact = make_embedder(checkpoint, precision)
     cosines = (of_length_one(embed(artifact, TEXTS)) * theirs).sum(-1)
     assert 1 - cosines.min() < COSTS[precision]

@@ -17,7 +17,7 @@ from support.tiny_encoders import CONTEXT, save_modules, write_json
 from support.tiny_llama import copy_of
 from tokenizers import Tokenizer
 
-from rbee_export import CheckpointError, UnsupportedModel, digest, open_encoder
+from rbee_export import CheckpointError, UnsupportedModel, digest, open_embedder
 from rbee_export.cli import main
 from rbee_export.embedding_fidelity import artifact_embeddings
 from rbee_runtime.artifact import EmbedderArtifact
@@ -39,7 +39,7 @@ def encoder(make_encoder: MakeEncoder, tmp_path: Path) -> Path:
 
 
 def ids(checkpoint: Path, text: str) -> list[int]:
-    found: list[int] = Tokenizer.from_str(open_encoder(checkpoint).tokenizer()).encode(text).ids
+    found: list[int] = Tokenizer.from_str(open_embedder(checkpoint).tokenizer()).encode(text).ids
     return found
 
 
@@ -94,10 +94,10 @@ def only_vocabulary(encoder: Path) -> None:
 
 def test_the_vocabulary_is_part_of_the_source(encoder: Path) -> None:
     only_vocabulary(encoder)
-    before = digest(open_encoder(encoder).files)
+    before = digest(open_embedder(encoder).files)
     file = encoder / "vocab.txt"
     file.write_text(file.read_text().replace("\nthe\n", "\nteh\n"), encoding="utf-8")
-    assert digest(open_encoder(encoder).files) != before
+    assert digest(open_embedder(encoder).files) != before
 
 
 def test_a_text_in_lower_case(encoder: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_text_in_lower_case(encoder: Path) -> None:
 )
 def test_the_longest_text(said: int | None, longest: int, encoder: Path) -> None:
     write_json(encoder / "sentence_bert_config.json", {"max_seq_length": said})
-    assert open_encoder(encoder).config.context_length == longest
+    assert open_embedder(encoder).config.context_length == longest
 
 
 def test_a_short_limit_changes_no_vector(
@@ -133,7 +133,7 @@ def test_a_short_limit_changes_no_vector(
 def test_the_default_prompt(encoder: Path, make_embedder: MakeArtifact) -> None:
     prompts = {"prompts": {"query": "query: ", "doc": "doc: "}}
     write_json(encoder / "config_sentence_transformers.json", prompts)
-    assert open_encoder(encoder).modules.prompt == ""
+    assert open_embedder(encoder).modules.prompt == ""
     write_json(
         encoder / "config_sentence_transformers.json", {**prompts, "default_prompt_name": "doc"}
     )
@@ -152,7 +152,7 @@ def test_the_default_prompt(encoder: Path, make_embedder: MakeArtifact) -> None:
 )
 def test_poolings(settings: dict[str, Any], kind: str, encoder: Path) -> None:
     write_json(encoder / "1_Pooling" / "config.json", settings)
-    assert open_encoder(encoder).modules.pooling.kind == kind
+    assert open_embedder(encoder).modules.pooling.kind == kind
 
 
 def test_an_encoder_in_a_folder_of_its_own(make_encoder: MakeEncoder, tmp_path: Path) -> None:
@@ -268,13 +268,13 @@ def test_what_is_refused(
     assert not out.exists()
     if kind in UNSUPPORTED:
         with pytest.raises(UnsupportedModel):
-            open_encoder(encoder)
+            open_embedder(encoder)
 
 
 def test_a_classifier_is_refused(make_encoder: MakeEncoder) -> None:
     checkpoint = make_encoder(modules=None, head="AutoModelForSequenceClassification")
     with pytest.raises(UnsupportedModel, match="BertForSequenceClassification classifies"):
-        open_encoder(checkpoint)
+        open_embedder(checkpoint)
 
 
 JSON = st.recursive(
@@ -307,7 +307,7 @@ def test_strange_settings_are_refused_in_one_line(
     said = ""
     try:
         write_json(path, value if whole else {key: value})
-        open_encoder(a_checkpoint).tokenizer()
+        open_embedder(a_checkpoint).tokenizer()
     except (CheckpointError, UnsupportedModel) as error:
         said = str(error)
     finally:

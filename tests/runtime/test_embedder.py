@@ -20,8 +20,8 @@ from support.makers import MakeArtifact, MakeEncoder
 from support.tiny_encoders import CONTEXT, VOCAB
 
 import rbee_runtime.embedding.encoder
-from rbee_export import open_encoder
-from rbee_export.embedding_fidelity import reference_embeddings
+from rbee_export import open_embedder
+from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_runtime import Embedder
 from rbee_runtime.artifact import MANIFEST_NAME, EmbedderArtifact
 from rbee_runtime.backend.session import open_session
@@ -72,7 +72,7 @@ def rewrite(artifact: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_vectors_are_those_of_the_weights(embedder: Embedder, checkpoint: Path) -> None:
     ids = [embedder.tokenizer.encode(text) for text in TEXTS]
-    expected = reference_embeddings(open_encoder(checkpoint), ids)
+    expected = reference_embeddings(open_embedder(checkpoint), ids)
     vectors = embedder.embed(TEXTS)
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, embedder.dim)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support.makers import MakeArtifact
 
-from rbee_export import open_encoder
-from rbee_export.embedding_fidelity import reference_embeddings
+from rbee_export import open_embedder
+from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_runtime import Embedder
 
 PAIRS = [
@@ -44,7 +44,7 @@ def test_what_means_alike_is_nearest(embedder: Embedder) -> None:
 def test_vectors_are_those_of_the_weights(embedder: Embedder, sample_encoder: Path) -> None:
     texts = [PAIRS[0][0], LONG, PAIRS[1][1]]
     ids = [embedder.tokenizer.encode(text) for text in texts]
-    expected = reference_embeddings(open_encoder(sample_encoder), ids)
+    expected = reference_embeddings(open_embedder(sample_encoder), ids)
     cosines = (embedder.embed(texts) * expected).sum(1)
     least = 1 - 1e-5 if embedder.manifest.precision == "fp32" else 0.999
     assert cosines.min() > least

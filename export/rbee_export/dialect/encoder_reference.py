@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
 from rbee_export.checkpoint.pooling import PoolingKind
 from rbee_export.dialect.reference import Floats, gelu_tanh, looked_up, product, silu
+from rbee_export.dialect.text_vectors import normalized, pooled
 from rbee_export.weights import Weights
 
 _STEPS = 256
@@ -97,17 +98,11 @@ class EncoderReference:
 
     def pooled(self, x: Floats, kind: PoolingKind) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        texts = np.split(x, self._cuts)
-        if kind == "mean":
-            means: Floats = np.stack([text.mean(0) for text in texts]).astype(np.float32)
-            return means
-        return np.stack([text[0 if kind == "cls" else -1] for text in texts])
+        return pooled(np.split(x, self._cuts), kind)
 
     def normalized(self, x: Floats) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        lengths: Floats = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
-        normalized: Floats = x / lengths.clip(np.float32(1e-12))
-        return normalized
+        return normalized(x)
 
     def output(self, x: Floats) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""

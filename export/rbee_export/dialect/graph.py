@@ -54,7 +54,7 @@ class GraphWriter:
         self,
         function: ir.Function,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, int] | None = None,
+        attributes: Mapping[str, int | float] | None = None,
     ) -> ir.Value:
         """Emit a call of a function, which the model then brings along; return its only output."""
         self._functions.setdefault(function.name, function)

@@ -15,22 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
 from rbee_export.checkpoint.pooling import PoolingKind
 from rbee_export.dialect.graph import GraphWriter
-from rbee_export.dialect.ort import KEPT_IN_ROWS, OPSET
-from rbee_export.dialect.packed_attention import packed_attention, text_numbers
+from rbee_export.dialect.ort_operations import OPSET, is_flat
+from rbee_export.dialect.packed_attention import packed_attention
+from rbee_export.dialect.packed_texts import PackedTexts
 from rbee_export.dialect.products import Products
 from rbee_export.weights import Weights
 from rbee_export.weights_file import WeightsFile
 
 _MS = "com.microsoft"
-_SHORTEST = 1e-12
-"""Length below which a vector is not made longer, as in PyTorch's ``normalize``."""
 
 
 class PackedDialect:
@@ -42,14 +40,11 @@ class PackedDialect:
         self._c = config
         self._weights = weights
         self._graph = graph = GraphWriter(file, dtype)
-        self._flat = weights.precision not in KEPT_IN_ROWS
+        self._flat = is_flat(weights)
         self._products = Products(graph, weights, OPSET, flat=self._flat)
-        self._ids = graph.input("input_ids", ir.DataType.INT64, ["tokens"])
-        self._begins = graph.input("cu_seqlens", ir.DataType.INT32, ["boundaries"])
+        self._texts = PackedTexts(graph)
         self._attention = packed_attention(OPSET, dtype)
-        tokens = self._op("Shape", [self._ids])
-        counted = text_numbers(graph.op, tokens, self._begins)
-        self._text = self._op("Sub", [counted, self._index(1)])
+        self._texts.numbers()
 
     def model(self, producer_version: str) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
@@ -58,22 +53,22 @@ class PackedDialect:
     def embedding(self, name: str, rows: int) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         table = self._weights.matrix(name, rows, self._c.hidden)
-        ids = self._in_rows(self._ids)
+        ids = self._in_rows(self._texts.ids)
         if isinstance(table, BlockMatrix):
             return self._products.looked_up(name, table, ids)
         return self._op("Gather", [self._graph.floats(name, table), ids])
 
     def positions(self, name: str, added: str | None) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        c = self._c
+        c, texts = self._c, self._texts
         dtype = "float32" if self._graph.dtype == ir.DataType.FLOAT else "float16"
         table = self._weights.table(name, c.context_length, c.hidden, dtype)
         if added is not None:
             table = table + self._weights.dense(added, 1, c.hidden)
-        begin = self._op("Gather", [self._begins, self._text])
-        count = self._op("Squeeze", [self._op("Shape", [self._ids])])
+        begin = self._op("Gather", [texts.begins, texts.numbers()])
+        count = self._op("Squeeze", [self._op("Shape", [texts.ids])])
         count = self._op("Cast", [count], {"to": ir.DataType.INT32})
-        own = self._op("Sub", [self._op("Range", [self._index(0), count, self._index(1)]), begin])
+        own = self._op("Sub", [self._op("Range", [texts.index(0), count, texts.index(1)]), begin])
         return self._op("Gather", [self._graph.floats(name, table), self._in_rows(own)])
 
     def add_norm(self, residual: ir.Value, x: ir.Value, name: str) -> ir.Value:
@@ -93,10 +88,10 @@ class PackedDialect:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         heads = {"num_heads": self._c.heads}
         if not self._flat:
-            return self._graph.call(self._attention, [qkv, self._begins], heads)
+            return self._graph.call(self._attention, [qkv, self._texts.begins], heads)
         first = self._graph.ints("[0]", [0])
         rows = self._op("Unsqueeze", [qkv, first])
-        attended = self._graph.call(self._attention, [rows, self._begins], heads)
+        attended = self._graph.call(self._attention, [rows, self._texts.begins], heads)
         return self._op("Squeeze", [attended, first])
 
     def activated(
@@ -117,47 +112,19 @@ class PackedDialect:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         if not self._flat:
             x = self._op("Squeeze", [x, self._graph.ints("[0]", [0])])
-        begins = self._op("Slice", [self._begins, *self._range(0, -1)])
-        ends = self._op("Slice", [self._begins, *self._range(1, 1 << 31)])
-        if kind != "mean":
-            one = self._index(1)
-            rows = begins if kind == "cls" else self._op("Sub", [ends, one])
-            return self._float32(self._op("Gather", [x, rows]))
-        last, first = self._graph.ints("[-1]", [-1]), self._graph.ints("[0]", [0])
-        texts = self._op("Squeeze", [self._op("Shape", [begins])])
-        texts = self._op("Cast", [texts], {"to": ir.DataType.INT32})
-        numbers = self._op("Range", [self._index(0), texts, self._index(1)])
-        numbers = self._op("Unsqueeze", [numbers, last])
-        own = self._op("Equal", [numbers, self._op("Unsqueeze", [self._text, first])])
-        sums = self._op("MatMul", [self._float32(own), self._float32(x)])
-        lengths = self._op("Unsqueeze", [self._op("Sub", [ends, begins]), last])
-        return self._op("Div", [sums, self._float32(lengths)])
+        return self._texts.pooled(x, kind)
 
     def normalized(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        length = self._op("ReduceL2", [x, self._graph.ints("[-1]", [-1])], {"keepdims": 1})
-        shortest = ir.tensor(np.asarray(_SHORTEST, np.float32))
-        shortest_value = self._op("Constant", [], {"value": shortest})
-        return self._op("Div", [x, self._op("Max", [length, shortest_value])])
+        return self._texts.normalized(x)
 
     def output(self, x: ir.Value) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        shape: list[int | str] = ["texts", self._c.hidden]
-        self._graph.output(x, "embeddings", ir.DataType.FLOAT, shape)
+        self._texts.output(x, self._c.hidden)
 
     def _in_rows(self, x: ir.Value) -> ir.Value:
         """Return what there is of each token, ``[T]``, as the activations are laid out."""
         return x if self._flat else self._op("Unsqueeze", [x, self._graph.ints("[0]", [0])])
-
-    def _float32(self, x: ir.Value) -> ir.Value:
-        return self._op("Cast", [x], {"to": ir.DataType.FLOAT})
-
-    def _index(self, value: int) -> ir.Value:
-        """Return a scalar of ``int32``."""
-        return self._op("Constant", [], {"value": ir.tensor(np.asarray(value, np.int32))})
-
-    def _range(self, start: int, end: int) -> tuple[ir.Value, ir.Value]:
-        return self._graph.ints(f"[{start}]", [start]), self._graph.ints(f"[{end}]", [end])
 
     def _op(
         self,

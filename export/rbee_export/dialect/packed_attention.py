@@ -37,7 +37,7 @@ def packed_attention(opset: int, dtype: ir.DataType) -> ir.Function:
         dtype: What the graph computes in; float32 is for the CPU.
     """
     qkv, cu_seqlens = ir.Value(name="qkv"), ir.Value(name="cu_seqlens")
-    body = _Body(opset, dtype, qkv, cu_seqlens)
+    body = PackedBody(opset, dtype, qkv, cu_seqlens)
     tape = body.tape
     attended = body.either() if dtype == ir.DataType.FLOAT else body.hiding(tape)
     graph = ir.Graph(
@@ -56,17 +56,17 @@ def text_numbers(emit: Emit, tokens: ir.Value, cu_seqlens: ir.Value) -> ir.Value
         cu_seqlens: Where each text begins, and T, ``int32[N + 1]``.
     """
     # A one where each text begins, and one behind the last token; then how many there are so far.
-    size = emit("Add", [tokens, _list(emit, 1)], {})
+    size = emit("Add", [tokens, ints(emit, 1)], {})
     zero, one = (ir.tensor(np.full(1, value, np.int32)) for value in (0, 1))
     none = emit("ConstantOfShape", [size], {"value": zero})
     ones = emit("ConstantOfShape", [emit("Shape", [cu_seqlens], {})], {"value": one})
     begun = emit("ScatterElements", [none, cu_seqlens, ones], {"axis": 0})
     counted = emit("CumSum", [begun, emit("Constant", [], {"value_int": 0})], {})
-    return emit("Slice", [counted, _list(emit, 0), tokens], {})
+    return emit("Slice", [counted, ints(emit, 0), tokens], {})
 
 
-class _Body:
-    """The function's body, under construction.
+class PackedBody:
+    """The body of attention within each of some texts, under construction.
 
     Attributes:
         tape: Its nodes so far.
@@ -84,10 +84,7 @@ class _Body:
     def either(self) -> ir.Value:
         """Return the attention of whichever way has fewer scores."""
         tape = self.tape
-        begins = tape.op("Slice", [self._cu_seqlens, _list(tape.op, 0), _list(tape.op, -1)])
-        ends = tape.op("Slice", [self._cu_seqlens, _list(tape.op, 1), _list(tape.op, 1 << 31)])
-        lengths = tape.op("Sub", [ends, begins])
-        longest = tape.op("ReduceMax", [lengths], {"keepdims": 1})
+        begins, lengths, longest = self._measured()
         wide = tape.op("Cast", [longest], {"to": ir.DataType.INT64})
         padded = tape.op("Mul", [tape.op("Mul", [wide, wide]), tape.op("Shape", [lengths])])
         fewer = tape.op("LessOrEqual", [padded, tape.op("Mul", [self._tokens, self._tokens])])
@@ -106,16 +103,29 @@ class _Body:
             )
         return tape.op("If", [tape.op("Squeeze", [fewer])], branches)
 
+    def padding(self) -> ir.Value:
+        """Return the attention of texts that are padded to the longest of them."""
+        return self._padded(self.tape, *self._measured())
+
     def hiding(self, tape: Tape) -> ir.Value:
         """Return the attention of all tokens, ``float[1, T, hidden]``, but for other texts'."""
-        columns = tape.op("Unsqueeze", [self._number, _list(tape.op, 0)])
-        same = tape.op("Equal", [tape.op("Unsqueeze", [self._number, _list(tape.op, 1)]), columns])
+        columns = tape.op("Unsqueeze", [self._number, ints(tape.op, 0)])
+        same = tape.op("Equal", [tape.op("Unsqueeze", [self._number, ints(tape.op, 1)]), columns])
         seen, hidden = (
             tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, FLOATS[self._dtype]))})
             for value in (0.0, _HIDDEN)
         )
         bias = tape.op("Where", [same, seen, hidden])
-        return _attended(tape, self._qkv, None, tape.op("Unsqueeze", [bias, _list(tape.op, 0, 1)]))
+        bias = tape.op("Unsqueeze", [bias, ints(tape.op, 0, 1)])
+        return self._attended_hiding(tape, bias)
+
+    def _measured(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return where texts begin, how long they are, each ``int32[N]``, and the longest's."""
+        tape = self.tape
+        begins = tape.op("Slice", [self._cu_seqlens, ints(tape.op, 0), ints(tape.op, -1)])
+        ends = tape.op("Slice", [self._cu_seqlens, ints(tape.op, 1), ints(tape.op, 1 << 31)])
+        lengths = tape.op("Sub", [ends, begins])
+        return begins, lengths, tape.op("ReduceMax", [lengths], {"keepdims": 1})
 
     def _padded(
         self, tape: Tape, begins: ir.Value, lengths: ir.Value, longest: ir.Value
@@ -129,11 +139,11 @@ class _Body:
             for value in (0, 1)
         )
         steps = tape.op("Range", [zero, tape.op("Squeeze", [longest]), one])
-        there = tape.op("Add", [tape.op("Unsqueeze", [begins, _list(tape.op, 1)]), steps])
+        there = tape.op("Add", [tape.op("Unsqueeze", [begins, ints(tape.op, 1)]), steps])
         tokens = tape.op("Cast", [self._tokens], {"to": ir.DataType.INT32})
         there = tape.op("Min", [there, tape.op("Sub", [tokens, one])])
-        rows = tape.op("Gather", [tape.op("Squeeze", [self._qkv, _list(tape.op, 0)]), there])
-        attended = _attended(tape, rows, lengths, None)
+        rows = tape.op("Gather", [tape.op("Squeeze", [self._qkv, ints(tape.op, 0)]), there])
+        attended = self._attended_padded(tape, rows, lengths, longest)
         # Token t of text n, which begins at b, is in place n * longest + t - b.
         text = tape.op("Sub", [self._number, one])
         skipped = tape.op(
@@ -142,7 +152,30 @@ class _Body:
         own = tape.op("Range", [zero, tape.op("Squeeze", [tokens]), one])
         flat = tape.op("Flatten", [attended], {"axis": 2})
         back = tape.op("Gather", [flat, tape.op("Add", [skipped, own])])
-        return tape.op("Unsqueeze", [back, _list(tape.op, 0)])
+        return tape.op("Unsqueeze", [back, ints(tape.op, 0)])
+
+    def _attended_hiding(self, tape: Tape, bias: ir.Value) -> ir.Value:
+        """Return the attention of one row of all tokens, to whose scores ``bias`` is added.
+
+        Args:
+            tape: Where to.
+            bias: ``float[1, 1, T, T]``.
+        """
+        return _attended(tape, self._qkv, None, bias)
+
+    def _attended_padded(
+        self, tape: Tape, rows: ir.Value, lengths: ir.Value, longest: ir.Value
+    ) -> ir.Value:
+        """Return the attention of texts each in a row of its own, ``float[N, longest, hidden]``.
+
+        Args:
+            tape: Where to.
+            rows: ``qkv`` of their tokens, ``float[N, longest, ...]``.
+            lengths: How many of a row there are, ``int32[N]``.
+            longest: The largest of them, ``int32[1]``.
+        """
+        del longest
+        return _attended(tape, rows, lengths, None)
 
 
 def _attended(
@@ -155,5 +188,6 @@ def _attended(
     return tape.op("MultiHeadAttention", inputs, {"num_heads": heads}, domain=_MS)
 
 
-def _list(emit: Emit, *values: int) -> ir.Value:
+def ints(emit: Emit, *values: int) -> ir.Value:
+    """Return a constant of ``int64``."""
     return emit("Constant", [], {"value": ir.tensor(np.asarray(values, np.int64))})

@@ -88,7 +88,7 @@ class ReferenceDialect:
             q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
         if how.rope is not None:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
-        positions = np.arange(len(self._ids))
+        positions = np.arange(len(qkv))
         distance = positions[:, None] - positions
         hidden = distance < 0
         if how.window is not None:
@@ -104,7 +104,7 @@ class ReferenceDialect:
             np.exp(scores - scores.max(-1, keepdims=True), out=scores)
             scores /= scores.sum(-1, keepdims=True)
             attended[head] = scores @ v[shared]
-        joined: Floats = attended.swapaxes(0, 1).reshape(len(self._ids), c.q_width)
+        joined: Floats = attended.swapaxes(0, 1).reshape(len(qkv), c.q_width)
         return joined
 
     def activation(self, x: Floats, kind: Activation) -> Floats:
@@ -171,7 +171,7 @@ class ReferenceDialect:
     def _rotate(self, x: Floats, rope: Rope) -> Floats:
         if rope not in self._tables:
             self._tables[rope] = rope.tables(len(self._ids), long=self._long)
-        cos, sin = self._tables[rope]
+        cos, sin = (table[: x.shape[-2]] for table in self._tables[rope])
         half = rope.dims // 2
         rotated = x.copy()
         a, b = x[..., :half], x[..., half : rope.dims]

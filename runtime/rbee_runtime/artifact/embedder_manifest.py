@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
+from rbee_runtime.artifact.manifest import Shapes
 from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
 
 
@@ -81,7 +82,7 @@ class EmbedderManifest(Frozen):
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.
         family: Row of the exporter's family table, e.g. ``bert``.
-        shapes: The encoder's dimensions.
+        shapes: The encoder's dimensions, or a decoder's.
         precision: How the weights are held.
         dialect: Vocabulary of the graph: ONNX Runtime's fused operators.
         embedding: What a text's vector is.
@@ -96,7 +97,7 @@ class EmbedderManifest(Frozen):
     source: Source
     model_ref: str
     family: str
-    shapes: EncoderShapes
+    shapes: EncoderShapes | Shapes
     precision: Precision
     dialect: Literal["ort"] = "ort"
     embedding: Embedding

@@ -1,0 +1,30 @@
+"""The vectors that texts end as, worked out in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.dialect.reference import Floats
+
+
+def pooled(texts: Sequence[Floats], kind: PoolingKind) -> Floats:
+    """Return one vector of each text's, ``float32[N, width]``.
+
+    Args:
+        texts: Vectors of the tokens of N texts, each ``float32[tokens, width]``.
+        kind: Which of them count.
+    """
+    if kind == "mean":
+        means: Floats = np.stack([text.mean(0) for text in texts]).astype(np.float32)
+        return means
+    return np.stack([text[0 if kind == "cls" else -1] for text in texts])
+
+
+def normalized(x: Floats) -> Floats:
+    """Return vectors, ``float32[N, width]``, divided by their length."""
+    lengths: Floats = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
+    of_length_one: Floats = x / lengths.clip(np.float32(1e-12))
+    return of_length_one
