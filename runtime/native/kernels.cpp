@@ -20,6 +20,7 @@ const Kernels kKernels = {
     .gated_silu = gated_silu,
     .gated_gelu = gated_gelu,
     .gelu = gelu,
+    .norm = norm,
     .add_norm = add_norm,
     .add_layer_norm = add_layer_norm,
     .find_largest = find_largest,

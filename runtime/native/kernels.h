@@ -38,6 +38,7 @@ struct Kernels {
   Gate gated_silu;
   Gate gated_gelu;
   Activation gelu;
+  void (*norm)(const float* x, const float* gamma, float epsilon, size_t width, float* y);
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,
                    size_t width, float* total, float* y);
   void (*add_layer_norm)(const float* x, const float* skip, const float* gamma, const float* beta,

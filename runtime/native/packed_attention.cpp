@@ -8,7 +8,17 @@
 namespace rbee {
 namespace {
 
-constexpr Scoring kPlain{0.0f, 0};
+enum Input : size_t { kQkv, kBegins, kCos, kSin, kQueryNorm, kKeyNorm };
+
+// The weights of a norm, of so many numbers at a time; null for none.
+struct Norm {
+  const float* gamma;
+  size_t width;
+};
+
+size_t count(const OnnxRuntime& ort, const ort::KernelInfo* info, const char* name) {
+  return static_cast<size_t>(std::max<int64_t>(ort.attribute(info, name), 0));
+}
 
 }  // namespace
 
@@ -17,72 +27,138 @@ struct PackedAttention::Step {
   const int32_t* begins;  // of each text; the last one's end is the last
   size_t texts;
   size_t tokens;
-  size_t size;     // of a head
-  float* queries;  // [tokens, heads, size], scaled
-  float* keys;     // [heads, tokens, size]
-  float* values;   // [heads, tokens, size]
+  size_t size;  // of a head
+  Rotary rotary;
+  Norm query_norm;
+  Norm key_norm;
+  float scale;
+  float* queries;  // [tokens, heads, size], turned and scaled
+  float* keys;     // [kv_heads, tokens, size], turned
+  float* values;   // [kv_heads, tokens, size]
   float* y;        // [tokens, heads, size]
 };
 
-PackedAttention::PackedAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
-    : ort_(api),
-      kernels_(kernels),
-      heads_(static_cast<size_t>(ort_.attribute(info, "num_heads"))) {
-  if (heads_ == 0) throw Failure{"num_heads is 0"};
+PackedAttention::PackedAttention(ort::Api* api, const Kernels& kernels, const How& how)
+    : ort_(api), kernels_(kernels), how_(how) {
+  if (how_.heads == 0) throw Failure{"num_heads is 0"};
+  if (how_.kv_heads == 0 || how_.heads % how_.kv_heads != 0) {
+    throw Failure{"num_heads is no multiple of kv_num_heads"};
+  }
 }
+
+PackedAttention::PackedAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels)
+    : PackedAttention(api, kernels, [&] {
+        const size_t heads = count(OnnxRuntime(api), info, "num_heads");
+        return How{.heads = heads, .kv_heads = heads};
+      }()) {}
 
 PackedAttention::Step PackedAttention::open(ort::KernelContext* context) const {
   Step step{};
-  const ort::Value* qkv = ort_.input(context, 0);
-  const ort::Value* begins = ort_.input(context, 1);
+  const ort::Value* qkv = ort_.input(context, kQkv);
+  const ort::Value* begins = ort_.input(context, kBegins);
   std::vector<int64_t> shape = ort_.dimensions(qkv);
-  if (shape.size() != 3 || shape[0] != 1 || shape[2] % (3 * static_cast<int64_t>(heads_)) != 0) {
+  const auto heads = static_cast<int64_t>(how_.heads + 2 * how_.kv_heads);
+  if (shape.size() != 3 || shape[0] != 1 || shape[2] % heads != 0) {
     throw Failure{"queries, keys and values are not those of one row and all heads"};
   }
   step.qkv = ort_.data<const float>(qkv);
   step.tokens = static_cast<size_t>(shape[1]);
-  step.size = static_cast<size_t>(shape[2]) / 3 / heads_;
+  step.size = static_cast<size_t>(shape[2] / heads);
+  step.scale = how_.scale != 0 ? how_.scale : 1.0f / std::sqrt(static_cast<float>(step.size));
   step.begins = ort_.data<const int32_t>(begins);
   const int64_t bounds = ort_.dimensions(begins).at(0);
   bool fits = bounds > 0 && step.begins[0] == 0 && step.begins[bounds - 1] == shape[1];
   for (int64_t i = 1; fits && i < bounds; ++i) fits = step.begins[i - 1] <= step.begins[i];
   if (!fits) throw Failure{"cu_seqlens does not cut the tokens into texts"};
   step.texts = static_cast<size_t>(bounds) - 1;
-  shape[2] /= 3;
+  if (how_.turns) {
+    const ort::Value* cos = ort_.input(context, kCos);
+    const std::vector<int64_t> table = ort_.dimensions(cos);
+    const ort::Value* sin = ort_.input(context, kSin);
+    if (table.size() != 2 || ort_.dimensions(sin) != table ||
+        2 * static_cast<size_t>(table[1]) > step.size) {
+      throw Failure{"cos and sin are not those of a part of a head"};
+    }
+    step.rotary = {ort_.data<const float>(cos), ort_.data<const float>(sin),
+                   static_cast<size_t>(table[0]), static_cast<size_t>(table[1])};
+    for (size_t i = 0; i < step.texts; ++i) {
+      const auto length = static_cast<size_t>(step.begins[i + 1] - step.begins[i]);
+      if (length > step.rotary.positions) throw Failure{"a position has no angle in cos"};
+    }
+  }
+  const auto norm = [&](Input input, size_t width) -> Norm {
+    if (!how_.norms) return {nullptr, 0};
+    const ort::Value* gamma = ort_.input(context, input);
+    const auto size = static_cast<size_t>(ort_.dimensions(gamma).at(0));
+    if (size != step.size && size != width) throw Failure{"a norm is of no head's width"};
+    return {ort_.data<const float>(gamma), size};
+  };
+  step.query_norm = norm(kQueryNorm, how_.heads * step.size);
+  step.key_norm = norm(kKeyNorm, how_.kv_heads * step.size);
+  shape[2] = static_cast<int64_t>(how_.heads * step.size);
   step.y = ort_.output<float>(context, 0, shape);
   return step;
 }
 
 // Keys and values of a head are read one after another, and many times.
 void PackedAttention::by_head(ort::KernelContext* context, const Step& step) const {
-  const size_t width = heads_ * step.size;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(step.size));
+  const size_t size = step.size;
+  const size_t width = how_.heads * size;
+  const size_t kv_width = how_.kv_heads * size;
   const size_t parts = tasks(step.tokens, step.tokens * width);
   ort_.in_parallel(context, parts, [&](size_t task) {
-    const size_t last = step.tokens * (task + 1) / parts;
-    for (size_t token = step.tokens * task / parts; token < last; ++token) {
-      const float* from = step.qkv + token * 3 * width;
-      kernels_.floats.rotate(from, width, kNotTurned, scale, step.queries + token * width);
-      for (size_t head = 0; head < heads_; ++head) {
-        const size_t to = (head * step.tokens + token) * step.size;
-        const float* key = from + width + head * step.size;
-        std::copy_n(key, step.size, step.keys + to);
-        std::copy_n(key + width, step.size, step.values + to);
+    thread_local std::vector<float> room;
+    room.resize(std::max(room.size(), width));
+    const auto normed = [&](const float* x, size_t count, const Norm& norm) -> const float* {
+      if (norm.gamma == nullptr) return x;
+      for (size_t i = 0; i < count; i += norm.width) {
+        kernels_.norm(x + i, norm.gamma, how_.epsilon, norm.width, room.data() + i);
+      }
+      return room.data();
+    };
+    size_t token = step.tokens * task / parts;
+    const int32_t* text = std::upper_bound(step.begins, step.begins + step.texts,
+                                           static_cast<int32_t>(token)) - 1;
+    for (const size_t last = step.tokens * (task + 1) / parts; token < last; ++token) {
+      while (static_cast<size_t>(text[1]) <= token) ++text;
+      const size_t position = token - static_cast<size_t>(*text);
+      const Angles angles = how_.turns ? step.rotary.at(position) : kNotTurned;
+      // Heads that are not turned are all the same.
+      const size_t stretch = how_.turns ? size : width;
+      const float* from = step.qkv + token * (width + 2 * kv_width);
+      const float* query = normed(from, width, step.query_norm);
+      for (size_t i = 0; i < width; i += stretch) {
+        kernels_.floats.rotate(query + i, stretch, angles, step.scale,
+                               step.queries + token * width + i);
+      }
+      const float* key = normed(from + width, kv_width, step.key_norm);
+      const float* value = from + width + kv_width;
+      for (size_t head = 0; head < how_.kv_heads; ++head) {
+        const size_t to = (head * step.tokens + token) * size;
+        if (how_.turns) {
+          kernels_.floats.rotate(key + head * size, size, angles, 1.0f, step.keys + to);
+        } else {
+          std::copy_n(key + head * size, size, step.keys + to);
+        }
+        std::copy_n(value + head * size, size, step.values + to);
       }
     }
   });
 }
 
 std::vector<PackedAttention::Group> PackedAttention::groups(const Step& step) const {
+  const size_t sharing = how_.heads / how_.kv_heads;
   std::vector<Group> found;
   for (size_t i = 0; i < step.texts; ++i) {
     const auto text = static_cast<size_t>(step.begins[i]);
     const auto end = static_cast<size_t>(step.begins[i + 1]);
-    const size_t parts = (end - text + kGroup - 1) / kGroup;
-    for (size_t head = 0; head < heads_; ++head) {
-      for (size_t part = 0; part < parts; ++part) {
-        found.push_back({head, text, end, text + (end - text) * part / parts,
-                         text + (end - text) * (part + 1) / parts});
+    const size_t queries = (end - text) * sharing;
+    const size_t parts = (queries + kGroup - 1) / kGroup;
+    for (size_t head = 0; head < how_.kv_heads; ++head) {
+      // Where later tokens see more, they are begun first.
+      for (size_t part = parts; part-- > 0;) {
+        found.push_back(
+            {head, text, end, queries * part / parts, queries * (part + 1) / parts});
       }
     }
   }
@@ -91,28 +167,56 @@ std::vector<PackedAttention::Group> PackedAttention::groups(const Step& step) co
 
 void PackedAttention::compute(ort::KernelContext* context) const {
   Step step = open(context);
-  const size_t width = heads_ * step.size;
-  if (step.tokens * width == 0) return;
-  step.queries = static_cast<float*>(scratch(3 * step.tokens * width * sizeof(float)));
-  step.keys = step.queries + step.tokens * width;
-  step.values = step.keys + step.tokens * width;
+  const size_t size = step.size;
+  const size_t sharing = how_.heads / how_.kv_heads;
+  const size_t queries = step.tokens * how_.heads * size;
+  const size_t kept = step.tokens * how_.kv_heads * size;
+  if (queries == 0) return;
+  step.queries = static_cast<float*>(scratch((queries + 2 * kept) * sizeof(float)));
+  step.keys = step.queries + queries;
+  step.values = step.keys + kept;
   by_head(context, step);
 
   const std::vector<Group> all = groups(step);
   ort_.in_parallel(context, all.size(), [&](size_t i) {
     const Group& group = all[i];
     const size_t length = group.end - group.text;
-    const size_t at = (group.head * step.tokens + group.text) * step.size;
-    const HeadCache<float> cache{step.keys + at, step.values + at, step.size, length};
+    const size_t at = (group.kv_head * step.tokens + group.text) * size;
+    const HeadCache<float> cache{step.keys + at, step.values + at, size, length};
     Query own[kGroup];
-    for (size_t token = group.first; token < group.last; ++token) {
-      const size_t offset = token * width + group.head * step.size;
-      // Every token sees what the last one does.
-      own[token - group.first] = {step.queries + offset, length - 1, step.y + offset};
+    for (size_t q = group.first; q < group.last; ++q) {
+      const size_t token = q / sharing;
+      const size_t head = group.kv_head * sharing + q % sharing;
+      const size_t offset = ((group.text + token) * how_.heads + head) * size;
+      // Unless it sees nothing that is later, a token sees what the last one does.
+      const size_t position = how_.causal ? token : length - 1;
+      own[q - group.first] = {step.queries + offset, position, step.y + offset};
     }
     const bool on_unit = kernels_.matrix_unit && length >= kTokensForTheUnit;
-    attend_group(kernels_, on_unit, own, group.last - group.first, cache, kPlain);
+    attend_group(kernels_, on_unit, own, group.last - group.first, cache, how_.scoring);
   });
+}
+
+PackedCausalAttention::PackedCausalAttention(ort::Api* api, const ort::KernelInfo* info,
+                                             const Kernels& kernels)
+    : PackedAttention(api, kernels, how(OnnxRuntime(api), info)) {}
+
+PackedAttention::How PackedCausalAttention::how(const OnnxRuntime& ort,
+                                                const ort::KernelInfo* info) {
+  const int64_t window = ort.attribute_or(info, "local_window_size", int64_t{-1});
+  const bool norms = ort.has_input(info, kQueryNorm);
+  if (norms != ort.has_input(info, kKeyNorm)) throw Failure{"one of q_norm and k_norm is given"};
+  return {
+      .heads = count(ort, info, "num_heads"),
+      .kv_heads = count(ort, info, "kv_num_heads"),
+      .scale = ort.attribute_or(info, "scale", 0.0f),
+      .scoring = {ort.attribute_or(info, "softcap", 0.0f),
+                  window > 0 ? static_cast<size_t>(window) : 0},
+      .causal = true,
+      .turns = true,
+      .norms = norms,
+      .epsilon = norms ? ort.float_attribute(info, "epsilon") : 0.0f,
+  };
 }
 
 }  // namespace rbee

@@ -40,9 +40,9 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
                      rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
                      rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention,
-                     rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
-                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>>(
-        ort, options, variant, "rbee");
+                     rbee::PackedCausalAttention, rbee::GatedSiluExperts<false, false>,
+                     rbee::GatedSiluExperts<true, false>, rbee::GatedSiluExperts<false, true>,
+                     rbee::GatedSiluExperts<true, true>>(ort, options, variant, "rbee");
   });
 }
 

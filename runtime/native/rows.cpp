@@ -62,6 +62,20 @@ void gelu(const float* x, size_t width, float* y) {
   });
 }
 
+void norm(const float* x, const float* gamma, float epsilon, size_t width, float* y) {
+  Floats squares = zeros();
+  over(width, [&](size_t i, auto lanes) {
+    const Floats own = load(x + i, lanes);
+    squares = multiply_add(own, own, squares);
+  });
+  const float mean = sum(squares) / static_cast<float>(width);
+  const Floats factor = repeat(1.0f / std::sqrt(mean + epsilon));
+  over(width, [&](size_t i, auto lanes) {
+    const Floats scaled = times(load(x + i, lanes), factor);
+    store(y + i, times(scaled, load(gamma + i, lanes)), lanes);
+  });
+}
+
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
               float* total, float* y) {
   Floats squares = zeros();

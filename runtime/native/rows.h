@@ -14,6 +14,9 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y);
 // y = x * (1 + erf(x / sqrt(2))) / 2; y may be x.
 void gelu(const float* x, size_t width, float* y);
 
+// y = x * gamma / sqrt(mean(x ** 2) + epsilon); y may be x.
+void norm(const float* x, const float* gamma, float epsilon, size_t width, float* y);
+
 // total = x + skip, y = total * gamma / sqrt(mean(total ** 2) + epsilon); y may be total.
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t width,
               float* total, float* y);
