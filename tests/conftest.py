@@ -21,6 +21,7 @@ from support.makers import (
     OpenOnce,
     TinyGguf,
 )
+from support.tiny_embedding_decoders import save_embedding_decoder
 from support.tiny_encoders import save_encoder
 from support.tiny_families import save_family
 from support.tiny_llama import save_gguf, save_llama
@@ -164,6 +165,25 @@ def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> MakeEncoder:
         key = f"{name} {sorted(changed.items())!r}"
         if key not in made:
             made[key] = save_encoder(root / f"{name}-{len(made)}", name, **changed)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_embedding_decoder(tmp_path_factory: pytest.TempPathFactory) -> MakeEncoder:
+    """``make_embedding_decoder(name, ...)``: a checkpoint; see
+    ``support.tiny_embedding_decoders.save_embedding_decoder``.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("embedding-decoders")
+
+    def make(name: str = "qwen3", **changed: Any) -> Path:
+        key = f"{name} {sorted(changed.items())!r}"
+        if key not in made:
+            made[key] = save_embedding_decoder(root / f"{name}-{len(made)}", name, **changed)
         return made[key]
 
     return make

@@ -139,9 +139,11 @@ def _experts(shapes: Shapes) -> dict[str, str]:
 def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
     """Return what is told of an embedding model."""
     shapes, embedding = manifest.shapes, manifest.embedding
+    shared = f" over {shapes.kv_heads}" if isinstance(shapes, Shapes) else ""
     told = {
         "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
-        f"{shapes.heads} heads, {shapes.vocab} tokens, texts of {shapes.context_length} at most",
+        f"{shapes.heads} heads{shared}, {shapes.vocab} tokens, "
+        f"texts of {shapes.context_length} at most",
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
         "embedding": f"{embedding.dim} numbers, by {_POOLINGS[embedding.pooling]}"
         + (", of length 1" if embedding.normalized else ""),

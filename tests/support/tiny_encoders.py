@@ -187,7 +187,10 @@ def load_encoder(checkpoint: Path) -> Any:
     import transformers
 
     torch.set_num_threads(1)  # a second one costs more than it brings at these sizes
-    model = transformers.AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+    # Faster attention leaves out what some decoders do to scores.
+    model = transformers.AutoModel.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    )
     return model.eval()
 
 

@@ -1,0 +1,120 @@
+"""Small random decoders that embed texts, as sentence-transformers saves them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from .tiny_encoders import save_modules, write_json
+from .tiny_tokenizer import END_OF_TEXT, SPECIALS, VOCAB, tokenizer_json
+
+CONTEXT = 256
+WINDOW = 24
+END = SPECIALS[END_OF_TEXT]
+LAST_TOKEN = {"pooling_mode_lasttoken": True}
+
+_BASE: Mapping[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": END_OF_TEXT,
+    "eos_token_id": END_OF_TEXT,
+    "pad_token_id": END_OF_TEXT,
+    # Far wider than models start with, so that attention attends.
+    "initializer_range": 0.2,
+}
+DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "qwen3": ("qwen3", {**_BASE, "head_dim": 32, "rope_theta": 1e6}),
+    "qwen3-windows": (
+        "qwen3",
+        {
+            **_BASE,
+            "head_dim": 16,
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "max_window_layers": 1,
+        },
+    ),
+    "qwen2": ("qwen2", _BASE),
+    "mistral": ("mistral", {**_BASE, "head_dim": 32, "sliding_window": WINDOW}),
+    "llama": (
+        "llama",
+        {**_BASE, "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "attention_bias": True},
+    ),
+    "gemma2": (
+        "gemma2",
+        {
+            **_BASE,
+            "head_dim": 32,
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": 20.0,
+            "query_pre_attn_scalar": 24,
+        },
+    ),
+    "olmo2": ("olmo2", _BASE),
+    "phi": ("phi", {**_BASE, "partial_rotary_factor": 1.0}),
+}
+"""By name: ``model_type``, and what is not the type's default."""
+
+
+def save_embedding_decoder(
+    directory: Path,
+    name: str = "qwen3",
+    *,
+    modules: Sequence[str] = ("Transformer", "Pooling", "Normalize"),
+    pooling: Mapping[str, Any] | None = None,
+    head: str = "AutoModel",
+    dtype: str = "float32",
+    **changed: Any,
+) -> Path:
+    """Save random weights and a tokenizer that ends texts.
+
+    Norms are drawn around their neutral value, biases around zero.
+
+    Args:
+        directory: Where to.
+        name: One of ``DECODERS``.
+        modules: Those of sentence-transformers.
+        pooling: Settings of the second; the last token by default.
+        head: The class to save it as; one with a head gives weights a prefix.
+        dtype: Of the stored weights.
+        changed: Configuration that differs from the decoder's.
+    """
+    import torch
+    import transformers
+
+    kind, config = DECODERS[name]
+    torch.manual_seed(7)
+    made = transformers.AutoConfig.for_model(kind, **{**config, **changed})
+    model = getattr(transformers, head).from_config(made)
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if "norm" in weight_name and weight_name.endswith("weight"):
+                neutral = 0.0 if kind.startswith("gemma") else 1.0
+                weight.uniform_(neutral - 0.5, neutral + 0.5)
+            elif weight_name.endswith("bias"):
+                weight.uniform_(-0.5, 0.5)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    (directory / "tokenizer.json").write_text(ending_tokenizer(), encoding="utf-8")
+    options = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": END}
+    write_json(directory / "tokenizer_config.json", options)
+    save_modules(directory, modules, pooling or LAST_TOKEN)
+    return directory
+
+
+@functools.cache
+def ending_tokenizer() -> str:
+    """Return a tokenizer of Qwen's kind that puts a token behind each text, serialised."""
+    tokenizer = Tokenizer.from_str(tokenizer_json())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, END_OF_TEXT)]
+    )
+    return str(tokenizer.to_str())
