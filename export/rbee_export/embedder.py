@@ -100,6 +100,7 @@ def export_embedder(
                 pooling=modules.pooling.kind,
                 normalized=modules.pooling.normalized,
                 prompt=modules.prompt,
+                prompts=modules.prompts,
             ),
             files=(
                 file_entry("graph", staging / GRAPH),

@@ -150,6 +150,8 @@ def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
     }
     if embedding.prompt:
         told["prompt"] = embedding.prompt
+    if embedding.prompts:
+        told["prompts"] = ", ".join(f"{name}: {text!r}" for name, text in embedding.prompts.items())
     return told
 
 

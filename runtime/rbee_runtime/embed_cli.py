@@ -30,15 +30,15 @@ def main(argv: list[str] | None = None) -> int:
         with Embedder.load(
             arguments.model, backend=arguments.backend, device=arguments.device
         ) as embedder:
-            _embed(embedder, texts, arguments.out)
+            _embed(embedder, texts, arguments.prompt_name, arguments.out)
         return 0
 
     return guarded(parser.prog, work)
 
 
-def _embed(embedder: Embedder, texts: list[str], out: Path | None) -> None:
+def _embed(embedder: Embedder, texts: list[str], prompt: str | None, out: Path | None) -> None:
     began = time.monotonic()
-    vectors = embedder.embed(texts)
+    vectors = embedder.embed(texts, prompt_name=prompt)
     seconds = time.monotonic() - began
     if out is None:
         for vector in vectors:
@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="write the vectors there as a NumPy array (.npy) instead",
+    )
+    parser.add_argument(
+        "--prompt-name",
+        metavar="NAME",
+        help="put the model's prompt of this name before each text, query for instance",
     )
     parser.add_argument("--backend", help="cpu or cuda; default: the best that works here")
     parser.add_argument(

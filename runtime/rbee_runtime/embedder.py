@@ -127,19 +127,25 @@ class Embedder:
         """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
         return self._loop.cancel(request_id)
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], *, prompt_name: str | None = None) -> NDArray[np.float32]:
         """Return the vectors of texts, however many, in their order: ``float32[texts, dim]``.
+
+        Args:
+            texts: What to embed.
+            prompt_name: Which of the model's prompts comes before each, ``query`` for instance;
+                ``None`` for the one that always does, if any.
 
         Raises:
             RuntimeFault: As :meth:`submit`, or what embedding them failed with.
         """
         if isinstance(texts, str):
             raise InvalidRequest("input", "input must be a list of texts, not a text")
+        prompt = self._prompt(prompt_name)
         vectors = np.empty((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), MOST_INPUTS):
             request_id = f"embed-{uuid.uuid4().hex}"
             some = texts[start : start + MOST_INPUTS]
-            read = self._read(request_id, some, first=start, many=len(texts) > 1)
+            read = self._read(request_id, some, first=start, many=len(texts) > 1, prompt=prompt)
             with closing(self._events(request_id, None, read)) as events:
                 for event in events:
                     if isinstance(event, Embedded):
@@ -204,6 +210,7 @@ class Embedder:
         *,
         first: int = 0,
         many: bool | None = None,
+        prompt: str | None = None,
     ) -> list[Text]:
         """Tokenize inputs.
 
@@ -213,13 +220,15 @@ class Embedder:
             called: What they are called in an error.
             first: Number of the first one, in an error.
             many: Number them at all there; ``None`` where there are several.
+            prompt: What comes before each; ``None`` for what always does.
         """
         numbered = len(inputs) > 1 if many is None else many
         names = [f"{called}[{first + i}]" if numbered else called for i in range(len(inputs))]
         for given, name in zip(inputs, names, strict=True):
             if not given:
                 raise InvalidRequest(name, f"{name} must not be empty")
-        prompt = self.manifest.embedding.prompt
+        if prompt is None:
+            prompt = self._prompt(None)
         places = [i for i, given in enumerate(inputs) if isinstance(given, str)]
         try:
             encoded = self.tokenizer.encode_all(
@@ -232,6 +241,18 @@ class Embedder:
             Text(request_id, i, self._checked(ids.get(i, given), names[i]))
             for i, given in enumerate(inputs)
         ]
+
+    def _prompt(self, name: str | None) -> str:
+        """Return a prompt of the model by its name, or the one that comes before every text."""
+        embedding = self.manifest.embedding
+        if name is None:
+            return embedding.prompt
+        if name not in embedding.prompts:
+            known = ", ".join(embedding.prompts) or "it has none"
+            raise InvalidRequest(
+                "prompt_name", f"prompt_name {name!r} is no prompt of the model: {known}"
+            )
+        return embedding.prompts[name]
 
     def _checked(self, ids: Sequence[Any], name: str) -> NDArray[np.int32]:
         """Return token ids that the model can run."""

@@ -45,6 +45,7 @@ class SentenceModules:
         transformer: The directory of the encoder.
         pooling: What becomes of its vectors.
         prompt: What is put before every text.
+        prompts: What may be put there instead, by name; empty where all of them are.
         longest: Tokens of a text at most, where that is said.
         lowercase: Texts are put into lower case first.
         strips: Spaces at either end of a text are taken away first.
@@ -54,6 +55,7 @@ class SentenceModules:
     transformer: Path
     pooling: SentencePooling = field(default_factory=SentencePooling)
     prompt: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
     longest: int | None = None
     lowercase: bool = False
     strips: bool = False
@@ -81,7 +83,8 @@ def read_modules(path: Path) -> SentenceModules:
     limits, prompts = transformer / LIMITS, path / PROMPTS
     pooling = read_json(pooled)
     limit = read_json(limits, required=False)
-    prompt = _prompt(prompts, read_json(prompts, required=False))
+    named = read_json(prompts, required=False)
+    prompt = _prompt(prompts, named)
     if prompt and pooling.get("include_prompt") is False:
         raise UnsupportedModel(
             f"{pooled}: include_prompt is false; pooling without the prompt is not supported"
@@ -91,6 +94,7 @@ def read_modules(path: Path) -> SentenceModules:
         transformer=transformer,
         pooling=SentencePooling(_pooling(pooled, pooling), kinds[-1] == "Normalize"),
         prompt=prompt,
+        prompts=_prompts(prompts, named),
         longest=None
         if longest is None
         else Numbers(str(limits), limit).positions("max_seq_length"),
@@ -142,3 +146,13 @@ def _prompt(file: Path, settings: Mapping[str, Any]) -> str:
             f"{file}: default_prompt_name is {shown(name)}, which is none of its prompts"
         )
     return prompt
+
+
+def _prompts(file: Path, settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the prompts that have names, if any of them is one."""
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(
+        isinstance(prompt, str) and len(prompt) <= _LONGEST_PROMPT for prompt in prompts.values()
+    ):
+        raise CheckpointError(f"{file}: prompts does not give a text to each name")
+    return prompts if any(prompts.values()) else {}

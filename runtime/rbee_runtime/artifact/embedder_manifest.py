@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import (
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from rbee_runtime.artifact.manifest import Shapes
 from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
@@ -44,12 +50,21 @@ class Embedding(Frozen):
         pooling: Which of them count: the mean of all, the first (``cls``), or the last.
         normalized: Whether vectors are of length 1.
         prompt: What is put before every text: the prompt that the model was trained with.
+        prompts: What may be put there instead, by name.
     """
 
     dim: PositiveInt
     pooling: Literal["mean", "cls", "last"]
     normalized: bool
     prompt: str = ""
+    prompts: Mapping[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        if not self.prompts:
+            del told["prompts"]
+        return told
 
 
 class EmbeddingFidelity(Frozen):
