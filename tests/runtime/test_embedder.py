@@ -288,7 +288,7 @@ def on_fake(artifact: Path, fake: FakeCuda) -> Embedder:
     opened, device = EmbedderArtifact.open(artifact), CudaOnHost(fake)
     session = open_session(opened.file("graph"), device, captures=False)
     tokenizer = Tokenizer.open(opened.file("tokenizer"), None, None, None)
-    return Embedder(opened, tokenizer, Encoder(opened, session, device))
+    return Embedder(opened, tokenizer, Encoder(opened, session, device, native=False))
 
 
 def test_a_gpu_gives_what_the_cpu_gives(checkpoint: Path, make_embedder: MakeArtifact) -> None:

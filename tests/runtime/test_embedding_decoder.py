@@ -17,13 +17,16 @@ from support.tiny_embedding_decoders import CONTEXT
 from support.tiny_encoders import VOCAB, write_json
 from support.tiny_llama import copy_of
 
+import rbee_runtime.device.host
+import rbee_runtime.embedding.encoder
 from rbee_export import open_embedder
 from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_runtime import Embedder
 from rbee_runtime.artifact import EmbedderArtifact
 from rbee_runtime.embed_cli import main
 from rbee_runtime.embedding import Embedded, EmbeddingRequest
-from rbee_runtime.errors import ContextOverflow, InvalidRequest
+from rbee_runtime.embedding.footprint import step_bytes
+from rbee_runtime.errors import ContextOverflow, InvalidRequest, OutOfMemory
 
 TEXTS = ["A worker reads", "Once upon a time there was a hive, and in the hive a queen", "x"]
 QUERY = "Instruct: find what answers the query\nQuery:"
@@ -84,6 +87,26 @@ def test_a_text_beyond_the_context(embedder: Embedder) -> None:
     assert embedder.context_length == CONTEXT
     with pytest.raises(ContextOverflow, match=rf"more than the context length of {CONTEXT}"):
         embedder.embed(["x" * CONTEXT])
+
+
+def test_a_text_that_memory_is_too_small_for_ends_alone(
+    embedder: Embedder, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rbee_runtime.embedding.encoder, "PACK_TOKENS", 64)
+    with Embedder.load(artifact) as small:
+        monkeypatch.setattr(rbee_runtime.device.host, "available_bytes", lambda: 1 << 16)
+        long = "a hive " * 60
+        with pytest.raises(OutOfMemory, match=r"a text of \d+ tokens .* are free: embed it"):
+            small.embed([*TEXTS, long])
+        np.testing.assert_array_equal(small.embed(TEXTS), embedder.embed(TEXTS))
+        monkeypatch.setattr(rbee_runtime.device.host, "available_bytes", lambda: 1 << 30)
+        assert small.embed([long]).shape == (1, 64)
+
+
+def test_scores_of_all_pairs_take_memory_too(artifact: Path) -> None:
+    manifest = EmbedderArtifact.open(artifact).manifest
+    least, most = (step_bytes(manifest, 4096, scores=scores) for scores in (False, True))
+    assert most - least == 4 * 4 * 4096**2
 
 
 def test_prompts_have_names(embedder: Embedder, artifact: Path) -> None:

@@ -124,6 +124,27 @@ async def test_its_vectors_are_those_of_the_embedder(artifact: Path, hive: Hive)
                     assert answer.usage.prompt_tokens == sum(map(len, ids))
 
 
+async def test_a_decoder_serves_its_vectors(
+    make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact, hive: Hive
+) -> None:
+    model = make_embedder(make_embedding_decoder(), "int8")
+    with Embedder.load(model, backend="cpu") as embedder:
+        expected = embedder.embed(TEXTS)
+    with started(REAL, *flags_for(model, hive)):
+        report = (await reported(hive)).body
+        async with (
+            client_of(report["url"]) as client,
+            httpx.AsyncClient(base_url=report["url"], timeout=30) as plain,
+        ):
+            answer = await client.embeddings.create(model=report["model_ref"], input=TEXTS)
+            asked = {"job_id": "job-1", "prompt": TEXTS[0]}
+            streamed = await plain.post("/v1/inference", json=asked)
+    found = np.array([one.embedding for one in answer.data], np.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    [output] = [event for event in bodies(streamed.content) if event["type"] == "output"]
+    np.testing.assert_allclose(output["embedding"], expected[0], atol=1e-6)
+
+
 async def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path, hive: Hive) -> None:
     """Until it is, nobody knows that it is an encoder's."""
     environment = {"RBEE_ARTIFACT_CACHE": str(tmp_path)}

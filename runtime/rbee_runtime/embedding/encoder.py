@@ -6,12 +6,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from rbee_runtime import kernels
 from rbee_runtime.artifact import EmbedderArtifact
 from rbee_runtime.backend.opening import choose_device
 from rbee_runtime.backend.session import Binding, open_session
 from rbee_runtime.device import Device, Staging
+from rbee_runtime.embedding.footprint import step_bytes
 from rbee_runtime.embedding.packer import Pack, Text
-from rbee_runtime.errors import ArtifactError, DeviceError
+from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
 
 PACK_TOKENS = 2048
 """Tokens of a pack at most: where attention computes the scores of all pairs, those are many."""
@@ -29,9 +31,20 @@ class Encoder:
     """
 
     def __init__(
-        self, artifact: EmbedderArtifact, session: ort.InferenceSession, device: Device
+        self,
+        artifact: EmbedderArtifact,
+        session: ort.InferenceSession,
+        device: Device,
+        *,
+        native: bool,
     ) -> None:
         """Take room for a pack.
+
+        Args:
+            artifact: The model.
+            session: Its graph.
+            device: Where that runs.
+            native: Whether the native kernels run it.
 
         Raises:
             ArtifactError: The graph is not what its manifest says.
@@ -43,6 +56,8 @@ class Encoder:
         self.pack_tokens = PACK_TOKENS
         self._session = session
         self._device = device
+        self._native = native
+        self._manifest = manifest
         self._dim = manifest.embedding.dim
         self._check(artifact)
         self._inputs = self._stage(self.pack_tokens)
@@ -68,14 +83,15 @@ class Encoder:
             )
         device = choose_device(artifact, backend, index)
         manifest = artifact.manifest
+        native = device.name == "cpu" and manifest.target == "cpu"
         session = open_session(
             artifact.file("graph"),
             device,
-            native=device.name == "cpu" and manifest.target == "cpu",
+            native=native,
             exact=manifest.precision == "fp32",
             captures=False,
         )
-        return cls(artifact, session, device)
+        return cls(artifact, session, device, native=native and kernels.usable())
 
     def run(self, pack: Pack) -> NDArray[np.float32]:
         """Run a pack.
@@ -91,6 +107,7 @@ class Encoder:
         texts = len(pack.texts)
         inputs = self._inputs
         if pack.tokens > self.pack_tokens:
+            self._require_room(pack.tokens)
             inputs = self._stage(pack.tokens)
         host, device = inputs.host, inputs.device
         host["input_ids"][: pack.tokens] = np.concatenate([text.ids for text in pack.texts])
@@ -118,6 +135,21 @@ class Encoder:
         """Return room for the inputs of a pack of so many tokens, each a text at most."""
         layout = {"input_ids": ((tokens,), "int64"), "cu_seqlens": ((tokens + 1,), "int32")}
         return self._device.stage(layout)
+
+    def _require_room(self, tokens: int) -> None:
+        """Refuse a long text for which the host has no memory.
+
+        Its system would grant that, and end the process when it is written to; a GPU's says no.
+        """
+        if self._device.name != "cpu":
+            return
+        needed = step_bytes(self._manifest, tokens, scores=not self._native)
+        left = self._device.available()
+        if needed > left:
+            raise OutOfMemory(
+                f"a text of {tokens} tokens takes some {needed >> 20} MiB, and {left >> 20} are "
+                "free: embed it in parts"
+            )
 
     def _check(self, artifact: EmbedderArtifact) -> None:
         graph = artifact.file("graph")

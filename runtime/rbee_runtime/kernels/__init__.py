@@ -87,6 +87,19 @@ def library() -> Path:
     return _LIBRARY
 
 
+def usable() -> bool:
+    """Return whether sessions are to run on them.
+
+    Raises:
+        DeviceError: See :func:`library`.
+    """
+    try:
+        library()
+    except NoKernels:
+        return False
+    return True
+
+
 @contextmanager
 def exactly() -> Iterator[None]:
     """Have sessions that register the library in this context compute in float32 throughout.

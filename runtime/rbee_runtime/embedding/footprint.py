@@ -1,0 +1,26 @@
+"""How much memory a step takes beyond the weights. Pure: asks nothing of the machine."""
+
+from __future__ import annotations
+
+from rbee_runtime.artifact import EmbedderManifest, EncoderShapes
+
+
+def step_bytes(manifest: EmbedderManifest, tokens: int, *, scores: bool) -> int:
+    """Return about how many bytes a step over one text of so many tokens takes, rather more.
+
+    Args:
+        manifest: The model.
+        tokens: Of the text.
+        scores: Whether attention keeps those of all pairs of tokens: without native kernels.
+    """
+    shapes = manifest.shapes
+    if isinstance(shapes, EncoderShapes):
+        attended, together = shapes.hidden, 3 * shapes.hidden
+    else:
+        attended = shapes.heads * shapes.head_dim
+        together = attended + 2 * shapes.kv_heads * shapes.head_dim
+    # What is there at a time: around a branch, inside it, and in order for attention.
+    width = 4 * shapes.hidden + 2 * shapes.intermediate + attended + 2 * together
+    pairs = shapes.heads * tokens if scores else 0
+    element = 4 if manifest.computes_in == "float32" else 2
+    return element * tokens * (width + pairs)
