@@ -122,6 +122,23 @@ def test_an_encoder_in_gguf_is_refused_by_name(
     assert len(said.splitlines()) == 1
 
 
+def test_a_decoder_that_embeds_is_refused_in_gguf(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "decoder.gguf"
+    writer = gguf.GGUFWriter(file, "qwen3")
+    writer.add_pooling_type(gguf.PoolingType.LAST)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert main(["--model", str(file), "--out", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr().err
+    assert "this 'qwen3' embeds texts, which is not read from GGUF" in said
+    assert len(said.splitlines()) == 1
+
+
 def test_cuda_is_fp16(make_encoder: MakeEncoder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["--model", str(make_encoder()), "--out", str(out), "--target", "cuda"]) == 0

@@ -10,10 +10,20 @@ from rbee_runtime.embedding.pace import PackPace
 
 
 @pytest.mark.parametrize(
-    ("rate", "expected"), [(30_000, 600), (10_000, 200), (1_000, 128), (1e7, 2048)]
+    ("rate", "weight_bytes", "expected"),
+    [
+        (30_000, 0, 600),
+        (10_000, 0, 200),
+        (1_000, 0, 128),
+        (1e7, 0, 2048),
+        (30_000, 1 << 30, 600),
+        (1_000, 1 << 30, 256),
+    ],
 )
-def test_packs_come_to_take_as_long_as_a_step_may(rate: float, expected: int) -> None:
-    pace = PackPace(2048)
+def test_packs_come_to_take_as_long_as_a_step_may(
+    rate: float, weight_bytes: int, expected: int
+) -> None:
+    pace = PackPace(2048, weight_bytes)
     for _ in range(40):
         pace.ran(pace.tokens, pace.tokens / rate)
     assert pace.tokens == pytest.approx(expected, rel=0.02)

@@ -63,6 +63,11 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
             f"{path}: {name} is an embedding model, which is not read from GGUF; "
             "give its directory of safetensors"
         )
+    if fields.get(f"{name}.pooling_type"):
+        raise UnsupportedModel(
+            f"{path}: this {shown(name)} embeds texts, which is not read from GGUF; "
+            "give its directory of safetensors"
+        )
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{path}: architecture {shown(name)} is not supported; {', '.join(ARCHITECTURES)} are"

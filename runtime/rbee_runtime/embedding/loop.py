@@ -74,7 +74,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
     def __init__(self, encoder: Encoder, packer: Packer, step_limit: float) -> None:
         self._encoder = encoder
         self._packer = packer
-        self._pace = PackPace(encoder.pack_tokens)
+        self._pace = PackPace(encoder.pack_tokens, encoder.weight_bytes)
         super().__init__(step_limit)
 
     def submit(

@@ -7,6 +7,11 @@ _STEP_SECONDS = 0.02
 
 _FIRST = 256
 _LEAST = 128
+_LEAST_OF_LARGE = 256
+_LARGE = 64 << 20
+"""Bytes of weights that no cache holds. Each step reads them anew, which for fewer tokens is a good
+part of its time.
+"""
 _GROWTH, _DECLINE = 0.5, 0.1
 """How far the next pack goes to what the last one says. What slows a step passes, mostly."""
 
@@ -19,10 +24,12 @@ class PackPace:
 
     Args:
         most: Tokens of a pack at most.
+        weight_bytes: Bytes of the model's weights.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, weight_bytes: int = 0) -> None:
         self._most = most
+        self._least = min(_LEAST if weight_bytes <= _LARGE else _LEAST_OF_LARGE, most)
         self._tokens = float(min(_FIRST, most))
 
     @property
@@ -38,4 +45,4 @@ class PackPace:
         wanted = min(2.0 * self._tokens, max(0.5 * self._tokens, wanted))
         share = _GROWTH if wanted > self._tokens else _DECLINE
         tokens_now = self._tokens + share * (wanted - self._tokens)
-        self._tokens = min(float(self._most), max(float(min(_LEAST, self._most)), tokens_now))
+        self._tokens = min(float(self._most), max(float(self._least), tokens_now))
