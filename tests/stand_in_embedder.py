@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from stand_in import StandInEngine
 
 from rbee_runtime.artifact import (
     EmbedderManifest,
+    EmbedderShapes,
     Embedding,
-    EncoderShapes,
     FileEntry,
     Source,
 )
@@ -37,17 +37,17 @@ data: [DONE]
 """What is told of the vector of ``Hello``, but for the voices and the hour."""
 
 
-def manifest() -> EmbedderManifest:
+def manifest(matryoshka: Literal["any"] | tuple[int, ...] = ()) -> EmbedderManifest:
     return EmbedderManifest(
         exporter="test",
         source=Source(format="safetensors", name="stand-in", sha256="0" * 64),
         model_ref=MODEL,
         family="bert",
-        shapes=EncoderShapes(
+        shapes=EmbedderShapes(
             layers=2, hidden=8, intermediate=16, heads=2, vocab=32, context_length=512
         ),
         precision="fp32",
-        embedding=Embedding(dim=DIM, pooling="mean", normalized=True),
+        embedding=Embedding(dim=DIM, pooling="mean", normalized=True, matryoshka=matryoshka),
         files=tuple(
             FileEntry(role=role, path=role, size=1, sha256="0" * 64)
             for role in ("graph", "weights", "tokenizer")

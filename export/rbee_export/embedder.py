@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -10,6 +11,7 @@ from rbee_export.calibration import calibration_texts
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint
 from rbee_export.checkpoint.encoder_config import EncoderConfig
+from rbee_export.checkpoint.matryoshka import read_matryoshka
 from rbee_export.embedder_evaluation import embedder_graph
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
 from rbee_export.errors import ExportError
@@ -18,7 +20,6 @@ from rbee_export.export import (
     TOKENIZER,
     WEIGHTS,
     check_decoder,
-    decoder_shapes,
     reference,
     write_manifest,
 )
@@ -30,10 +31,9 @@ from rbee_export.weights_file import WeightsFile
 from rbee_runtime.artifact import (
     EmbedderArtifact,
     EmbedderManifest,
+    EmbedderShapes,
     Embedding,
-    EncoderShapes,
     Precision,
-    Shapes,
     Source,
 )
 
@@ -75,6 +75,7 @@ def export_embedder(
     def layer(done: int) -> None:
         progress("layers", done, config.layers)
 
+    matryoshka = _matryoshka(checkpoint)
     if isinstance(config, DecoderConfig):
         check_decoder(checkpoint.name, config)
     precision = embedder_precision(checkpoint, options)
@@ -101,6 +102,7 @@ def export_embedder(
                 normalized=modules.pooling.normalized,
                 prompt=modules.prompt,
                 prompts=modules.prompts,
+                matryoshka=matryoshka,
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
@@ -117,16 +119,25 @@ def export_embedder(
     return manifest
 
 
-def _shapes(c: EncoderConfig | DecoderConfig) -> EncoderShapes | Shapes:
-    if isinstance(c, DecoderConfig):
-        return decoder_shapes(c)
-    return EncoderShapes(
+def _matryoshka(checkpoint: EmbedderCheckpoint) -> tuple[int, ...] | Literal["any"]:
+    """Return the lengths that vectors may be cut to, which makes them of length 1 again."""
+    modules = checkpoint.modules
+    settings = modules.transformer / "config.json"
+    lengths = read_matryoshka(settings, checkpoint.settings, checkpoint.config.hidden)
+    return lengths if modules.pooling.normalized else ()
+
+
+def _shapes(c: EncoderConfig | DecoderConfig) -> EmbedderShapes:
+    decoder = c if isinstance(c, DecoderConfig) else None
+    return EmbedderShapes(
         layers=c.layers,
         hidden=c.hidden,
         intermediate=c.intermediate,
         heads=c.heads,
         vocab=c.vocab,
         context_length=c.context_length,
+        kv_heads=decoder.kv_heads if decoder else None,
+        head_dim=decoder.head_dim if decoder else None,
     )
 
 

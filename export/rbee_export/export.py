@@ -129,7 +129,7 @@ def export(
             source=Source(format=checkpoint.format, name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
             family=config.family,
-            shapes=decoder_shapes(config),
+            shapes=_shapes(config),
             precision=precision,
             dialect="standard" if standard else "ort",
             cache=CacheGeometry(
@@ -289,8 +289,7 @@ def reference(name: str) -> str:
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
 
 
-def decoder_shapes(c: DecoderConfig) -> Shapes:
-    """Return what a manifest says of a decoder's dimensions."""
+def _shapes(c: DecoderConfig) -> Shapes:
     return Shapes(
         layers=c.layers,
         hidden=c.hidden,

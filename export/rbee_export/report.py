@@ -15,7 +15,6 @@ from rbee_runtime.artifact import (
     EmbeddingFidelity,
     Fidelity,
     Manifest,
-    Shapes,
 )
 
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
@@ -139,7 +138,7 @@ def _experts(shapes: Shapes) -> dict[str, str]:
 def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
     """Return what is told of an embedding model."""
     shapes, embedding = manifest.shapes, manifest.embedding
-    shared = f" over {shapes.kv_heads}" if isinstance(shapes, Shapes) else ""
+    shared = f" over {shapes.kv_heads}" if shapes.kv_heads else ""
     told = {
         "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
         f"{shapes.heads} heads{shared}, {shapes.vocab} tokens, "

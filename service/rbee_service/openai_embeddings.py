@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +21,9 @@ from rbee_service.openai_unserved import Part
 
 _TEXT = Annotated[str, Field(min_length=1)]
 _TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
+_SHORTEST = 1e-12
+"""Length below which a vector is not made longer."""
+
 _SEVERAL = Field(min_length=1, max_length=MOST_INPUTS)
 
 
@@ -43,7 +48,7 @@ class EmbeddingsRequest(Part):
         input: A text or token ids, or several of either. Ids are taken as they are: none is added.
         encoding_format: How vectors are written: as numbers, or as the base64 of little-endian
             float32.
-        dimensions: Only as many as the model's vectors have.
+        dimensions: As many as the model's vectors have, or fewer where it was trained for that.
         user: Not looked at.
     """
 
@@ -105,14 +110,35 @@ class EmbeddingsBody(TypedDict):
 
 
 def embedding_body(
-    index: int, output: EmbeddingOutput, form: Literal["float", "base64"]
+    index: int,
+    output: EmbeddingOutput,
+    form: Literal["float", "base64"],
+    dimensions: int | None = None,
 ) -> EmbeddingBody:
-    """Return a vector as one reads it who asked for it in this form."""
-    numbers: list[float] | str = list(output.embedding)
+    """Return a vector as one reads it who asked for it in this form.
+
+    Args:
+        index: Which of the inputs it is of.
+        output: The vector.
+        form: As what.
+        dimensions: What to cut it to; ``None`` for no cut.
+    """
+    vector = output.embedding
+    if dimensions is not None and dimensions < output.dim:
+        vector = _cut(vector, dimensions)
+    numbers: list[float] | str = list(vector)
     if form == "base64":
-        packed = struct.pack(f"<{output.dim}f", *output.embedding)
+        packed = struct.pack(f"<{len(vector)}f", *vector)
         numbers = base64.b64encode(packed).decode("ascii")
     return {"object": "embedding", "index": index, "embedding": numbers}
+
+
+def _cut(vector: Sequence[float], dimensions: int) -> tuple[float, ...]:
+    """Return the beginning of a vector, in float32 and of length 1."""
+    beginning = vector[:dimensions]
+    length = max(math.hypot(*beginning), _SHORTEST)
+    rounded = array("f", (number / length for number in beginning))
+    return tuple(rounded)
 
 
 def embeddings_text(vectors: Sequence[bytes], model: str, account: Account) -> bytes:

@@ -142,6 +142,29 @@ def test_the_default_prompt(encoder: Path, make_embedder: MakeArtifact) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "lengths"),
+    [
+        ({}, ()),
+        ({"is_matryoshka": True}, "any"),
+        ({"is_matryoshka": False}, ()),
+        ({"matryoshka_dimensions": [64, 32, 16, 32]}, (16, 32)),
+        ({"matryoshka_dimensions": [64], "is_matryoshka": True}, ()),
+    ],
+)
+def test_lengths_that_vectors_may_be_cut_to(
+    said: dict[str, Any], lengths: object, encoder: Path, make_embedder: MakeArtifact
+) -> None:
+    rewrite("config.json", **said)(encoder)
+    artifact = EmbedderArtifact.open(make_embedder(encoder, "fp32"))
+    assert artifact.manifest.embedding.matryoshka == lengths
+    assert ("matryoshka" in (artifact.path / "artifact.json").read_text()) == bool(lengths)
+    # Cut, a vector is made of length 1 again: one that never was is not cut.
+    modules("Transformer", "Pooling")(encoder)
+    plain = make_embedder(shutil.copytree(encoder, encoder.parent / "plain"), "fp32")
+    assert EmbedderArtifact.open(plain).manifest.embedding.matryoshka == ()
+
+
+@pytest.mark.parametrize(
     ("settings", "kind"),
     [
         ({"pooling_mode": "cls"}, "cls"),
@@ -249,6 +272,15 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "another width": (rewrite("config.json", hidden_size=32), "shape"),
     "more positions": (rewrite("config.json", max_position_embeddings=CONTEXT + 1), "shape"),
     "another vocabulary": (rewrite("config.json", vocab_size=400), "shape"),
+    "lengths that are none": (
+        rewrite("config.json", matryoshka_dimensions=[32, 0]),
+        "matryoshka_dimensions [32, 0]",
+    ),
+    "lengths of no kind": (rewrite("config.json", matryoshka_dimensions=32), "_dimensions 32"),
+    "prompts that are none": (
+        rewrite("config_sentence_transformers.json", prompts={"query": 3}),
+        "a text to each name",
+    ),
     "fewer tokens": (rewrite("config.json", vocab_size=30), "vocab_size is 30"),
     "more layers": (rewrite("config.json", num_hidden_layers=3), "layer.2"),
 }

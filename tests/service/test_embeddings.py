@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from stand_in import MODEL as LANGUAGE_MODEL
 from stand_in import Gate, StandInEngine, bodies, golden, running, served
-from stand_in_embedder import DIM, MODEL, STREAM, StandInEmbedder, embedded
+from stand_in_embedder import DIM, MODEL, STREAM, StandInEmbedder, embedded, manifest
 
 from rbee_runtime.embedding import EmbeddingEvent, EmbeddingRequest
 from rbee_runtime.errors import (
@@ -115,6 +116,43 @@ async def test_as_many_texts_as_there_may_be(tmp_path: Path) -> None:
     assert more.json()["error"]["message"] == "input must have at most 2048 items"
     assert health.status_code == 200
     assert len(embedder.submitted) == 1
+
+
+MATRYOSHKA: list[tuple[Literal["any"] | tuple[int, ...], int, str | None]] = [
+    ("any", 1, None),
+    ("any", 3, None),
+    ("any", DIM, None),
+    ("any", DIM + 1, "dimensions must be at most 4, as many as"),
+    ((1, 3), 3, None),
+    ((1, 3), DIM, None),
+    ((1, 3), 2, "dimensions must be one of 1, 3, 4, as many as"),
+]
+
+
+@pytest.mark.parametrize(("matryoshka", "asked", "refusal"), MATRYOSHKA)
+async def test_vectors_are_cut_where_the_model_was_trained_for_it(
+    tmp_path: Path,
+    matryoshka: Literal["any"] | tuple[int, ...],
+    asked: int,
+    refusal: str | None,
+) -> None:
+    embedder = StandInEmbedder(manifest=manifest(matryoshka))
+    body = ONE | {"dimensions": asked}
+    async with served(tmp_path, embedder) as (client, _):
+        plain = await client.post("/v1/embeddings", json=body)
+        packed = await client.post("/v1/embeddings", json=body | {"encoding_format": "base64"})
+    if refusal is not None:
+        assert plain.status_code == packed.status_code == 400
+        assert refusal in plain.json()["error"]["message"]
+        return
+    [vector], [text] = ([one["embedding"] for one in a.json()["data"]] for a in (plain, packed))
+    whole = numbers(embedder.submitted[0], 0)
+    if asked == DIM:
+        assert vector == whole
+    else:
+        length = math.hypot(*whole[:asked])
+        assert vector == pytest.approx([number / length for number in whole[:asked]], abs=1e-7)
+    assert list(struct.unpack(f"<{asked}f", base64.b64decode(text))) == vector
 
 
 async def test_what_changes_nothing_may_be_said(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from rbee_runtime.artifact.embedder_artifact import EmbedderArtifact
     from rbee_runtime.artifact.embedder_manifest import (
         EmbedderManifest,
+        EmbedderShapes,
         Embedding,
         EmbeddingFidelity,
-        EncoderShapes,
     )
 
 __all__ = [
@@ -49,9 +49,9 @@ __all__ = [
     "Dialect",
     "EmbedderArtifact",
     "EmbedderManifest",
+    "EmbedderShapes",
     "Embedding",
     "EmbeddingFidelity",
-    "EncoderShapes",
     "Engine",
     "EngineProfile",
     "ExpertShapes",
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> object:
         from rbee_runtime.artifact.embedder_artifact import EmbedderArtifact
 
         return EmbedderArtifact
-    if name in ("EmbedderManifest", "Embedding", "EmbeddingFidelity", "EncoderShapes"):
+    if name in ("EmbedderManifest", "Embedding", "EmbeddingFidelity", "EmbedderShapes"):
         import rbee_runtime.artifact.embedder_manifest as described
 
         return getattr(described, name)

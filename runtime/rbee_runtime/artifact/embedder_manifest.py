@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     PositiveInt,
@@ -12,20 +12,21 @@ from pydantic import (
     model_validator,
 )
 
-from rbee_runtime.artifact.manifest import Shapes
 from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
 
 
-class EncoderShapes(Frozen):
-    """The encoder's dimensions.
+class EmbedderShapes(Frozen):
+    """The model's dimensions.
 
     Attributes:
-        layers: Encoder blocks.
+        layers: Blocks.
         hidden: Width of the residual stream.
         intermediate: Width inside the MLP.
-        heads: Attention heads.
+        heads: Attention heads, of queries.
         vocab: Rows of the table of tokens.
         context_length: Tokens of a text at most, special ones included.
+        kv_heads: Key and value heads of a decoder; ``None`` for an encoder, which has ``heads``.
+        head_dim: Width of a decoder's heads; ``None`` for an encoder, which cuts ``hidden``.
     """
 
     layers: PositiveInt
@@ -34,12 +35,35 @@ class EncoderShapes(Frozen):
     heads: PositiveInt
     vocab: PositiveInt
     context_length: PositiveInt
+    kv_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden % self.heads:
+        if (self.kv_heads is None) != (self.head_dim is None):
+            raise ValueError("kv_heads and head_dim come together")
+        if self.head_dim is None and self.hidden % self.heads:
             raise ValueError("heads must divide hidden")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError("kv_heads must divide heads")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_decoders(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return {key: value for key, value in told.items() if value is not None}
+
+    @property
+    def attended(self) -> int:
+        """Width of all heads."""
+        return self.hidden if self.head_dim is None else self.heads * self.head_dim
+
+    @property
+    def together(self) -> int:
+        """Width of queries, keys and values side by side."""
+        if self.kv_heads is None or self.head_dim is None:
+            return 3 * self.hidden
+        return self.attended + 2 * self.kv_heads * self.head_dim
 
 
 class Embedding(Frozen):
@@ -51,6 +75,8 @@ class Embedding(Frozen):
         normalized: Whether vectors are of length 1.
         prompt: What is put before every text: the prompt that the model was trained with.
         prompts: What may be put there instead, by name.
+        matryoshka: Lengths below ``dim`` that vectors may be cut to, and then made of length 1
+            again: the model was trained for it.
     """
 
     dim: PositiveInt
@@ -58,13 +84,27 @@ class Embedding(Frozen):
     normalized: bool
     prompt: str = ""
     prompts: Mapping[str, str] = {}
+    matryoshka: Literal["any"] | tuple[PositiveInt, ...] = ()
+
+    _OPTIONAL: ClassVar = ("prompts", "matryoshka")
+    """What is not mentioned where there is none."""
+
+    @model_validator(mode="after")
+    def _cuts_are_shorter(self) -> Self:
+        if self.matryoshka != "any" and any(length >= self.dim for length in self.matryoshka):
+            raise ValueError("matryoshka lists lengths below dim")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         told: dict[str, Any] = write(self)
-        if not self.prompts:
-            del told["prompts"]
-        return told
+        return {key: value for key, value in told.items() if value or key not in self._OPTIONAL}
+
+    def may_have(self, dimensions: int) -> bool:
+        """Return whether vectors may be of this length: whole, or cut."""
+        if self.matryoshka == "any":
+            return 1 <= dimensions <= self.dim
+        return dimensions == self.dim or dimensions in self.matryoshka
 
 
 class EmbeddingFidelity(Frozen):
@@ -97,7 +137,7 @@ class EmbedderManifest(Frozen):
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.
         family: Row of the exporter's family table, e.g. ``bert``.
-        shapes: The encoder's dimensions, or a decoder's.
+        shapes: The model's dimensions.
         precision: How the weights are held.
         dialect: Vocabulary of the graph: ONNX Runtime's fused operators.
         embedding: What a text's vector is.
@@ -112,7 +152,7 @@ class EmbedderManifest(Frozen):
     source: Source
     model_ref: str
     family: str
-    shapes: EncoderShapes | Shapes
+    shapes: EmbedderShapes
     precision: Precision
     dialect: Literal["ort"] = "ort"
     embedding: Embedding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbee_runtime.artifact import EmbedderManifest, EncoderShapes
+from rbee_runtime.artifact import EmbedderManifest
 
 
 def step_bytes(manifest: EmbedderManifest, tokens: int, *, scores: bool) -> int:
@@ -14,13 +14,8 @@ def step_bytes(manifest: EmbedderManifest, tokens: int, *, scores: bool) -> int:
         scores: Whether attention keeps those of all pairs of tokens: without native kernels.
     """
     shapes = manifest.shapes
-    if isinstance(shapes, EncoderShapes):
-        attended, together = shapes.hidden, 3 * shapes.hidden
-    else:
-        attended = shapes.heads * shapes.head_dim
-        together = attended + 2 * shapes.kv_heads * shapes.head_dim
     # What is there at a time: around a branch, inside it, and in order for attention.
-    width = 4 * shapes.hidden + 2 * shapes.intermediate + attended + 2 * together
+    width = 4 * shapes.hidden + 2 * shapes.intermediate + shapes.attended + 2 * shapes.together
     pairs = shapes.heads * tokens if scores else 0
     element = 4 if manifest.computes_in == "float32" else 2
     return element * tokens * (width + pairs)

@@ -65,7 +65,7 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
         begin = inferences.begun(EMBEDDING_MODEL, request, f"embd-{request_id}", request_id, ask)
         async with begin as begun:
             async for output in begun.outputs():
-                vector = embedding_body(len(written), output, body.encoding_format)
+                vector = embedding_body(len(written), output, body.encoding_format, body.dimensions)
                 written.append(json_bytes(vector))
                 # Thousands of numbers may be there at once, and others wait for theirs.
                 await asyncio.sleep(0)
@@ -75,10 +75,16 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
     def check_dimensions(asked: int | None) -> None:
         manifest = inferences.loaded.manifest
         assert not isinstance(manifest, Manifest), "it is an embedding model"
-        dim = manifest.embedding.dim
-        if asked not in (None, dim):
-            message = f"dimensions must be {dim}, as many as the vectors of {inferences.model} have"
-            raise OpenAiError(message, "dimensions", "invalid_value")
+        embedding = manifest.embedding
+        if asked is None or embedding.may_have(asked):
+            return
+        if embedding.matryoshka == "any":
+            may_be = f"at most {embedding.dim}"
+        else:
+            lengths = [str(length) for length in (*embedding.matryoshka, embedding.dim)]
+            may_be = f"one of {', '.join(lengths)}" if len(lengths) > 1 else lengths[0]
+        message = f"dimensions must be {may_be}, as many as the vectors of {inferences.model} have"
+        raise OpenAiError(message, "dimensions", "invalid_value")
 
     shape_failures(app, "/v1/embeddings", failure_body)
     app.add_route(
