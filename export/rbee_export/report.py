@@ -15,6 +15,7 @@ from rbee_runtime.artifact import (
     EmbeddingFidelity,
     Fidelity,
     Manifest,
+    Shapes,
 )
 
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}

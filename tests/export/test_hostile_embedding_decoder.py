@@ -40,6 +40,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
         },
         "two sets of rotary frequencies",
     ),
+    "experts": (
+        {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2},
+        "mixtures of experts",
+    ),
     "layers without positions": (
         {"model_type": "smollm3", "no_rope_layers": [1, 1, 0]},
         "layers without rotary embedding",

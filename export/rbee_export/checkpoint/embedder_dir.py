@@ -7,7 +7,7 @@ from pathlib import Path
 from rbee_export.checkpoint.embedding_decoder import EmbeddingDecoder, read_embedding_decoder
 from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, read_encoder
 from rbee_export.checkpoint.encoder_layout import ENCODERS
-from rbee_export.checkpoint.hf_layout import FAMILIES
+from rbee_export.checkpoint.hf_families import FAMILIES
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.model_directory import beside
 from rbee_export.checkpoint.sentence_modules import MODULES, read_modules

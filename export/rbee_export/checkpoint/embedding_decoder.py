@@ -53,6 +53,10 @@ def read_embedding_decoder(
     directory = modules.transformer
     _require_causal(directory, settings)
     config = read_config(directory / "config.json", settings)
+    if config.experts is not None:
+        raise UnsupportedModel(
+            f"{directory}: mixtures of experts are not supported in embedding models"
+        )
     if config.long_rope_from is not None:
         raise UnsupportedModel(
             f"{directory}: two sets of rotary frequencies are not supported in embedding models"
