@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from support.engines import require_engine_builder
+from support.family_table import FOR_GPUS
 from support.makers import MakeArtifact, MakeFamily, OpenOnce
 from support.running import open_cpu, prefill, relative_error
-from support.tiny_families import FOR_GPUS
 
 from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export.blocks import BlockMatrix
