@@ -166,7 +166,7 @@ def rewritten(file: Path, change: Callable[[str, Any], Mapping[str, Any]]) -> Pa
 
 
 def apart(name: str, data: Any) -> Mapping[str, Any]:
-    """As files of 2023 have them: every expert in a tensor of its own."""
+    """As files before April 2024 have them: every expert in a tensor of its own."""
     found = re.fullmatch(r"(blk\.\d+\.ffn_\w+)_exps\.weight", name)
     if found is None:
         return {name: data}
@@ -180,7 +180,7 @@ def without_a_dimension(name: str, data: Any) -> Mapping[str, Any]:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (apart, "holds each expert in a tensor of its own, as files of 2023 do; convert"),
+        (apart, "holds each expert in a tensor of its own, as files before April 2024 do; convert"),
         (without_a_dimension, "ffn_down_exps.weight does not hold the matrices of 8 experts"),
         (lambda name, data: {} if "ffn_up_exps" in name else {name: data}, "is missing"),
         (lambda name, data: {} if "ffn_gate_inp" in name else {name: data}, "is missing"),

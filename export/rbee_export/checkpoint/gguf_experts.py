@@ -51,8 +51,8 @@ def with_experts(
     """
     if "blk.0.ffn_gate.0.weight" in stored:
         raise UnsupportedModel(
-            f"{number.source}: holds each expert in a tensor of its own, as files of 2023 do; "
-            "convert the model again"
+            f"{number.source}: holds each expert in a tensor of its own, as files before April "
+            "2024 do; convert the model again"
         )
     for key, known in (("expert_gating_func", _SOFTMAX), ("expert_weights_scale", 1)):
         if number.real(key, known) not in (0, known):
