@@ -104,7 +104,7 @@ struct Finished {
   float* y;
   size_t stride;
 
-  void take(const Square& sums, size_t row) {
+  RBEE_INLINED void take(const Square& sums, size_t row) {
     const auto& tiles = sums.tiles[row / kUnitRows];
     const size_t line = row % kUnitRows;
     if (epilogue.gate != nullptr) {
@@ -124,7 +124,7 @@ struct Added {
   size_t panels;
   size_t first = 0;
 
-  void take(const Square& sums, size_t row) {
+  RBEE_INLINED void take(const Square& sums, size_t row) {
     float* y = (*to)[first + row] + column;
     const __m512 weight = _mm512_set1_ps(to->weights[first + row]);
     for (size_t p = 0; p < panels; ++p, y += kPanel) {

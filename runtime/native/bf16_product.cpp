@@ -20,6 +20,7 @@ constexpr size_t kMostInputs = 4096;
 constexpr size_t kMostBlock = 128;
 // Tiles of rows up to which weights take longer to become bfloat16 than to be multiplied.
 constexpr size_t kFewTiles = 2;
+constexpr size_t kBlocksTogether = 4;
 
 // Weights that come next, fetched into the second-level cache meanwhile.
 struct Coming {
@@ -106,7 +107,7 @@ size_t slab_blocks(const WeightsShape& shape) {
 // Calls `multiply(slab, pair, is_last, coming)` for every slab of every pair of panels, `is_last`
 // for the last of its pair.
 template <typename Multiply>
-RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, const float* bias,
+RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, const float* bias,
                                 const Multiply& multiply) {
   const WeightsShape& shape = weights.shape();
   const size_t block_bytes = weights.panel_bytes() / shape.blocks();
@@ -119,7 +120,7 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
   uint16_t* rounded = memory.data()->numbers;
   // With few rows weights pass faster than memory brings them: the next are fetched all the time.
   const bool few = part.last_tile - part.first_tile <= kFewTiles;
-  const size_t ahead = few ? 2 * weights.panel_bytes() : 0;
+  const size_t to_next = 2 * weights.panel_bytes();
 
   const MatrixUnit unit;
   for (size_t block = 0; block < shape.blocks(); block += most_blocks) {
@@ -130,7 +131,15 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
       const size_t panels = std::min<size_t>(2, shape.panels() - panel);
       for (size_t p = 0; p < panels; ++p) {
         uint16_t* to = rounded + p * weights_stride;
-        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, ahead, to);
+        const uint8_t* from = weights.panel(panel + p) + block * block_bytes;
+        const size_t together = few ? kBlocksTogether : blocks;
+        for (size_t b = 0; b < blocks; b += together) {
+          const size_t count = std::min(together, blocks - b);
+          if (few) {
+            Coming{from + b * block_bytes + to_next, count * block_bytes / kUnitBytes}.fetch();
+          }
+          round(from + b * block_bytes, count, shape.block, to + b * shape.block * kPanel);
+        }
         // Half a tile may be left.
         std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }
@@ -143,7 +152,7 @@ RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, con
                       block == 0 ? start : nullptr};
       const size_t bytes = 2 * blocks * block_bytes;
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
-      const Coming coming{weights.panel(panel) + 2 * weights.panel_bytes(),
+      const Coming coming{weights.panel(panel) + to_next,
                           few ? 0 : bytes / kUnitBytes / all_steps + 1};
       multiply(slab, pair, block + blocks == shape.blocks(), coming);
     }

@@ -30,13 +30,8 @@ RBEE_MATRIX_UNIT inline __m512 less_power(__m512 scale, __m512 offset) {
 
 template <size_t Bits, bool HalfScales, bool Offsets>
 RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t block,
-                                  size_t ahead, uint16_t* to) {
-  const size_t block_bytes =
-      kPanel * (block * Bits / 8 + (HalfScales ? 2 : 4) + (Offsets ? 4 : 0));
+                                  uint16_t* to) {
   for (size_t b = 0; b < blocks; ++b) {
-    for (size_t i = 0; ahead != 0 && i < block_bytes; i += kUnitBytes) {
-      _mm_prefetch(reinterpret_cast<const char*>(panel + ahead + i), _MM_HINT_T1);
-    }
     __m512 scale;
     if constexpr (HalfScales) {
       scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel)));

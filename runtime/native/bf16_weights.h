@@ -9,10 +9,8 @@
 namespace rbee::avx512 {
 
 // Rounds the weights of so many blocks of one panel to bfloat16, scaled and with their offsets: for
-// each two inputs, those of 16 outputs side by side. Unless `ahead` is 0, weights that many bytes
-// ahead are fetched into the second-level cache meanwhile.
-using RoundPanel = void (*)(const uint8_t* panel, size_t blocks, size_t block, size_t ahead,
-                            uint16_t* to);
+// each two inputs, those of 16 outputs side by side.
+using RoundPanel = void (*)(const uint8_t* panel, size_t blocks, size_t block, uint16_t* to);
 
 // The function for weights like these.
 RoundPanel round_panel_of(const Panels& weights);
