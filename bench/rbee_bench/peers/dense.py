@@ -54,8 +54,15 @@ def dense_reads(directory: Path, item_bytes: int, arithmetic: Arithmetic | None)
         shapes |= {name: one["shape"] for name, one in header.items() if "shape" in one}
     if "lm_head.weight" in shapes:
         del shapes["model.embed_tokens.weight"]
-    weights = sum(map(math.prod, shapes.values()))
-    numbers = sum(math.prod(shape) for shape in shapes.values() if len(shape) > 1)
+    # Of a layer's experts a token is given some.
+    given = config.get("num_experts_per_tok", 1)
+    given /= config.get("num_experts") or config.get("num_local_experts") or given
+    sizes = {
+        name: round(math.prod(shape) * (given if ".experts." in name else 1))
+        for name, shape in shapes.items()
+    }
+    weights = sum(sizes.values())
+    numbers = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     cached = config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * width

@@ -91,11 +91,19 @@ class LlamaCppPeer:
         from gguf import GGUFReader  # no start is to wait for it
 
         model, llama = self._model, self._llama
-        tensors = {tensor.name: tensor for tensor in GGUFReader(self._file).tensors}
+        reader = GGUFReader(self._file)
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
         if "output.weight" in tensors:
             del tensors["token_embd.weight"]
-        weights = sum(int(tensor.n_bytes) for tensor in tensors.values())
-        operations = sum(2 * int(t.n_elements) for t in tensors.values() if len(t.shape) > 1)
+        # Of a layer's experts a token is given some.
+        told = {name.partition(".")[2]: field for name, field in reader.fields.items()}
+        given = 1.0
+        if "expert_count" in told:
+            given = told["expert_used_count"].contents() / told["expert_count"].contents()
+        shares = {name: given if "_exps." in name else 1.0 for name in tensors}
+        weights = round(sum(int(t.n_bytes) * shares[name] for name, t in tensors.items()))
+        matrices = ((name, t) for name, t in tensors.items() if len(t.shape) > 1)
+        operations = round(sum(2 * int(t.n_elements) * shares[name] for name, t in matrices))
         width = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
         heads = llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model)
         return Reads(weights, 2 * heads * width * _CACHE_ITEM, operations, "int8")

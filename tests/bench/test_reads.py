@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from support.makers import MakeArtifact, MakeFamily
 
+from rbee_bench.peers.dense import dense_reads
 from rbee_bench.peers.onnx_reads import matrix_operations, weight_bytes
 from rbee_runtime import Artifact
 
@@ -11,7 +12,8 @@ from rbee_runtime import Artifact
 def test_a_mixture_reads_the_experts_that_a_token_is_given(
     make_family: MakeFamily, make_artifact: MakeArtifact
 ) -> None:
-    artifact = Artifact.open(make_artifact(make_family("olmoe"), "fp32"))
+    checkpoint = make_family("olmoe")
+    artifact = Artifact.open(make_artifact(checkpoint, "fp32"))
     shapes, graph = artifact.manifest.shapes, artifact.file("graph")
     experts = shapes.experts
     assert experts is not None
@@ -23,3 +25,7 @@ def test_a_mixture_reads_the_experts_that_a_token_is_given(
     assert matrix_operations(graph) == 2 * weights
     # Besides, there are norms and whatever small constants a graph has.
     assert 0 <= weight_bytes(graph) - 4 * weights < 4 * 16 * (shapes.layers + 1) * hidden
+    # Of the checkpoint, a peer reads as much.
+    reads = dense_reads(checkpoint, 4, None)
+    assert reads.operations == 2 * weights
+    assert 0 <= reads.weights - 4 * weights < 4 * 16 * (shapes.layers + 1) * hidden
