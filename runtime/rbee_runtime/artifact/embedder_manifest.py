@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import PositiveInt, model_validator
 
-from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, WeightGroup
+from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, Sparse, WeightGroup
 
 
-class EmbedderShapes(Frozen):
+class EmbedderShapes(Sparse):
     """The model's dimensions.
 
     Attributes:
@@ -38,6 +33,8 @@ class EmbedderShapes(Frozen):
     kv_heads: PositiveInt | None = None
     head_dim: PositiveInt | None = None
 
+    OPTIONAL: ClassVar = ("kv_heads", "head_dim")
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if (self.kv_heads is None) != (self.head_dim is None):
@@ -47,11 +44,6 @@ class EmbedderShapes(Frozen):
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError("kv_heads must divide heads")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_a_decoders(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = write(self)
-        return {key: value for key, value in told.items() if value is not None}
 
     @property
     def attended(self) -> int:
@@ -66,7 +58,7 @@ class EmbedderShapes(Frozen):
         return self.attended + 2 * self.kv_heads * self.head_dim
 
 
-class Embedding(Frozen):
+class Embedding(Sparse):
     """What becomes of the hidden states of a text's tokens.
 
     Attributes:
@@ -86,19 +78,13 @@ class Embedding(Frozen):
     prompts: Mapping[str, str] = {}
     matryoshka: Literal["any"] | tuple[PositiveInt, ...] = ()
 
-    _OPTIONAL: ClassVar = ("prompts", "matryoshka")
-    """What is not mentioned where there is none."""
+    OPTIONAL: ClassVar = ("prompts", "matryoshka")
 
     @model_validator(mode="after")
     def _cuts_are_shorter(self) -> Self:
         if self.matryoshka != "any" and any(length >= self.dim for length in self.matryoshka):
             raise ValueError("matryoshka lists lengths below dim")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = write(self)
-        return {key: value for key, value in told.items() if value or key not in self._OPTIONAL}
 
     def may_have(self, dimensions: int) -> bool:
         """Return whether vectors may be of this length: whole, or cut."""

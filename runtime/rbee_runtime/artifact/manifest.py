@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    NonNegativeInt,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from rbee_runtime.artifact.parts import (
     Dialect,
@@ -18,6 +12,7 @@ from rbee_runtime.artifact.parts import (
     Frozen,
     Precision,
     Source,
+    Sparse,
     WeightGroup,
 )
 from rbee_runtime.transfer import BLOCK
@@ -45,7 +40,7 @@ class ExpertShapes(Frozen):
         return self
 
 
-class Shapes(Frozen):
+class Shapes(Sparse):
     """The model's dimensions.
 
     Attributes:
@@ -70,13 +65,7 @@ class Shapes(Frozen):
     context_length: PositiveInt
     experts: ExpertShapes | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write no ``experts`` of a model without: readers that do not know the key read it."""
-        told: dict[str, Any] = write(self)
-        if self.experts is None:
-            del told["experts"]
-        return told
+    OPTIONAL: ClassVar = ("experts",)
 
 
 class CacheGeometry(Frozen):

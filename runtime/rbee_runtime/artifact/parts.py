@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "gguf"]
@@ -17,6 +25,21 @@ class Frozen(BaseModel):
     """A part of a manifest: it never changes, and knows every one of its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sparse(Frozen):
+    """A part that does not mention what it has not: readers that do not know the key read it.
+
+    Attributes:
+        OPTIONAL: The keys of which that holds.
+    """
+
+    OPTIONAL: ClassVar[tuple[str, ...]]
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return {key: value for key, value in told.items() if value or key not in self.OPTIONAL}
 
 
 class Source(Frozen):
