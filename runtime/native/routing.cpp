@@ -64,10 +64,4 @@ void Routing::sort(const Choice& choice, size_t rows, const uint32_t* chosen,
   }
 }
 
-size_t Routing::tiles() const {
-  if (count == 0) return 0;
-  const Part& last = parts[count - 1];
-  return last.first_tile + tiles_of(last.rows);
-}
-
 }  // namespace rbee

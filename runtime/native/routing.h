@@ -49,8 +49,6 @@ struct Routing {
   // Sorts what was chosen, both [tokens, active]; `starts` has room for experts + 1.
   void sort(const Choice& choice, size_t rows, const uint32_t* chosen, const float* chosen_weights,
             uint32_t* starts);
-
-  size_t tiles() const;  // of all parts
 };
 
 }  // namespace rbee

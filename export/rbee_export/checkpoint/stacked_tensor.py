@@ -48,11 +48,9 @@ class StackedTensor:
             first += part.shape[0]
 
     def part(self, rows: slice) -> Tensor:
-        """Return some of the rows, which are whole matrices or belong to one."""
+        """Return some of the rows, which belong to one matrix, still on disk."""
         first, end, _ = rows.indices(self.shape[0])
         size = self.parts[0].shape[0]
-        if first % size == 0 and end % size == 0 and end - first != size:
-            return StackedTensor(self.parts[first // size : end // size])
         start = first // size * size
         return self.parts[first // size].part(slice(first - start, end - start))
 
