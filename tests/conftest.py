@@ -96,22 +96,27 @@ def make_llama(tmp_path_factory: pytest.TempPathFactory) -> MakeLlama:
     return make
 
 
+def _saved_once(root: Path, save: Callable[..., Path], usual: str | None = None) -> MakeFamily:
+    """Return what saves each checkpoint once, under ``root``; ``usual`` unless a name is given."""
+    made: dict[str, Path] = {}
+
+    def make(name: str | None = usual, **changed: Any) -> Path:
+        assert name is not None
+        key = f"{name} {sorted(changed.items())!r}"
+        if key not in made:
+            made[key] = save(root / f"{name}-{len(made)}", name, **changed)
+        return made[key]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def make_family(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
     """``make_family(name, **changed)``: a checkpoint; see ``support.tiny_families.save_family``.
 
     The same arguments give the same directory: copy it before changing it.
     """
-    made: dict[str, Path] = {}
-    root = tmp_path_factory.mktemp("families")
-
-    def make(name: str, **changed: Any) -> Path:
-        key = f"{name} {sorted(changed.items())!r}"
-        if key not in made:
-            made[key] = save_family(root / f"{name}-{len(made)}", name, **changed)
-        return made[key]
-
-    return make
+    return _saved_once(tmp_path_factory.mktemp("families"), save_family)
 
 
 @pytest.fixture(scope="session")
@@ -158,16 +163,7 @@ def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> MakeEncoder:
 
     The same arguments give the same directory: copy it before changing it.
     """
-    made: dict[str, Path] = {}
-    root = tmp_path_factory.mktemp("encoders")
-
-    def make(name: str = "bert", **changed: Any) -> Path:
-        key = f"{name} {sorted(changed.items())!r}"
-        if key not in made:
-            made[key] = save_encoder(root / f"{name}-{len(made)}", name, **changed)
-        return made[key]
-
-    return make
+    return _saved_once(tmp_path_factory.mktemp("encoders"), save_encoder, "bert")
 
 
 @pytest.fixture(scope="session")
@@ -177,16 +173,9 @@ def make_embedding_decoder(tmp_path_factory: pytest.TempPathFactory) -> MakeEnco
 
     The same arguments give the same directory: copy it before changing it.
     """
-    made: dict[str, Path] = {}
-    root = tmp_path_factory.mktemp("embedding-decoders")
-
-    def make(name: str = "qwen3", **changed: Any) -> Path:
-        key = f"{name} {sorted(changed.items())!r}"
-        if key not in made:
-            made[key] = save_embedding_decoder(root / f"{name}-{len(made)}", name, **changed)
-        return made[key]
-
-    return make
+    return _saved_once(
+        tmp_path_factory.mktemp("embedding-decoders"), save_embedding_decoder, "qwen3"
+    )
 
 
 @pytest.fixture(scope="session")

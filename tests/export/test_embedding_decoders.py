@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from support.embedding import assert_near_its_weights, embed, of_length_one
 from support.makers import MakeArtifact, MakeEncoder, MakeFamily
 from support.native import needs_kernels
 from support.tiny_embedding_decoders import CONTEXT, DECODERS, WINDOW
@@ -24,7 +25,6 @@ from tokenizers import Tokenizer
 from rbee_export import open_embedder
 from rbee_export.cli import main
 from rbee_export.embedder_evaluation import reference_embeddings
-from rbee_export.embedding_fidelity import artifact_embeddings
 from rbee_runtime.artifact import Artifact, EmbedderArtifact
 from rbee_runtime.backend.session import open_with_kernels
 
@@ -38,15 +38,6 @@ POOLINGS: Mapping[str, Callable[[Vectors], Vectors]] = {
     "pooling_mode_mean_tokens": lambda states: states.mean(0),
     "pooling_mode_lasttoken": lambda states: states[-1],
 }
-
-
-def embed(artifact: Path, texts: Sequence[Sequence[int]]) -> Vectors:
-    return artifact_embeddings(EmbedderArtifact.open(artifact), texts)
-
-
-def of_length_one(vectors: Vectors) -> Vectors:
-    normalized: Vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return normalized
 
 
 def theirs(checkpoint: Path, pool: Callable[[Vectors], Vectors] = lambda x: x[-1]) -> Vectors:
@@ -109,17 +100,9 @@ def test_fidelity(
     name: str, precision: str, make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
     checkpoint = make_embedding_decoder(name)
-    expected = reference_embeddings(open_embedder(checkpoint), TEXTS)
     artifact = make_embedder(checkpoint, precision)
-    cosines = (of_length_one(embed(artifact, TEXTS)) * expected).sum(-1)
-    assert 1 - cosines.min() < COSTS[precision]
-    held = {g.held for g in EmbedderArtifact.open(artifact).manifest.weights if g.name == "q"}
-    told = {
-        "fp16": "fp16",
-        "int8": "8-bit, blocks of 32, rounded",
-        "int4": "4-bit, blocks of 32, calibrated",
-    }
-    assert held == {told[precision]}
+    most = COSTS[precision]
+    assert_near_its_weights(checkpoint, artifact, TEXTS, precision=precision, most=most)
 
 
 @given(lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=24))

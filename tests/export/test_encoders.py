@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from support.embedding import assert_near_its_weights, embed, of_length_one
 from support.makers import MakeArtifact, MakeEncoder
 from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, hidden_states, load_encoder
 from support.tiny_llama import copy_of
 
 from rbee_export import open_embedder
 from rbee_export.embedder_evaluation import reference_embeddings
-from rbee_export.embedding_fidelity import artifact_embeddings
 from rbee_runtime.artifact import EmbedderArtifact
 
 Vectors = NDArray[np.float32]
@@ -36,18 +36,9 @@ POOLINGS: Mapping[str, Callable[[Vectors], Vectors]] = {
 }
 
 
-def embed(artifact: Path, texts: Sequence[Sequence[int]]) -> Vectors:
-    return artifact_embeddings(EmbedderArtifact.open(artifact), texts)
-
-
 def states_of(checkpoint: Path) -> list[Vectors]:
     model = load_encoder(checkpoint)
     return [hidden_states(model, text) for text in TEXTS]
-
-
-def of_length_one(vectors: Vectors) -> Vectors:
-    normalized: Vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return normalized
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -98,17 +89,9 @@ def test_fidelity(
     name: str, precision: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
     checkpoint = make_encoder(name)
-    theirs = reference_embeddings(open_embedder(checkpoint), TEXTS)
     artifact = make_embedder(checkpoint, precision)
-    cosines = (of_length_one(embed(artifact, TEXTS)) * theirs).sum(-1)
-    assert 1 - cosines.min() < COSTS[precision]
-    held = {g.held for g in EmbedderArtifact.open(artifact).manifest.weights if g.name == "q"}
-    expected = {
-        "fp16": "fp16",
-        "int8": "8-bit, blocks of 32, rounded",
-        "int4": "4-bit, blocks of 32, calibrated",
-    }
-    assert held == {expected[precision]}
+    most = COSTS[precision]
+    assert_near_its_weights(checkpoint, artifact, TEXTS, precision=precision, most=most)
 
 
 @given(lengths=st.lists(st.integers(2, CONTEXT), min_size=1, max_size=24))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
-from .tiny_encoders import save_modules, write_json
+from .tiny_encoders import save_modules, save_weights, write_json
 from .tiny_tokenizer import END_OF_TEXT, SPECIALS, VOCAB, tokenizer_json
 
 CONTEXT = 256
@@ -88,21 +88,10 @@ def save_embedding_decoder(
         dtype: Of the stored weights.
         changed: Configuration that differs from the decoder's.
     """
-    import torch
-    import transformers
-
     kind, config = DECODERS[name]
-    torch.manual_seed(7)
-    made = transformers.AutoConfig.for_model(kind, **{**config, **changed})
-    model = getattr(transformers, head).from_config(made)
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            if "norm" in weight_name and weight_name.endswith("weight"):
-                neutral = 0.0 if kind.startswith("gemma") else 1.0
-                weight.uniform_(neutral - 0.5, neutral + 0.5)
-            elif weight_name.endswith("bias"):
-                weight.uniform_(-0.5, 0.5)
-    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    neutral = 0.0 if kind.startswith("gemma") else 1.0
+    config = {**config, **changed}
+    save_weights(directory, kind, config, head=head, dtype=dtype, neutral=neutral)
     (directory / "tokenizer.json").write_text(ending_tokenizer(), encoding="utf-8")
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": END}
     write_json(directory / "tokenizer_config.json", options)

@@ -84,24 +84,37 @@ def save_encoder(
         dtype: Of the stored weights.
         changed: Configuration that differs from the encoder's.
     """
-    import torch
-    import transformers
-
     kind, config = ENCODERS[name]
-    torch.manual_seed(7)
-    made = transformers.AutoConfig.for_model(kind, **{**config, **changed})
-    model = getattr(transformers, head).from_config(made)
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            if "norm" in weight_name.lower() and weight_name.endswith("weight"):
-                weight.uniform_(0.5, 1.5)
-            elif weight_name.endswith("bias"):
-                weight.uniform_(-0.5, 0.5)
-    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    save_weights(directory, kind, {**config, **changed}, head=head, dtype=dtype)
     save_tokenizer(directory, kind)
     if modules is not None:
         save_modules(directory, modules, pooling or {"pooling_mode_mean_tokens": True})
     return directory
+
+
+def save_weights(
+    directory: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    *,
+    head: str,
+    dtype: str,
+    neutral: float = 1.0,
+) -> None:
+    """Save random weights and their configuration, norms drawn around their neutral value."""
+    import torch
+    import transformers
+
+    torch.manual_seed(7)
+    made = transformers.AutoConfig.for_model(kind, **config)
+    model = getattr(transformers, head).from_config(made)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name.lower() and name.endswith("weight"):
+                weight.uniform_(neutral - 0.5, neutral + 0.5)
+            elif name.endswith("bias"):
+                weight.uniform_(-0.5, 0.5)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
 
 
 def save_modules(directory: Path, modules: Sequence[str], pooling: Mapping[str, Any]) -> None:
