@@ -103,9 +103,9 @@ def parser(purpose: str | None) -> Parser:
     _files(_command(commands, "limits", "what this machine's memory and arithmetic give at best"))
     _gate(commands)
 
-    readme = _command(commands, "readme", "write the measured parts of a README from results")
-    readme.add_argument("file", type=Path, metavar="README.md")
-    readme.add_argument("results", type=Path, metavar="DIR", help="what --json kept")
+    tables = _command(commands, "tables", "write the measured tables of documents from results")
+    tables.add_argument("documents", type=Path, nargs="+", metavar="FILE.md")
+    tables.add_argument("results", type=Path, metavar="DIR", help="what --json kept")
 
     plot = _command(commands, "plot", "draw results that --json kept")
     plot.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")

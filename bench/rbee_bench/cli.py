@@ -36,13 +36,13 @@ from rbee_bench.plot import plot
 from rbee_bench.prefill import Prefill
 from rbee_bench.proof import Proof
 from rbee_bench.quick import Quick
-from rbee_bench.readme import ReadmeFault, rewrite
 from rbee_bench.sample_model import EMBEDDER_PACKAGE, PACKAGE
 from rbee_bench.servers import ServerFault
 from rbee_bench.serving import Serving
 from rbee_bench.sse_client import StreamFault
 from rbee_bench.start import Start
 from rbee_bench.streaming import Streaming
+from rbee_bench.tables import TableFault, rewrite
 from rbee_bench.trees import GateFault
 from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
@@ -53,7 +53,7 @@ FAILED, UNDECIDED = 1, 3
 _WIDTH = 132
 
 _FAULTS = (
-    *(PeerFault, StartFault, LargeFault, GateFault, PlotFault, ReadmeFault, ServerFault),
+    *(PeerFault, StartFault, LargeFault, GateFault, PlotFault, TableFault, ServerFault),
     StreamFault,
     *(ExportError, RuntimeFault, ValueError, OSError),
 )
@@ -81,9 +81,10 @@ def main(argv: list[str] | None = None) -> int:
             for file in plot(arguments.results, arguments.out):
                 print(file)
             return 0
-        if command == "readme":
-            changed = rewrite(arguments.file, arguments.results)
-            print(f"{arguments.file}: {'written anew' if changed else 'as it was'}")
+        if command == "tables":
+            for file in arguments.documents:
+                changed = rewrite(file, arguments.results)
+                print(f"{file}: {'written anew' if changed else 'as it was'}")
             return 0
         result = measure(arguments, machine, errors)
         layout = _layout(result)

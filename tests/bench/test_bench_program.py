@@ -198,7 +198,7 @@ def test_a_text_that_is_too_short_is_said_in_one_line(
         ("gate main --prove 0", "--prove: must be at least 1"),
         ("arrivals --rates 1 none", "--rates: invalid"),
         ("arrivals --rates 0", "--rates: must be above 0"),
-        ("readme README.md", "DIR"),
+        ("tables README.md", "DIR"),
         ("start --rounds 0", "--rounds: must be at least 1"),
         ("parity --prompts 21", "--prompts: invalid choice"),
         ("parity --model /nowhere.gguf", "--model /nowhere.gguf: no such file"),

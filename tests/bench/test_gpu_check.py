@@ -29,7 +29,7 @@ from gpu_check.rates import rates
 from gpu_check.report import Document
 from gpu_check.running import run_all
 from gpu_check.targets import targets
-from rbee_bench.readme import rewrite
+from rbee_bench.tables import rewrite
 from rbee_export.checkpoint import hf_families
 
 ON_HOST = (sys.executable, "-m", "support.gpu_check_on_host")
@@ -235,10 +235,10 @@ def test_results_come_as_checks_end(tmp_path: Path) -> None:
     document.add(Outcome("limits", Status.FAILED, "what | broke"))
     assert "| limits | failed | 0.00 | what \\| broke |" in written(tmp_path)[1]
     assert not document.holds
-    # Beside them a README's figures can still be written.
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- rbee-bench facts -->\n<!-- end -->\n")
-    rewrite(readme, tmp_path)
+    # Beside them tables can still be written.
+    tables = tmp_path / "tables.md"
+    tables.write_text("<!-- rbee-bench facts -->\n<!-- end -->\n")
+    rewrite(tables, tmp_path)
 
 
 def timed(batch: int, rate: float, by: str = "ours") -> dict[str, Any]:

@@ -1,86 +1,19 @@
-"""The measured parts of a README, written from results.
-
-A part stands between ``<!-- rbee-bench NAME -->`` and ``<!-- end -->``, each a line of its own.
-What is between them is replaced; the rest is the author's. A part whose results are not there is
-left empty.
-"""
+"""The tables of documents, each from the results of one subcommand or a few."""
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from rbee_bench.arrivals import load
-from rbee_bench.readme_table import own, percent, table, where
+from rbee_bench.markdown_table import own, percent, table, where
 from rbee_bench.stats import spread
 from rbee_bench.subject import UNTUNED
 
-_PART = re.compile(r"^<!-- rbee-bench (\S+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
-
 Results = Mapping[str, Mapping[str, Any]]
 """By subcommand, the whole of what its ``--json`` kept."""
-
-
-class ReadmeFault(Exception):
-    """The file or a result cannot be used; one line says why."""
-
-
-def rewrite(file: Path, directory: Path) -> bool:
-    """Write the measured parts of ``file`` anew.
-
-    Args:
-        file: A README with parts.
-        directory: Holds results that ``--json`` kept; of several of one subcommand, the one whose
-            name comes last counts.
-
-    Returns:
-        Whether that changed it.
-
-    Raises:
-        ReadmeFault: There is a part of no such name, none at all, or a file that is no result.
-        OSError: A file cannot be read or written.
-    """
-    before = file.read_text(encoding="utf-8")
-    after = _rewritten(before, _read(directory))
-    if after == before:
-        return False
-    file.write_text(after, encoding="utf-8")
-    return True
-
-
-def _rewritten(text: str, results: Results) -> str:
-    def part(found: re.Match[str]) -> str:
-        name = found[1]
-        if name not in _PARTS:
-            raise ReadmeFault(f"no part {name}; there are {', '.join(_PARTS)}")
-        needs, write = _PARTS[name]
-        body = write(results) if all(kind in results for kind in needs) else ""
-        return f"<!-- rbee-bench {name} -->\n{body}<!-- end -->"
-
-    after, count = _PART.subn(part, text)
-    if count == 0:
-        raise ReadmeFault("it has no parts: lines <!-- rbee-bench NAME --> and <!-- end -->")
-    return after
-
-
-def _read(directory: Path) -> dict[str, dict[str, Any]]:
-    results = {}
-    for file in sorted(directory.glob("*.json")):
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            kind = document["command"][1]
-            if "proof" in document:
-                continue  # of the gate, of which no part tells
-            document[kind]
-        except (ValueError, LookupError, TypeError):
-            raise ReadmeFault(f"{file}: not a result that rbee-bench wrote with --json") from None
-        results[kind] = document
-    return results
 
 
 def _facts(results: Results) -> str:
@@ -109,6 +42,45 @@ def _facts(results: Results) -> str:
             ),
         ],
     )
+
+
+def _overview(results: Results) -> str:
+    prefill, part = results["prefill"]["prefill"], _largest_batch(results)
+    length = min(prefill["lengths"], key=lambda length: abs(length - 256))
+    read = {row["label"]: row for row in prefill["rows"] if row["length"] == length}
+    together = {row["label"]: row for row in part["rows"] if row["sequences"] > 1}
+    begun = {row["label"].removesuffix(", in process"): row for row in _cold_rows(results)}
+    close = {row["label"]: row for row in results["fidelity"]["fidelity"]["rows"]}
+    rows = []
+    for row in results["decode"]["decode"]["parts"][0]["rows"]:
+        label = row["label"]
+        if label.endswith(UNTUNED):
+            continue
+        cold = begun.get(label)
+        rows.append(
+            own(
+                row,
+                *(_rate(found.get(label)) for found in ({label: row}, read, together)),
+                "" if cold is None else f"{statistics.median(cold['seconds']):.1f} s",
+                "" if cold is None else f"{cold['serving_bytes'] / 1e6:.0f} MB",
+                _distance(close.get(label), label),
+            )
+        )
+    head = (
+        *("on the same weights", "decode, tokens/s", f"prompt of {length}, tokens/s"),
+        *(f"{part['sequences']} at once, tokens/s", "start to first token", "memory"),
+        "mean KL from fp32",
+    )
+    *most, last = (f"`{name}`" for name in _OVERVIEW)
+    return (
+        table(head, "rrrrrr", rows)
+        + f"\n`rbee-bench` {', '.join(most)} and {last}. "
+        + where(*(results[name] for name in _OVERVIEW))
+    )
+
+
+def _rate(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f"{statistics.median(row['rates']):,.0f}"
 
 
 def _decode(results: Results) -> str:
@@ -143,8 +115,7 @@ def _distance(row: Mapping[str, Any] | None, label: str) -> str:
 
 
 def _batch(results: Results) -> str:
-    batch = results["batch"]["batch"]
-    part = max(batch["parts"], key=lambda part: (part["sequences"] == 16, part["sequences"]))
+    batch, part = results["batch"]["batch"], _largest_batch(results)
     sequences = part["sequences"]
     rows = []
     for row in part["rows"]:
@@ -161,6 +132,12 @@ def _batch(results: Results) -> str:
         + f"\n`rbee-bench batch`, by turns, spread {percent(widest)} at most. "
         + where(results["batch"])
     )
+
+
+def _largest_batch(results: Results) -> Mapping[str, Any]:
+    # Of 16 if it was among them: the figure by which servers are compared.
+    parts: list[Mapping[str, Any]] = results["batch"]["batch"]["parts"]
+    return max(parts, key=lambda part: (part["sequences"] == 16, part["sequences"]))
 
 
 def _prefill(results: Results) -> str:
@@ -252,7 +229,7 @@ def _embed(results: Results) -> str:
 
 
 def _cold(results: Results) -> str:
-    found = results["cold"]["cold"]["rows"]
+    found = _cold_rows(results)
     converted = any(row["conversion"] is not None for row in found)
     rows = []
     for row in found:
@@ -272,9 +249,17 @@ def _cold(results: Results) -> str:
     return table(head, "r" * (len(head) - 1), rows) + f"\n`{command}`. " + where(results["cold"])
 
 
-_PARTS: Mapping[str, tuple[Sequence[str], Callable[[Results], str]]] = MappingProxyType(
+def _cold_rows(results: Results) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = results["cold"]["cold"]["rows"]
+    return rows
+
+
+_OVERVIEW: Final = ("decode", "prefill", "batch", "cold", "fidelity")
+
+TABLES: Mapping[str, tuple[Sequence[str], Callable[[Results], str]]] = MappingProxyType(
     {
         "facts": (("parity", "start"), _facts),
+        "overview": (_OVERVIEW, _overview),
         "decode": (("decode", "fidelity"), _decode),
         "prefill": (("prefill",), _prefill),
         "batch": (("batch",), _batch),

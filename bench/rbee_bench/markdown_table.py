@@ -1,4 +1,4 @@
-"""Pieces of which the parts of a README are made."""
+"""Pieces of which the tables of documents are made."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def table(head: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> str
     return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
 
 
-def where(document: Mapping[str, Any]) -> str:
-    """Return on what a result was measured, and of what."""
-    machine = document["machine"]
+def where(*documents: Mapping[str, Any]) -> str:
+    """Return on what results were measured, and of which commits; the machine is the first's."""
+    machine = documents[0]["machine"]
     cores = f"{machine['cores']} cores of {machine['cpu']}, Python {machine['python']}"
-    commit = document.get("commit")
-    return f"{cores}{f', at {commit}' if commit else ''}.\n"
+    commits = dict.fromkeys(document["commit"] for document in documents if "commit" in document)
+    return f"{cores}{', at ' if commits else ''}{' and '.join(commits)}.\n"
 
 
 def percent(share: float) -> str:
