@@ -64,6 +64,7 @@ class KvArena:
         self._windowed = _Layers(geometry, geometry.windowed_layers, slots, room, device)
         self._chunk = max(chunk, BLOCK)
         self._start = [0] * slots
+        self._held = [0] * slots
         self._most = [0] * slots
         self._filled_blocks = 0
         shape = (blocks, geometry.layers, 2, geometry.kv_heads, BLOCK, geometry.head_dim)
@@ -95,6 +96,17 @@ class KvArena:
         """Return the first position that layers with a window hold of a slot."""
         return self._start[slot]
 
+    def hold(self, slot: int, positions: int) -> None:
+        """Know how many positions a slot holds, now that a step has written them."""
+        self._held[slot] = positions
+
+    def next_position(self, slot: int) -> int:
+        """Return where a slot's owner will write next: what is written there before is no loss.
+
+        A sequence never fills its slot: its last token is drawn, and not run.
+        """
+        return min(self._held[slot], self.capacity - 1)
+
     def make_room(self, slot: int, past: int, count: int) -> None:
         """See that a slot can take ``count`` positions after the first ``past``.
 
@@ -125,11 +137,13 @@ class KvArena:
                 self._whole.move(source, target, positions)
                 self._windowed.move(source, target, positions - self._start[source])
                 self._start[target] = self._start[source]
+                self._held[target] = positions
                 self._most[target] = max(self._most[target], positions)
             case Swap(one, other, positions):
                 self._whole.swap(one, other, positions)
                 self._windowed.swap(one, other, self._windowed.capacity)
-                self._start[one], self._start[other] = self._start[other], self._start[one]
+                for known in (self._start, self._held):
+                    known[one], known[other] = known[other], known[one]
                 self._most[one] = max(self._most[one], positions)
                 self._most[other] = max(self._most[other], positions)
             case Store(slot, position, block):
@@ -144,6 +158,7 @@ class KvArena:
                 self._device.copy(self._whole.span(slot, position), whole)
                 held = self._windowed.span(slot, position - self._start[slot])
                 self._device.copy(held, windowed)
+                self._held[slot] = position + BLOCK
 
     def _parts(self, block: int) -> tuple[Array, Array]:
         """Return a block's layers without a window, and those with one.

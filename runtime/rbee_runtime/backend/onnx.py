@@ -19,7 +19,7 @@ from rbee_runtime.errors import InferenceFailed, OutOfMemory, RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
-from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
+from rbee_runtime.transfer import BLOCK, Transfer
 
 _LOG = logging.getLogger("rbee.backend")
 
@@ -39,7 +39,11 @@ class OnnxBackend:
 
     Attributes:
         name: ``cpu`` or ``cuda``.
+        slots: Sequences the cache holds.
+        capacity: Positions of each slot.
+        blocks: Blocks kept beside the slots.
         weight_bytes: Bytes of the weights.
+        cache_bytes: Bytes of the cache.
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class OnnxBackend:
             chunk=plan.chunk,
             device=device,
         )
+        self.slots, self.capacity, self.blocks = plan.slots, plan.capacity, plan.blocks
+        self.cache_bytes = self._arena.nbytes
         self._manifest = manifest
         self._cache = plan.geometry
         self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
-        self._held = [0] * plan.slots
         self._on_gpu = device.name != "cpu"
         self._captures = self._on_gpu and graphs
         self._prompt = device.stage(step_layout(1, max(plan.chunk, BLOCK)))
@@ -99,29 +104,9 @@ class OnnxBackend:
         return self._captures
 
     @property
-    def slots(self) -> int:
-        """Sequences the cache holds."""
-        return self._arena.slots
-
-    @property
-    def capacity(self) -> int:
-        """Positions of each slot."""
-        return self._arena.capacity
-
-    @property
-    def blocks(self) -> int:
-        """Blocks kept beside the slots."""
-        return self._arena.blocks
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of the cache."""
-        return self._arena.nbytes
-
-    @property
     def cache_used(self) -> int:
         """Bytes of the cache that have been in use at most; all of them on a GPU."""
-        return self._arena.nbytes if self._on_gpu else self._arena.used
+        return self.cache_bytes if self._on_gpu else self._arena.used
 
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
@@ -153,14 +138,6 @@ class OnnxBackend:
     def transfer(self, transfer: Transfer) -> None:
         """Make a copy within the cache."""
         self._arena.transfer(transfer)
-        held = self._held
-        match transfer:
-            case Move(_, target, positions):
-                held[target] = positions
-            case Swap(one, other):
-                held[one], held[other] = held[other], held[one]
-            case Load(_, slot, position):
-                held[slot] = position + BLOCK
 
     def warm_up(self) -> None:
         """Run a token of a prompt and one that decodes; on a GPU, capture all there is to replay.
@@ -234,23 +211,17 @@ class OnnxBackend:
             bound = self._decode[bucket]
         else:
             bound = self._bind(step.slot, rows, width)
-        all_rows = [*step.rows, *(self._idle(slot) for slot in range(rows, bound.rows))]
+        idle = (Row(self._arena.next_position(slot), (0,)) for slot in range(rows, bound.rows))
+        all_rows = [*step.rows, *idle]
         for slot, row in enumerate(all_rows, step.slot):
             self._arena.make_room(slot, row.past, width)
         for slot, row in enumerate(step.rows, step.slot):
-            self._held[slot] = row.past + width
+            self._arena.hold(slot, row.end)
         slots = range(step.slot, step.slot + bound.rows)
         starts = [self._arena.start(slot) for slot in slots]
         bound.set(all_rows, starts, [first_turn(self._manifest, row) for row in all_rows])
         bound.run(rows * width)
         return bound.rows
-
-    def _idle(self, slot: int) -> Row:
-        """Return a row without a sequence, which writes where its slot's owner will write next.
-
-        A sequence never fills its slot: its last token is drawn, and not run.
-        """
-        return Row(min(self._held[slot], self.capacity - 1), (0,))
 
     def _graph(self, rows: int) -> int:
         return rows if self._captures else GRAPH_OFF

@@ -21,7 +21,7 @@ from rbee_runtime.errors import RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.step import Row, Step
-from rbee_runtime.transfer import BLOCK, Load, Move, Swap, Transfer
+from rbee_runtime.transfer import Transfer
 
 _LOG = logging.getLogger("rbee.backend")
 
@@ -74,8 +74,11 @@ class TensorRtBackend:
 
     Attributes:
         name: ``tensorrt``, or ``cuda`` where ONNX Runtime's CUDA provider computes.
+        slots: Sequences the cache holds.
         capacity: Positions of each slot that requests may use.
+        blocks: Blocks kept beside the slots.
         weight_bytes: Bytes of the weights on the GPU.
+        cache_bytes: Bytes of the cache.
     """
 
     def __init__(
@@ -116,9 +119,10 @@ class TensorRtBackend:
             chunk=plan.chunk,
             device=device,
         )
+        self.slots, self.blocks = plan.slots, plan.blocks
+        self.cache_bytes = self._arena.nbytes
         self._names = [tensor.name for tensor in tensors(manifest, plan.capacity)]
         self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
-        self._held = [0] * plan.slots
         self._prompt = device.stage(_layout(1, executor.most_tokens))
         self._buckets = buckets(plan.slots)
         self._decode = {rows: self._bind_decode(rows) for rows in self._buckets}
@@ -126,24 +130,9 @@ class TensorRtBackend:
         self._prepare_sampler(captured=True)
 
     @property
-    def slots(self) -> int:
-        """Sequences the cache holds."""
-        return self._arena.slots
-
-    @property
-    def blocks(self) -> int:
-        """Blocks kept beside the slots."""
-        return self._arena.blocks
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of the cache."""
-        return self._arena.nbytes
-
-    @property
     def cache_used(self) -> int:
         """All bytes of the cache: it is allocated at once."""
-        return self._arena.nbytes
+        return self.cache_bytes
 
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
@@ -169,14 +158,6 @@ class TensorRtBackend:
         """Make a copy within the cache."""
         self._device.use()
         self._arena.transfer(transfer)
-        held = self._held
-        match transfer:
-            case Move(_, target, positions):
-                held[target] = positions
-            case Swap(one, other):
-                held[one], held[other] = held[other], held[one]
-            case Load(_, slot, position):
-                held[slot] = position + BLOCK
 
     def warm_up(self) -> None:
         """Run two tokens of a prompt, and every number of rows, which captures those.
@@ -222,11 +203,9 @@ class TensorRtBackend:
 
     def _run_decode(self, rows: Sequence[Row], bucket: int) -> None:
         bound, staging = self._decode[bucket]
-        # A sequence never fills its slot: its last token is drawn, and not run. So where an idle
-        # row writes, its slot's owner will.
-        last = self.capacity - 1
-        idle = [Row(min(held, last), (0,)) for held in self._held[len(rows) : bucket]]
-        self._held[: len(rows)] = [row.end for row in rows]
+        idle = [Row(self._arena.next_position(slot), (0,)) for slot in range(len(rows), bucket)]
+        for slot, row in enumerate(rows):
+            self._arena.hold(slot, row.end)
         all_rows, host = [*rows, *idle], staging.host
         host["input_ids"][:, 0] = [row.tokens[0] for row in all_rows]
         host["write_indices"][:] = [row.past for row in all_rows]
@@ -255,7 +234,7 @@ class TensorRtBackend:
             host["position_ids"][0, :count] = np.arange(turn + past, turn + past + count)
             arrays = self._arrays(self._prompt, (1, count), slot)
             self._give(self._executor.bind(arrays), self._prompt, count)
-        self._held[slot] = row.end
+        self._arena.hold(slot, row.end)
 
     def _give(self, bound: Bound, staging: Staging, tokens: int) -> None:
         """Give a step to the device, its inputs before it."""
