@@ -105,6 +105,8 @@ class LlamaCppPeer:
         matrices = ((name, t) for name, t in tensors.items() if len(t.shape) > 1)
         operations = round(sum(2 * int(t.n_elements) * shares[name] for name, t in matrices))
         width = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
+        if "attention.key_length" in told:
+            width = told["attention.key_length"].contents()
         heads = llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model)
         return Reads(weights, 2 * heads * width * _CACHE_ITEM, operations, "int8")
 

