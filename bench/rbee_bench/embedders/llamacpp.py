@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from rbee_bench.embedders.embedder import EmbedderSpec, Vectors
 from rbee_bench.embedders.gguf_of_bert import save_gguf
 from rbee_bench.peers.dense import whole_directory
+from rbee_bench.peers.llamacpp import describe
 
 _PACK = 512
 """Tokens of texts that it takes at a time: every one attends to all, most of it to be masked."""
@@ -28,7 +28,7 @@ class LlamaCppEmbedder:
 
     def __init__(self, spec: EmbedderSpec) -> None:
         library: Any = importlib.import_module("llama_cpp")
-        self.version = f"llama-cpp-python {version('llama-cpp-python')}"
+        self.version = describe(library)
         target = spec.workspace / "embedder-gguf"
         if not target.is_dir():
             with whole_directory(target) as directory:

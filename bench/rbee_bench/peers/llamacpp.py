@@ -22,6 +22,17 @@ from rbee_bench.peers.peer import (
     timed_steps,
 )
 
+_INSTRUCTIONS = ("AVX2", "AVX512", "AVX512_VNNI", "AMX_INT8", "NEON")
+"""Those that decide how fast it is; without the AMX of a processor it takes twice the time."""
+
+
+def describe(binding: Any) -> str:
+    """Return the version of llama.cpp's Python binding, and what its library was compiled for."""
+    told = binding.llama_print_system_info().decode()
+    has = {name.rpartition(":")[2].strip() for name in told.split(" = 1 |")}
+    chosen = ", ".join(name for name in _INSTRUCTIONS if name in has)
+    return f"llama-cpp-python {version('llama-cpp-python')} ({chosen})"
+
 
 class LlamaCppPeer:
     """A GGUF file in a context of its own.
@@ -36,7 +47,7 @@ class LlamaCppPeer:
     def __init__(self, spec: Spec) -> None:
         self._file = spec.model
         self._llama: Any = importlib.import_module("llama_cpp")
-        self.version = f"llama-cpp-python {version('llama-cpp-python')}"
+        self.version = describe(self._llama)
         self._silence = self._llama.llama_log_callback(lambda *_: None)
         self._llama.llama_log_set(self._silence, None)
         self._llama.llama_backend_init()
