@@ -8,6 +8,7 @@ before there is somebody to take it.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def worker() -> int:
 def _run(name: str, module: str, failed: int, interrupted: int = _INTERRUPTED) -> int:
     interrupt = signal.getsignal(signal.SIGINT)
     _leave_on(signal.SIGINT, interrupted)
+    _write_any_text()
     try:
         # All that is imported stays: it is no garbage to look for, now or at the end.
         gc.disable()
@@ -75,6 +77,12 @@ def _run(name: str, module: str, failed: int, interrupted: int = _INTERRUPTED) -
         remedy = f"{_MORE}, or install the program again"
         print(f"{name}: a library cannot be loaded: {why}; {remedy}", file=sys.stderr)
     return failed
+
+
+def _write_any_text() -> None:
+    """Have what standard output's encoding lacks written as Python, and mostly JSON, escape it."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _leave_on(number: signal.Signals, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -88,3 +89,17 @@ def test_version(script: str) -> None:
     told = start(script, "pass", "--version")
     assert re.fullmatch(r"rbee-(embed|export|generate|worker) \d+\.\d+\.\d+\n", told.stdout)
     assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_a_terminal_that_lacks_a_character_gets_its_escape(tiny_artifact: Path) -> None:
+    """``inspect`` writes an ellipsis, which Latin-1 does not have."""
+    program = "import sys, rbee_programs; sys.exit(rbee_programs.export())"
+    told = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(tiny_artifact)],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert b"\\u2026" in told.stdout
