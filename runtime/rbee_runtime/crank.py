@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -52,6 +54,7 @@ class Crank(ABC, Generic[AnyServed, Work]):
         self._watchdog = Watchdog(step_limit, self._give_up)
         self._thread = threading.Thread(target=self._run, name="rbee-engine", daemon=True)
         self._thread.start()
+        _close_in_forks(self)
 
     def cancel(self, request_id: str) -> bool:
         """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
@@ -78,15 +81,19 @@ class Crank(ABC, Generic[AnyServed, Work]):
 
     def close(self) -> None:
         """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self.begin_to_close()
         if threading.current_thread() is self._thread or self._watchdog.raised:
             return
         self._ended.wait()
         # A thread that hangs is left to itself.
         if not self._watchdog.raised:
             self._thread.join()
+
+    def begin_to_close(self) -> None:
+        """Have :meth:`close` done, and wait for nothing."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
 
     @property
     def _healthy(self) -> bool:
@@ -111,6 +118,14 @@ class Crank(ABC, Generic[AnyServed, Work]):
         """End everything in the place of the thread, which hangs; the watchdog calls it."""
         self._fail_all(EngineClosed(reason))
         logging.getLogger(__name__).error("The engine hangs: %s", reason)
+        self._ended.set()
+
+    def _be_forked(self) -> None:
+        """Take no more requests: in this process, nothing is there that would serve them."""
+        # What the threads held of either when they were lost is not told.
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._fault = "the engine is of the process that this one was forked from: load it here"
         self._ended.set()
 
     # --- below: the engine's thread ---
@@ -202,6 +217,18 @@ class Crank(ABC, Generic[AnyServed, Work]):
         fault = error if isinstance(error, DeviceLost) else EngineClosed(self._fault)
         for served in lives:
             served.tell(Failed(fault))
+
+
+def _close_in_forks(crank: Crank[Any, Any]) -> None:
+    """See to it that a process forked from this one, which gets no threads, waits for none."""
+    there = weakref.ref(crank)
+
+    def in_child() -> None:
+        forked = there()
+        if forked is not None:
+            forked._be_forked()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def _do(job: Callable[[], object], done: Future[None]) -> None:

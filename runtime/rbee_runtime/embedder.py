@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import uuid
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -61,6 +62,8 @@ class Embedder:
         self._encoder = encoder
         packer = Packer(SLOTS + max_queue)
         self._loop = EmbeddingLoop(encoder, packer, step_limit)
+        # The thread would keep a forgotten embedder's model in memory.
+        weakref.finalize(self, self._loop.begin_to_close).atexit = False
 
     @classmethod
     def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import uuid
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -73,6 +74,8 @@ class Engine:
             None if long_rope is None else long_rope.original_context,
         )
         self._loop = DecodeLoop(backend, scheduler, step_limit)
+        # The thread would keep a forgotten engine's model in memory.
+        weakref.finalize(self, self._loop.begin_to_close).atexit = False
 
     @classmethod
     def load(
@@ -236,6 +239,8 @@ class Engine:
             RuntimeFault: As :meth:`submit`, or what the first request to fail failed with; the
                 others are cancelled then.
         """
+        if isinstance(prompts, str):
+            raise InvalidRequest("prompts", "prompts must be a list of texts, not a text")
         requests = [Request(_request_id(), p, max_tokens, sampling, stop) for p in prompts]
         # A worker that starts has no need of it.
         from rich.console import Console
@@ -272,7 +277,10 @@ class Engine:
         events: asyncio.Queue[Event] = asyncio.Queue()
 
         def pass_on(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            try:
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            except RuntimeError:  # the event loop has been closed, and nobody waits any more
+                self.cancel(request.request_id)
 
         submission = asyncio.create_task(asyncio.to_thread(self.submit, request, pass_on))
         try:
@@ -285,8 +293,10 @@ class Engine:
                 if isinstance(event, Finished):
                     return
         finally:
-            # What is still on its way into the engine cannot be called back before it is there.
-            submission.add_done_callback(lambda _: self.cancel(request.request_id))
+            if submission.done():
+                self.cancel(request.request_id)
+            else:  # it cannot be called back before it is in the engine
+                submission.add_done_callback(lambda _: self.cancel(request.request_id))
 
     def status(self) -> EngineStatus:
         """Return what the engine is doing."""

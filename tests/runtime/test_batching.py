@@ -161,6 +161,8 @@ def test_complete_answers_in_order(tiny_artifact: Path) -> None:
         }
         with pytest.raises(ContextOverflow):
             engine.complete(["fine", "too long " * 1000], max_tokens=12)
+        with pytest.raises(InvalidRequest, match="must be a list of texts"):
+            engine.complete("fine")
         assert engine.complete([]) == []
         submit(engine, Request("last", [5], 1, GREEDY)).finished()
         assert engine.status().slots_available == 2
@@ -195,6 +197,18 @@ async def test_the_async_twin_says_the_same(tiny_artifact: Path) -> None:
         assert await text("One") == expected[0]
         submit(engine, Request("last", [5], 1, GREEDY)).finished()
         assert engine.status().slots_available == 2
+
+
+def test_an_event_loop_that_was_closed_has_nobody_who_waits(
+    tiny_artifact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine_of(tiny_artifact, slots=1) as engine:
+        loop = asyncio.new_event_loop()
+        pieces = aiter(engine.agenerate("One", max_tokens=900))
+        assert loop.run_until_complete(anext(pieces))
+        loop.close()
+        submit(engine, Request("next", [5], 1, GREEDY)).finished()
+    assert caplog.text == ""
 
 
 def test_as_many_tokens_as_the_context_holds(tiny_artifact: Path) -> None:

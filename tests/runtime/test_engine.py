@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import queue
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,3 +179,44 @@ def test_leaving_the_block_ends_what_is_live(tiny_artifact: Path) -> None:
     while not isinstance(event, Finished):
         event = events.get(timeout=30)
     assert event.reason in (StopReason.CANCELLED, StopReason.MAX_TOKENS)
+
+
+def test_an_engine_that_nobody_has_any_more_ends(tiny_artifact: Path) -> None:
+    before = set(threading.enumerate())
+    engine = Engine.load(tiny_artifact, backend="cpu", slots=1)
+    threads = set(threading.enumerate()) - before
+    assert "rbee-engine" in {thread.name for thread in threads}
+    del engine
+    gc.collect()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_forked_process_is_told_that_it_has_no_engine(tiny_artifact: Path) -> None:
+    """It has no threads: who asked waited without end."""
+    script = (
+        "import os, sys\n"
+        "from rbee_runtime import Engine, RuntimeFault\n"
+        "engine = Engine.load(sys.argv[1], backend='cpu', slots=1)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try:\n"
+        "        list(engine.generate('Hi'))\n"
+        "    except RuntimeFault as fault:\n"
+        "        print(fault, flush=True)\n"
+        "    engine.close()\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+        "print(len(''.join(engine.generate('Hi', max_tokens=5))) > 0)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_artifact)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    refused, served = told.stdout.splitlines()
+    assert refused == "the engine is of the process that this one was forked from: load it here"
+    assert served == "True"
