@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from rbee_export.report import describe, fidelity_table, printable, size
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.staging import wait_until_written
+from rbee_export.stopping import Stopped, stoppable
 from rbee_export.traced import export_traced
 from rbee_export.verification import digest_shown, sentences, text_of, verify
 from rbee_runtime.artifact import EmbedderManifest, Manifest, open_artifact
@@ -30,13 +32,18 @@ from rbee_runtime.errors import ArtifactError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program and return its exit code: 0 done, 2 bad arguments, 3 it failed."""
+    """Run the program and return its exit code.
+
+    Returns:
+        0 done, 2 bad arguments, 3 it failed, 128 and a signal's number where that ended it.
+    """
     arguments = parse(argv)
     console = _console(stderr=True)
     programs = {None: _export, "inspect": _inspect, "verify": verify}
     written = "; nothing was written" if arguments.command is None else ""
     try:
-        programs[arguments.command](arguments, console)
+        with stoppable():
+            programs[arguments.command](arguments, console)
     except (ExportError, ArtifactError) as error:
         cause = str(error)
     except OSError as error:
@@ -44,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         cause += written
     except MemoryError as error:
         cause = (f"out of memory ({error})" if str(error) else "out of memory") + written
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         console.print(f"rbee-export: interrupted{written}")
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     else:
         return 0
     console.print(f"rbee-export: {printable(cause)}", style="red")

@@ -95,8 +95,9 @@ async def _export(model: Path, cache: Path) -> Path:
         )
     finally:
         if exporter.returncode is None:
+            # It is let take back what it has begun, which may be gigabytes.
             with suppress(ProcessLookupError):
-                os.killpg(exporter.pid, signal.SIGKILL)
+                os.killpg(exporter.pid, signal.SIGTERM)
     if code != 0:
         # It is told by this program now, not by that one.
         complaint = complaint.removeprefix("rbee-export: ")

@@ -241,6 +241,38 @@ def test_a_killed_export_leaves_nothing_that_loads(
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
+STALLED_PROGRAM = """
+import signal, sys
+from rbee_export.cli import main
+from rbee_export.stages import Stages
+
+def stall(_self, stage, done, _total):
+    if stage == "layers":
+        print(done, flush=True)
+        signal.pause()
+
+Stages.show = stall
+sys.exit(main(["--model", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_told_to_stop_leaves_nothing(
+    number: signal.Signals, tiny_llama: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "artifact"
+    command = [sys.executable, "-c", STALLED_PROGRAM, str(tiny_llama), str(target)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert said == "rbee-export: interrupted; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_artifact_taken_away_by_a_killed_export_is_put_back(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
