@@ -56,6 +56,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument command:"):
+            message += "; a checkpoint is named by --model"
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

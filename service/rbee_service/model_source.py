@@ -56,6 +56,10 @@ async def resolve_model(model: Path, cache: Path) -> Path:
     Raises:
         ArtifactError: It is none of these, or its export failed.
     """
+    if str(model).startswith("hf:"):
+        raise ArtifactError(
+            f"{model}: a worker downloads nothing; rbee-export --model {model} makes an artifact"
+        )
     if not model.exists():
         raise ArtifactError(f"{model}: no such file or directory; check --model")
     if (model / MANIFEST_NAME).is_file():

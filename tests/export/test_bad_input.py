@@ -491,6 +491,11 @@ def test_bad_flags(flags: list[str], refused: Callable[..., str]) -> None:
     assert "see rbee-export --help" in refused(*flags, code=2)
 
 
+def test_a_checkpoint_without_its_flag(refused: Callable[..., str]) -> None:
+    assert "'model.gguf'" in (told := refused("model.gguf", code=2))
+    assert "a checkpoint is named by --model" in told
+
+
 # The program itself
 
 

@@ -75,7 +75,7 @@ def test_no_directory(tmp_path: Path) -> None:
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "model").touch()
-    assert "no such artifact directory" in refusal(tmp_path / "model")
+    assert "a file, not an artifact directory; rbee-export --model" in refusal(tmp_path / "model")
 
 
 def test_no_manifest(tmp_path: Path) -> None:

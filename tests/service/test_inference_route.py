@@ -179,6 +179,7 @@ async def test_what_is_not_served(tmp_path: Path, method: str, path: str, status
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()) == ["code", "message", "retriable"]
     assert ("allow" in answer.headers) == (status == 405)
+    assert ("/docs" in answer.json()["message"]) == (status == 404)
 
 
 async def test_a_deadline_that_has_passed(tmp_path: Path) -> None:

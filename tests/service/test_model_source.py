@@ -67,6 +67,11 @@ async def test_what_is_no_model(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+async def test_a_model_that_would_have_to_be_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="rbee-export --model hf:org/name"):
+        await resolve_model(Path("hf:org/name"), tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])
 async def test_a_checkpoint_is_exported(tmp_path: Path, exporter: Path, kind: str) -> None:
     model = tmp_path / "m.gguf"

@@ -72,6 +72,10 @@ def read_manifest(path: Path, task: Task, kind: type[AnyManifest]) -> AnyManifes
 def _document(path: Path) -> object:
     """Return what the manifest's file holds, of a version that this runtime reads."""
     file = path / MANIFEST_NAME
+    if path.is_file():
+        raise ArtifactError(
+            f"{path}: a file, not an artifact directory; rbee-export --model makes one of a model"
+        )
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such artifact directory; make one with rbee-export")
     try:

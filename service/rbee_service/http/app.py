@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import SanicException
+from sanic.exceptions import NotFound, SanicException
 from sanic.response import BaseHTTPResponse
 
 from rbee_service.auth import Unauthorized
@@ -148,7 +148,8 @@ def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
                 headers["retry-after"] = str(failure.retry_after)
             return _tell(request, failure, failure.status, headers)
         case SanicException() if failure.status_code < 500:
-            refusal = ApiError(ErrorCode.INVALID_REQUEST, str(failure), status=failure.status_code)
+            said = "no such route; /docs has all" if isinstance(failure, NotFound) else str(failure)
+            refusal = ApiError(ErrorCode.INVALID_REQUEST, said, status=failure.status_code)
             kept = {k: v for k, v in (failure.headers or {}).items() if k.lower() == "allow"}
             return _tell(request, refusal, refusal.status, kept)
     structlog.get_logger().error("A request failed", path=request.path, exc_info=failure)
