@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def parser(purpose: str | None) -> Parser:
+def parser(purpose: str) -> Parser:
     """Return the parser of every subcommand."""
     whole = Parser(prog="rbee-bench", description=purpose)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -63,7 +63,10 @@ def parser(purpose: str | None) -> Parser:
     serving = _on_model(commands, "serving", "what the engine costs, and requests cost each other")
     _count(serving, "--rounds", 3, 1, "rounds that count")
     serving.add_argument(
-        "--precision", choices=("int4", "gguf", "int8", "fp32"), default="int4", help="%(default)s"
+        "--precision",
+        choices=("int4", "gguf", "int8", "fp32"),
+        default="int4",
+        help="of our artifact (default: %(default)s)",
     )
 
     arrivals = _on_model(commands, "arrivals", "waits over HTTP when requests come at random")

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 measured, 1 it failed, parity does not hold or the gate is shut, 2 bad
         arguments, 3 the machine is too noisy for the gate to say, 130 interrupted.
     """
-    reader = parser(__doc__)
+    reader = parser("Measure the compiled worker, on this machine, beside what else there is.")
     arguments = reader.parse_args(argv)
     command = arguments.command
     if hasattr(arguments, "model") and not getattr(arguments, "quick", False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -48,6 +49,8 @@ def guarded(name: str, work: Callable[[], int]) -> int:
 
 def read_stdin(parser: argparse.ArgumentParser) -> str:
     """Return what standard input holds; end the program where it cannot be read."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")  # where no locale is set, anything would be read
     try:
         return sys.stdin.read()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +75,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
-        self.add_argument("--version", action=_Version, help="print it, and leave")
+        self.add_argument(
+            "--version", action=_Version, help="show program's version number and exit"
+        )
 
     def error(self, message: str) -> NoReturn:
         """End the program with a line."""

@@ -17,8 +17,7 @@ import structlog
 
 from rbee_runtime.artifact import MANIFEST_NAME, open_artifact
 from rbee_runtime.errors import ArtifactError
-
-CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
+from rbee_service.options import CACHE_VARIABLE
 
 _READ_BYTES: Final = 4096
 _LONGEST_LINE: Final = 2000

@@ -30,6 +30,7 @@ from rbee_service.values import (
 PROGRAM: Final = "rbee-worker"
 TOKEN_VARIABLE: Final = "LLORCH_API_TOKEN"
 LOG_FORMAT_VARIABLE: Final = "LLORCH_LOG_FORMAT"
+CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
 
 ValueT = TypeVar("ValueT")
 
@@ -165,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Serve a compiled model over HTTP and report to a hive.",
         epilog=f"The bearer token is read from {TOKEN_VARIABLE} or --api-token-file. "
-        f"{LOG_FORMAT_VARIABLE}=json makes log lines JSON.",
+        f"{LOG_FORMAT_VARIABLE}=json makes log lines JSON. A checkpoint is exported into "
+        f"{CACHE_VARIABLE} (default: ~/.cache/rbee/artifacts) at its first start, and found there "
+        "at every later one.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

@@ -121,7 +121,8 @@ def test_nobody_is_waited_for_who_knows_of_nothing(
     code, _, err = run(capsys, "--model", tiny_artifact)
     assert code == 2
     assert "give a prompt, or - to read it from standard input, or --interactive" in err
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    unset = io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8", "surrogateescape")
+    monkeypatch.setattr(sys, "stdin", unset)
     code, _, err = run(capsys, "--model", tiny_artifact)
     assert (code, err.count("\n")) == (2, 1)
     assert "standard input cannot be read: it is not text" in err
