@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from typing import Literal
 
 import structlog
@@ -31,7 +33,7 @@ def configure_logging(style: Literal["json", "console"]) -> None:
         rendering = [
             _escape_controls,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
+                colors=sys.stderr.isatty() and _coloured(os.environ),
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
@@ -55,6 +57,11 @@ def configure_logging(style: Literal["json", "console"]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _coloured(environment: Mapping[str, str]) -> bool:
+    """Whether a terminal is to be told of colours, by the conventions of terminals."""
+    return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
 def _rbee_logger(*_: object) -> logging.Logger:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -52,6 +54,26 @@ def test_for_people() -> None:
     assert "correlation_id=c-1" in lines[0]
     assert "from a library" in lines[1]
     assert lines[-1] == "ValueError: broken"
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(
+    variables: dict[str, str], coloured: bool
+) -> None:
+    theirs, ours = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | variables
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        command = [sys.executable, "-c", SCRIPT, "console"]
+        subprocess.run(command, stderr=ours, env=environment, check=True)
+        os.close(ours)
+        assert (b"\x1b[" in terminal.read(65536)) == coloured
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
