@@ -42,6 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         worker = subprocess.Popen(command, stderr=stream, env=plain_environment())
     # Ctrl-C reaches the worker too; it stops by itself, and this program waits for that.
     signal.signal(signal.SIGINT, lambda *_: None)
+    # What ends this program alone, or a terminal that is closed, does not end the worker.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: worker.terminate())
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
             if _wait_until_ready(client, worker, name, console):

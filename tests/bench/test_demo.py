@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -84,6 +85,18 @@ def test_what_the_shell_has_set_for_workers_changes_nothing(tiny_artifact: Path)
     answer = text.split("capital of France?\n")[1].split("tokens/s")[0]
     assert len(answer.splitlines()[0]) > 1
     assert f"serving on http://127.0.0.1:{port}," in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_leaves_no_worker_behind(number: signal.Signals, tiny_artifact: Path) -> None:
+    port = free_port()
+    with subprocess.Popen(demo(tiny_artifact, port), stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None
+        assert any("curl" in line for line in shown.stdout)
+        shown.send_signal(number)
+        assert shown.wait(30) == 0
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 def test_a_port_that_nobody_knows(tiny_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
