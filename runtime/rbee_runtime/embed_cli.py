@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from rbee_runtime.embedder import Embedder
-from rbee_runtime.program import Parser, guarded, read_stdin
+from rbee_runtime.program import Parser, guarded, read_stdin, whole_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,16 +29,19 @@ def main(argv: list[str] | None = None) -> int:
         texts = _lines_of_stdin(parser, asked=bool(texts))
 
     def work() -> int:
-        with Embedder.load(
-            arguments.model, backend=arguments.backend, device=arguments.device
-        ) as embedder:
-            _embed(embedder, texts, arguments.prompt_name, arguments.out)
+        with contextlib.ExitStack() as stack:
+            # First, so that one that cannot be written is found before all the work.
+            out = arguments.out and stack.enter_context(whole_file(arguments.out))
+            embedder = stack.enter_context(
+                Embedder.load(arguments.model, backend=arguments.backend, device=arguments.device)
+            )
+            _embed(embedder, texts, arguments.prompt_name, out)
         return 0
 
     return guarded(parser.prog, work)
 
 
-def _embed(embedder: Embedder, texts: list[str], prompt: str | None, out: Path | None) -> None:
+def _embed(embedder: Embedder, texts: list[str], prompt: str | None, out: IO[bytes] | None) -> None:
     began = time.monotonic()
     vectors = embedder.embed(texts, prompt_name=prompt)
     seconds = time.monotonic() - began
@@ -45,8 +50,11 @@ def _embed(embedder: Embedder, texts: list[str], prompt: str | None, out: Path |
             # As few digits as give back the same float32.
             print(json.dumps([float(str(number)) for number in vector]))
     else:
-        with out.open("wb") as file:
-            np.save(file, vectors)
+        # What np.save does, and what it cannot do into a pipe.
+        layout = np.lib.format.header_data_from_array_1_0(vectors)
+        np.lib.format.write_array_header_1_0(out, layout)
+        out.write(vectors.data)
+        out.flush()
     count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
     print(
         f"{count} in {seconds:.2f} s, {len(texts) / seconds:.1f} texts/s; "

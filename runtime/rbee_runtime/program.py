@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
 
@@ -56,6 +58,31 @@ def read_stdin(parser: argparse.ArgumentParser) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         parser.error(f"standard input cannot be read: {why}")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that takes the place of ``path`` when the block ends well, and else leaves it.
+
+    What is there and no regular file, a pipe for instance, is written to as it is.
+
+    Raises:
+        OSError: It cannot be written; its file name is ``path``.
+    """
+    special = path.exists() and not path.is_file()
+    target = Path(os.path.realpath(path))
+    partial = path if special else target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        if not special:
+            partial.replace(target)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        if not special:
+            partial.unlink(missing_ok=True)
 
 
 def _complain(name: str, error: RuntimeFault | str, code: int) -> int:

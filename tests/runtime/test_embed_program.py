@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,35 @@ def test_texts_may_come_from_standard_input_and_vectors_go_to_a_file(
     assert (code, out) == (0, "")
     with Embedder.load(artifact) as embedder:
         np.testing.assert_array_equal(np.load(file), embedder.embed(TEXTS))
+
+
+def test_a_file_is_written_whole_or_left(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vectors"
+    file.write_text("precious")
+    code, _, _ = run(capsys, "a", "x " * CONTEXT, "--model", artifact, "--out", file)
+    assert code == 2
+    assert file.read_text() == "precious"
+    code, _, _ = run(capsys, "a", "--model", artifact, "--out", file)
+    assert code == 0
+    assert len(np.load(file)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+
+
+def test_vectors_may_go_into_a_pipe(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        code, _, _ = run(capsys, "a", "--model", artifact, "--out", f"/dev/fd/{writing}")
+        os.close(writing)
+        assert code == 0
+        assert pipe.read().startswith(b"\x93NUMPY")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_disk_that_is_full(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "a", "--model", artifact, "--out", "/dev/full")
+    assert (code, err) == (1, "rbee-embed: /dev/full: No space left on device\n")
 
 
 @pytest.mark.parametrize(
