@@ -30,6 +30,9 @@ from rbee_export.verification import digest_shown, sentences, text_of, verify
 from rbee_runtime.artifact import EmbedderManifest, Manifest, open_artifact
 from rbee_runtime.errors import ArtifactError
 
+_WIDE = 1000
+"""Columns where nobody knows how many there are: what reads a pipe wants its lines whole."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code.
@@ -184,7 +187,10 @@ def _write(to_stdout: Callable[[], None]) -> None:
 
 def _console(*, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: much of it was written by strangers."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
 
 
 def _is_artifact(path: Path) -> bool:

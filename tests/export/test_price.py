@@ -110,6 +110,7 @@ def test_an_export_shows_its_price_and_inspect_repeats_it(
     assert main(["inspect", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "llama: 2 layers, 64 wide, 4 heads over 2" in shown
+    assert f"artifact   {out}, " in shown  # on one line, however long
     assert "4-bit, blocks of 32, offsets, exact" in shown
     assert "KL divergence" in shown
     assert main(["inspect", str(out), "--json"]) == 0
