@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -46,6 +47,7 @@ from rbee_bench.tables import TableFault, rewrite
 from rbee_bench.trees import GateFault
 from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
+from rbee_export.stopping import Stopped, stoppable
 from rbee_runtime import RuntimeFault
 
 FAILED, UNDECIDED = 1, 3
@@ -86,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
                 changed = rewrite(file, arguments.results)
                 print(f"{file}: {'written anew' if changed else 'as it was'}")
             return 0
-        result = measure(arguments, machine, errors)
+        with stoppable():  # or what is measured would be left running
+            result = measure(arguments, machine, errors)
         layout = _layout(result)
         if arguments.json is not None:
             _write(arguments.json, result, machine, sys.argv[1:] if argv is None else argv)
@@ -95,9 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     except _FAULTS as error:
         errors.print(f"rbee-bench {command}: {error}", style="red", markup=False)
         return FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         errors.print("rbee-bench: interrupted", markup=False)
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH  # nobody knows how wide the reader's is; most are not that narrow

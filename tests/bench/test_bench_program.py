@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rbee_bench import limits as limits_module
 from rbee_bench.cli import main
 from rbee_bench.fidelity import PLAIN
 from rbee_bench.peers import Kind
+from rbee_bench.worker_process import WorkerProcess
 
 ENGINES = {"llama.cpp", "ONNX Runtime GenAI int4", "eager torch fp32"}
 UNTUNED = "ONNX Runtime GenAI int4, untuned"
@@ -215,3 +218,18 @@ def test_bad_arguments_exit_2_with_one_line(
     said = capsys.readouterr().err.strip()
     assert complaint in said
     assert "\n" not in said
+
+
+def test_told_to_stop_it_leaves_no_worker(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[WorkerProcess] = []
+
+    def until_ready(worker: WorkerProcess, _token: str = "") -> None:
+        started.append(worker)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(WorkerProcess, "until_ready", until_ready)
+    assert program("start --rounds 1") == 128 + signal.SIGTERM
+    (worker,) = started
+    assert worker.ended(0) is not None
