@@ -38,7 +38,7 @@ def model_reference(model: Path) -> str:
     try:
         return open_artifact(model).manifest.model_ref
     except (ArtifactError, OSError):
-        name = model.name if model.suffix == ".gguf" else model.resolve().name
+        name = model.name if model.suffix.lower() == ".gguf" else model.resolve().name
         return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".gguf"))
 
 
@@ -63,7 +63,8 @@ async def resolve_model(model: Path, cache: Path) -> Path:
         raise ArtifactError(f"{model}: no such file or directory; check --model")
     if (model / MANIFEST_NAME).is_file():
         return model
-    if model.suffix == ".gguf" or any(model.glob("*.safetensors")):
+    holds = ("*.safetensors", "*.gguf")  # the exporter asks for the file itself of the latter
+    if model.suffix.lower() == ".gguf" or any(any(model.glob(name)) for name in holds):
         return await _export(model, cache)
     raise ArtifactError(
         f"{model}: neither an artifact directory (no {MANIFEST_NAME}), nor a .gguf file, nor a "

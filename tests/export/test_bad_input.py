@@ -455,6 +455,12 @@ def test_neither_file_nor_directory(tmp_path: Path, refused: Callable[..., str])
     assert "neither a .gguf file nor a directory" in said
 
 
+def test_a_directory_around_a_gguf_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "model.gguf").touch()
+    said = refused("--model", tmp_path, "--out", tmp_path / "out")
+    assert f"name the file itself, as in {tmp_path / 'model.gguf'}" in said
+
+
 def test_an_artifact_is_no_checkpoint(
     tiny_artifact: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:

@@ -105,8 +105,11 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     from rbee_export.checkpoint.safetensors_dir import SafetensorsCheckpoint
 
     if path.is_dir():
+        inside = None if (path / "config.json").exists() else min(path.glob("*.gguf"), default=None)
+        if inside is not None:
+            raise CheckpointError(f"{path}: holds GGUF; name the file itself, as in {inside}")
         return SafetensorsCheckpoint.open(path, name)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return GgufCheckpoint.open(path)
     if path.exists():
         raise CheckpointError(
