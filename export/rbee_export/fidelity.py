@@ -60,8 +60,10 @@ class Text:
         """
         try:
             return cls(file.name, file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ExportError(f"{file}: cannot be read as UTF-8 text: {error}") from error
+        except OSError as error:
+            raise ExportError(f"{file}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ExportError(f"{file}: not UTF-8 text ({error})") from error
 
     def ids(self, artifact: Artifact) -> list[int]:
         """Return its first tokens in an artifact's vocabulary, as many as are compared.

@@ -197,12 +197,24 @@ def test_a_text_of_ones_own(
     assert "measured on mine.txt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "fewer than two"), (b"\xff\xfe", "UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "fewer than two"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (None, "mine.txt: cannot be read: No such file or directory\n"),
+    ],
+)
 def test_a_text_that_is_none(
-    content: bytes, said: str, tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None,
+    said: str,
+    tiny_llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     text, out = tmp_path / "mine.txt", tmp_path / "artifact"
-    text.write_bytes(content)
+    if content is not None:
+        text.write_bytes(content)
     arguments = ["--model", str(tiny_llama), "--out", str(out), "--calibration", str(text)]
     assert main(arguments) == 3
     assert said in capsys.readouterr().err
