@@ -1,18 +1,21 @@
-"""The model definition: an encoder-only transformer that embeds texts (Devlin et al. 2019).
+"""The model definition: an encoder-only transformer that embeds texts (Devlin et al. 2019), with
+the knobs its families turn.
 
 Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
 
     embedding                            [vocab, hidden]
-    positions                            [context_length, hidden]
+    positions                            [context_length, hidden], where there is a table
     token_type                           [1, hidden], the first type, where there are any
     embedding_norm                       [hidden]
+    distances                            [buckets, heads], where scores have biases by distance
     layers.{i}.q, .k, .v, .o             [hidden, hidden]
     layers.{i}.attention_norm            [hidden]
-    layers.{i}.up                        [intermediate, hidden]
+    layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
     layers.{i}.down                      [hidden, intermediate]
     layers.{i}.mlp_norm                  [hidden]
+    final_norm                           [hidden], where branches start with a norm
 
-Every matrix of a layer, and every norm, has a bias: its name with ``_bias`` appended.
+A bias goes by the name of its matrix or norm with ``_bias`` appended.
 """
 
 from __future__ import annotations
@@ -39,22 +42,40 @@ class EncoderDialect(Protocol[V]):
         """
         ...
 
+    def add_vector(self, x: V, name: str) -> V:
+        """Add one vector, the only row of a table, to each."""
+        ...
+
+    def norm(self, x: V, name: str) -> V:
+        """Return the layer norm (Ba et al. 2016) of each vector."""
+        ...
+
     def add_norm(self, residual: V, x: V, name: str) -> V:
-        """Return the layer norm (Ba et al. 2016) of ``residual + x``."""
+        """Return the layer norm of ``residual + x``."""
         ...
 
-    def linear(self, x: V, columns: int, rows: Mapping[str, int]) -> V:
-        """Multiply by matrices of ``[rows[name], columns]`` and add their biases; their results
-        stand side by side.
-        """
+    def add_and_norm(self, residual: V, x: V, name: str) -> tuple[V, V]:
+        """Return ``residual + x`` and its layer norm."""
         ...
 
-    def attention(self, qkv: V) -> V:
-        """Have each token attend to all tokens of its text."""
+    def linear(self, x: V, columns: int, rows: Mapping[str, int], *, bias: bool) -> V:
+        """Multiply by matrices of ``[rows[name], columns]``; their results stand side by side."""
         ...
 
-    def activated(self, x: V, columns: int, rows: Mapping[str, int], kind: EncoderActivation) -> V:
+    def attention(self, qkv: V, layer: int) -> V:
+        """Have each token attend to the tokens of its text that it sees in a layer."""
+        ...
+
+    def activated(
+        self, x: V, columns: int, rows: Mapping[str, int], kind: EncoderActivation, *, bias: bool
+    ) -> V:
         """Apply an activation function to what :meth:`linear` makes of ``x``."""
+        ...
+
+    def gated(
+        self, x: V, columns: int, rows: Mapping[str, int], kind: EncoderActivation, *, bias: bool
+    ) -> V:
+        """Return ``activation(gate) * up``, of what two matrices make of ``x`` (Shazeer 2020)."""
         ...
 
     def pooled(self, x: V, kind: PoolingKind) -> V:
@@ -77,24 +98,45 @@ def build(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Emit the encoder described by ``c``, reporting each layer done to ``progress``."""
-    words = ops.embedding("embedding", c.vocab)
-    places = ops.positions("positions", "token_type" if c.token_types else None)
-    x = ops.add_norm(words, places, "embedding_norm")
+    residual = x = _embedded(ops, c)
     for i in range(c.layers):
         at = f"layers.{i}."
-        x = ops.add_norm(x, _attention(ops, c, at, x), at + "attention_norm")
-        x = ops.add_norm(x, _mlp(ops, c, at, x), at + "mlp_norm")
+        if c.pre_norm:
+            following = "final_norm" if i + 1 == c.layers else f"layers.{i + 1}.attention_norm"
+            residual, x = ops.add_and_norm(residual, _attention(ops, c, i, x), at + "mlp_norm")
+            residual, x = ops.add_and_norm(residual, _mlp(ops, c, at, x), following)
+        else:
+            x = ops.add_norm(x, _attention(ops, c, i, x), at + "attention_norm")
+            x = ops.add_norm(x, _mlp(ops, c, at, x), at + "mlp_norm")
         if progress is not None:
             progress(i + 1)
     embedded = ops.pooled(x, pooling.kind)
     ops.output(ops.normalized(embedded) if pooling.normalized else embedded)
 
 
-def _attention(ops: EncoderDialect[V], c: EncoderConfig, at: str, x: V) -> V:
+def _embedded(ops: EncoderDialect[V], c: EncoderConfig) -> V:
+    words = ops.embedding("embedding", c.vocab)
+    if c.positions:
+        places = ops.positions("positions", "token_type" if c.token_types else None)
+        return ops.add_norm(words, places, "embedding_norm")
+    if c.token_types:
+        words = ops.add_vector(words, "token_type")
+    return ops.norm(words, "embedding_norm")
+
+
+def _attention(ops: EncoderDialect[V], c: EncoderConfig, layer: int, x: V) -> V:
+    at = f"layers.{layer}."
     rows = {at + "q": c.hidden, at + "k": c.hidden, at + "v": c.hidden}
-    return ops.linear(ops.attention(ops.linear(x, c.hidden, rows)), c.hidden, {at + "o": c.hidden})
+    qkv = ops.linear(x, c.hidden, rows, bias=c.attention_bias)
+    attended = ops.attention(qkv, layer)
+    return ops.linear(attended, c.hidden, {at + "o": c.hidden}, bias=c.attention_bias)
 
 
 def _mlp(ops: EncoderDialect[V], c: EncoderConfig, at: str, x: V) -> V:
-    up = ops.activated(x, c.hidden, {at + "up": c.intermediate}, c.activation)
-    return ops.linear(up, c.intermediate, {at + "down": c.hidden})
+    rows = {at + "up": c.intermediate}
+    if c.gated:
+        rows = {at + "gate": c.intermediate, **rows}
+        inner = ops.gated(x, c.hidden, rows, c.activation, bias=c.mlp_bias)
+    else:
+        inner = ops.activated(x, c.hidden, rows, c.activation, bias=c.mlp_bias)
+    return ops.linear(inner, c.intermediate, {at + "down": c.hidden}, bias=c.mlp_bias)

@@ -120,6 +120,13 @@ constexpr std::array<AddTile, kTileRows> add_by_rows(std::index_sequence<Rows...
 constexpr auto kScoreTile = score_by_rows(std::make_index_sequence<kTileRows>());
 constexpr auto kAddTile = add_by_rows(std::make_index_sequence<kTileRows>());
 
+// Adds to the scores of a query, a multiple of sixteen, what is said of their distances.
+void add_bias(float* scores, size_t count, const float* bias) {
+  for (size_t j = 0; j < count; j += kLanes) {
+    store(scores + j, add(load(scores + j), load(bias + j)));
+  }
+}
+
 // Hides what a query does not see of keys that start at a position.
 void hide(float* scores, size_t start, size_t count, Range seen) {
   for (size_t j = 0; j < count; ++j) {
@@ -142,7 +149,7 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
     totals[q] = 0;
     std::fill(queries[q].y, queries[q].y + size, 0.0f);
   }
-  const size_t last = queries[count - 1].position + 1;
+  const size_t last = seen_from(queries[count - 1].position, scoring).last;
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t keys = std::min(kKeys, last - start);
@@ -152,12 +159,13 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
     for (size_t tile = 0; tile < count; tile += kTileRows) {
       const size_t rows = std::min(kTileRows, count - tile);
       const Query* own = queries + tile;
-      if (own[rows - 1].position < start) continue;
+      if (seen_from(own[rows - 1].position, scoring).last <= start) continue;
       if (seen_from(own[0].position, scoring).first >= start + kKeys) continue;
       kScoreTile[rows - 1](own, keys_by_element, size, columns, scores);
       for (size_t r = 0; r < rows; ++r) {
         float* row = scores + r * kKeys;
         const Range seen = seen_from(own[r].position, scoring);
+        if (scoring.bias != nullptr) add_bias(row, columns, scoring.bias + start - own[r].position);
         float found = cap_and_find_largest(row, columns, scoring.cap);
         if (seen.first > start || seen.last < start + columns) {
           hide(row, start, columns, seen);

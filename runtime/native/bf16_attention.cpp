@@ -158,6 +158,20 @@ struct State {
   size_t all_end;
 };
 
+// Adds to the scores of 64 keys and 16 queries, one after another, what is said of their distances;
+// `bias` is that of the first key and the first query.
+inline void add_bias(float* scores, const float* bias) {
+  // Each query stands one further on than the one before it.
+  const __m512i backwards =
+      _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (size_t j = 0; j < kKeys; ++j) {
+    const __m512 line = _mm512_loadu_ps(bias + j - (kLanes - 1));
+    const __m512 score = _mm512_load_ps(scores + j * kLanes);
+    _mm512_store_ps(scores + j * kLanes,
+                    _mm512_add_ps(score, _mm512_permutexvar_ps(backwards, line)));
+  }
+}
+
 // Hides what is not seen of keys from `start` on, and returns the largest score of each query.
 inline __m512 find_largest(float* scores, size_t start, const State& state, const Scoring& scoring,
                            bool all_seen) {
@@ -282,7 +296,7 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
   }
 
   const MatrixUnit unit;
-  const size_t last = queries[count - 1].position + 1;
+  const size_t last = seen_from(queries[count - 1].position, scoring).last;
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t present = std::min(kKeys, last - start);
@@ -294,6 +308,9 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
       for (size_t t = pair; t < std::min(tiles, pair + 2); ++t) {
         if (states[t].end <= start || states[t].begin >= start + kKeys) continue;
         add_products<false>(keys, by_tile[t], steps, scores[of_pair]);
+        if (scoring.bias != nullptr) {
+          add_bias(scores[of_pair], scoring.bias + start - queries[t * kLanes].position);
+        }
         seeing[of_pair++] = t;
       }
       for (size_t i = 0; i < of_pair; ++i) {

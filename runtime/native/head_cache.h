@@ -1,6 +1,7 @@
 // What attention goes over: the cache of one head, positions in it, and queries.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,6 +13,11 @@ namespace rbee {
 struct Scoring {
   float cap;      // scores pass through cap * tanh(score / cap); 0 for none
   size_t window;  // positions a query sees, itself included; 0 for all before it
+  size_t ahead = 0;  // and positions after it, ...
+  size_t end = 0;    // ... unless there is no such one
+  // Added to scores first, at the position of the key less that of the query; null for nothing.
+  // There are numbers for 16 less than the least such distance, and for 64 more than the largest.
+  const float* bias = nullptr;
 };
 
 // A number in 16 bits, of which 5 are its exponent's: float16.
@@ -38,7 +44,8 @@ struct Range {
 // What the query at a position sees.
 RBEE_INLINED Range seen_from(size_t position, const Scoring& scoring) {
   const size_t last = position + 1;
-  return {scoring.window != 0 && last > scoring.window ? last - scoring.window : 0, last};
+  return {scoring.window != 0 && last > scoring.window ? last - scoring.window : 0,
+          scoring.ahead != 0 ? std::min(last + scoring.ahead, scoring.end) : last};
 }
 
 // Positions that one task goes over for a single query: the same cuts in any company.

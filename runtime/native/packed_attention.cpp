@@ -2,19 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "attend_group.h"
 
 namespace rbee {
 namespace {
 
-enum Input : size_t { kQkv, kBegins, kCos, kSin, kQueryNorm, kKeyNorm };
+enum Input : size_t { kQkv, kBegins, kCos, kSin, kQueryNorm, kKeyNorm, kBias = kCos };
 
 // The weights of a norm, of so many numbers at a time; null for none.
 struct Norm {
   const float* gamma;
   size_t width;
 };
+
+// Numbers that there are to be before and after a table of biases.
+constexpr size_t kBefore = 16;
+constexpr size_t kAfter = 64;
 
 size_t count(const OnnxRuntime& ort, const ort::KernelInfo* info, const char* name) {
   return static_cast<size_t>(std::max<int64_t>(ort.attribute(info, name), 0));
@@ -32,6 +37,10 @@ struct PackedAttention::Step {
   Norm query_norm;
   Norm key_norm;
   float scale;
+  const float* biases;  // [heads, 2 * longest - 1]; null for none
+  size_t longest;
+  size_t reach;        // tokens of the longest text of this step, less one
+  float* bias;         // [heads, kBefore + 2 * reach + 1 + kAfter]
   float* queries;  // [tokens, heads, size], turned and scaled
   float* keys;     // [kv_heads, tokens, size], turned
   float* values;   // [kv_heads, tokens, size]
@@ -93,11 +102,27 @@ PackedAttention::Step PackedAttention::open(ort::KernelContext* context) const {
     if (size != step.size && size != width) throw Failure{"a norm is of no head's width"};
     return {ort_.data<const float>(gamma), size};
   };
+  if (how_.biased) open_bias(context, step);
   step.query_norm = norm(kQueryNorm, how_.heads * step.size);
   step.key_norm = norm(kKeyNorm, how_.kv_heads * step.size);
   shape[2] = static_cast<int64_t>(how_.heads * step.size);
   step.y = ort_.output<float>(context, 0, shape);
   return step;
+}
+
+void PackedAttention::open_bias(ort::KernelContext* context, Step& step) const {
+  const ort::Value* biases = ort_.input(context, kBias);
+  const std::vector<int64_t> table = ort_.dimensions(biases);
+  if (table.size() != 2 || static_cast<size_t>(table[0]) != how_.heads || table[1] % 2 != 1) {
+    throw Failure{"the bias is not one of every head, and as many distances before as after"};
+  }
+  step.biases = ort_.data<const float>(biases);
+  step.longest = static_cast<size_t>(table[1] + 1) / 2;
+  for (size_t i = 0; i < step.texts; ++i) {
+    const auto length = static_cast<size_t>(step.begins[i + 1] - step.begins[i]);
+    if (length > step.longest) throw Failure{"a distance has no bias"};
+    if (length != 0) step.reach = std::max(step.reach, length - 1);
+  }
 }
 
 // Keys and values of a head are read one after another, and many times.
@@ -172,10 +197,20 @@ void PackedAttention::compute(ort::KernelContext* context) const {
   const size_t queries = step.tokens * how_.heads * size;
   const size_t kept = step.tokens * how_.kv_heads * size;
   if (queries == 0) return;
-  step.queries = static_cast<float*>(scratch((queries + 2 * kept) * sizeof(float)));
+  const size_t stride = kBefore + 2 * step.reach + 1 + kAfter;
+  const size_t biases = how_.biased ? how_.heads * stride : 0;
+  step.queries = static_cast<float*>(scratch((queries + 2 * kept + biases) * sizeof(float)));
   step.keys = step.queries + queries;
   step.values = step.keys + kept;
+  step.bias = step.values + kept;
   by_head(context, step);
+  if (how_.biased) {
+    for (size_t head = 0; head < how_.heads; ++head) {
+      float* own = std::fill_n(step.bias + head * stride, kBefore, 0.0f);
+      const size_t from = head * (2 * step.longest - 1) + step.longest - 1 - step.reach;
+      std::fill_n(std::copy_n(step.biases + from, 2 * step.reach + 1, own), kAfter, 0.0f);
+    }
+  }
 
   const std::vector<Group> all = groups(step);
   ort_.in_parallel(context, all.size(), [&](size_t i) {
@@ -183,17 +218,22 @@ void PackedAttention::compute(ort::KernelContext* context) const {
     const size_t length = group.end - group.text;
     const size_t at = (group.kv_head * step.tokens + group.text) * size;
     const HeadCache<float> cache{step.keys + at, step.values + at, size, length};
+    Scoring scoring = how_.scoring;
+    scoring.end = length;
+    if (how_.biased) scoring.bias = step.bias + group.kv_head * stride + kBefore + step.reach;
+    // Where it matters where it stands.
+    const bool placed = how_.causal || scoring.ahead != 0;
     Query own[kGroup];
     for (size_t q = group.first; q < group.last; ++q) {
       const size_t token = q / sharing;
       const size_t head = group.kv_head * sharing + q % sharing;
       const size_t offset = ((group.text + token) * how_.heads + head) * size;
-      // Unless it sees nothing that is later, a token sees what the last one does.
-      const size_t position = how_.causal ? token : length - 1;
+      // Elsewhere a token sees what the last one does.
+      const size_t position = placed ? token : length - 1;
       own[q - group.first] = {step.queries + offset, position, step.y + offset};
     }
     const bool on_unit = kernels_.matrix_unit && length >= kTokensForTheUnit;
-    attend_group(kernels_, on_unit, own, group.last - group.first, cache, how_.scoring);
+    attend_group(kernels_, on_unit, own, group.last - group.first, cache, scoring);
   });
 }
 
@@ -201,22 +241,49 @@ PackedCausalAttention::PackedCausalAttention(ort::Api* api, const ort::KernelInf
                                              const Kernels& kernels)
     : PackedAttention(api, kernels, how(OnnxRuntime(api), info)) {}
 
-PackedAttention::How PackedCausalAttention::how(const OnnxRuntime& ort,
-                                                const ort::KernelInfo* info) {
-  const int64_t window = ort.attribute_or(info, "local_window_size", int64_t{-1});
+PackedAttention::How PackedAttention::turned(const OnnxRuntime& ort, const ort::KernelInfo* info) {
   const bool norms = ort.has_input(info, kQueryNorm);
   if (norms != ort.has_input(info, kKeyNorm)) throw Failure{"one of q_norm and k_norm is given"};
   return {
       .heads = count(ort, info, "num_heads"),
       .kv_heads = count(ort, info, "kv_num_heads"),
       .scale = ort.attribute_or(info, "scale", 0.0f),
-      .scoring = {ort.attribute_or(info, "softcap", 0.0f),
-                  window > 0 ? static_cast<size_t>(window) : 0},
-      .causal = true,
       .turns = true,
       .norms = norms,
       .epsilon = norms ? ort.float_attribute(info, "epsilon") : 0.0f,
   };
 }
+
+PackedAttention::How PackedCausalAttention::how(const OnnxRuntime& ort,
+                                                const ort::KernelInfo* info) {
+  How how = turned(ort, info);
+  const int64_t window = ort.attribute_or(info, "local_window_size", int64_t{-1});
+  how.causal = true;
+  how.scoring = {ort.attribute_or(info, "softcap", 0.0f),
+                 window > 0 ? static_cast<size_t>(window) : 0};
+  return how;
+}
+
+PackedRotaryAttention::PackedRotaryAttention(ort::Api* api, const ort::KernelInfo* info,
+                                             const Kernels& kernels)
+    : PackedAttention(api, kernels, how(OnnxRuntime(api), info)) {}
+
+PackedAttention::How PackedRotaryAttention::how(const OnnxRuntime& ort,
+                                                const ort::KernelInfo* info) {
+  How how = turned(ort, info);
+  const size_t reach = count(ort, info, "reach");
+  if (reach == 0) throw Failure{"reach is not above 0"};
+  how.scoring = {.window = reach + 1, .ahead = reach};
+  return how;
+}
+
+PackedRelativeAttention::PackedRelativeAttention(ort::Api* api, const ort::KernelInfo* info,
+                                                 const Kernels& kernels)
+    : PackedAttention(api, kernels, [&] {
+        const size_t heads = count(OnnxRuntime(api), info, "num_heads");
+        How how{.heads = heads, .kv_heads = heads, .biased = true};
+        how.scoring.ahead = std::numeric_limits<int32_t>::max();
+        return how;
+      }()) {}
 
 }  // namespace rbee

@@ -34,9 +34,13 @@ class PackedAttention {
     bool turns;     // the inputs go on with cosines and sines
     bool norms;     // and with the weights of norms of queries and keys
     float epsilon;  // in those norms
+    bool biased;    // the third input is what is added to scores, by distance
   };
 
   PackedAttention(ort::Api* api, const Kernels& kernels, const How& how);
+
+  // What attributes and inputs say of heads that are turned, and how they are normalised.
+  static How turned(const OnnxRuntime& ort, const ort::KernelInfo* info);
 
   OnnxRuntime ort_;
 
@@ -53,6 +57,7 @@ class PackedAttention {
   };
 
   Step open(ort::KernelContext* context) const;
+  void open_bias(ort::KernelContext* context, Step& step) const;
   void by_head(ort::KernelContext* context, const Step& step) const;
   std::vector<Group> groups(const Step& step) const;
 
@@ -74,6 +79,32 @@ class PackedCausalAttention : public PackedAttention {
 
  private:
   static How how(const OnnxRuntime& ort, const ort::KernelInfo* info);
+};
+
+// Every token to those of its text that are so far from it at most, before it or after it; its
+// inputs are those of PackedCausalAttention.
+class PackedRotaryAttention : public PackedAttention {
+ public:
+  static constexpr const char* kName = "PackedRotaryAttention";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt32, ort::kFloat,
+                                                 ort::kFloat, ort::kFloat, ort::kFloat};
+  static constexpr size_t kRequired = 4;
+
+  PackedRotaryAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
+
+ private:
+  static How how(const OnnxRuntime& ort, const ort::KernelInfo* info);
+};
+
+// Every token to all tokens of its text, with numbers added to scores that depend on the head and
+// on how much later the key is than the query: float[heads, 2 * longest - 1], of -(longest - 1) on.
+class PackedRelativeAttention : public PackedAttention {
+ public:
+  static constexpr const char* kName = "PackedRelativeAttention";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt32, ort::kFloat};
+  static constexpr size_t kRequired = 3;
+
+  PackedRelativeAttention(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 };
 
 }  // namespace rbee

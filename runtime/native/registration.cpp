@@ -40,7 +40,8 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
                      rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
                      rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention,
-                     rbee::PackedCausalAttention, rbee::GatedSiluExperts<false, false>,
+                     rbee::PackedCausalAttention, rbee::PackedRotaryAttention,
+                     rbee::PackedRelativeAttention, rbee::GatedSiluExperts<false, false>,
                      rbee::GatedSiluExperts<true, false>, rbee::GatedSiluExperts<false, true>,
                      rbee::GatedSiluExperts<true, true>>(ort, options, variant, "rbee");
   });

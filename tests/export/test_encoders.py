@@ -20,6 +20,7 @@ from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, hidden_states, load_
 from support.tiny_llama import copy_of
 
 from rbee_export import open_embedder
+from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_runtime.artifact import EmbedderArtifact
 
@@ -84,7 +85,7 @@ COSTS: Mapping[str, float] = {"fp16": 1e-4, "int8": 0.005, "int4": 0.2}
 
 
 @pytest.mark.parametrize("precision", COSTS)
-@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert", "mpnet"])
 def test_fidelity(
     name: str, precision: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
@@ -124,7 +125,7 @@ def run(session: ort.InferenceSession, texts: Sequence[Any]) -> Vectors:
     return vectors
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet"])
 def test_weights_saved_with_a_head(
     name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
@@ -151,6 +152,17 @@ def test_norms_of_the_first_berts(
     save_file(renamed, file)
     ours = embed(make_embedder(checkpoint, "fp32"), TEXTS)
     assert np.array_equal(ours, embed(make_embedder(make_encoder(), "fp32"), TEXTS))
+
+
+@pytest.mark.parametrize("longest", [1, 2, 8, 130, 512])
+def test_distances_are_counted_as_transformers_counts_them(longest: int) -> None:
+    import torch
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    biases = DRAW.standard_normal((BUCKETS, 3)).astype(np.float32)
+    later = torch.arange(1 - longest, longest)
+    buckets = MPNetEncoder.relative_position_bucket(later, num_buckets=BUCKETS).numpy()
+    assert np.array_equal(by_distance(biases, longest), biases[buckets].T)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -51,7 +51,7 @@ def theirs(checkpoint: Path, text: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "mpnet"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_tokens_are_those_of_transformers(name: str, text: str, make_encoder: MakeEncoder) -> None:
     plain = make_encoder(name, modules=None)
@@ -243,6 +243,10 @@ UNSUPPORTED: dict[str, tuple[Change, str]] = {
     "relative positions": (
         rewrite("config.json", position_embedding_type="relative_key"),
         "relative_key",
+    ),
+    "other buckets": (
+        rewrite("config.json", model_type="mpnet", relative_attention_num_buckets=64),
+        "relative_attention_num_buckets 64",
     ),
     "a decoder": (rewrite("config.json", is_decoder=True), "decoder"),
     "an activation": (rewrite("config.json", hidden_act="tanh"), "tanh"),

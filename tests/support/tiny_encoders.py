@@ -55,10 +55,19 @@ ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "initializer_range": 0.2,
         },
     ),
+    "mpnet": ("mpnet", {**_BERT, "max_position_embeddings": CONTEXT + 2}),
+    # With heads as wide as real ones.
+    "mpnet-wide": (
+        "mpnet",
+        {**_BERT, "hidden_size": 256, "max_position_embeddings": CONTEXT + 2},
+    ),
 }
 """By name: ``model_type``, and what is not the type's default."""
 
-WORDPIECE = ("bert", "distilbert")
+WORDPIECE = ("bert", "distilbert", "mpnet")
+_BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+_MPNET_TOKENS = ("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
 
 
 def save_encoder(
@@ -138,40 +147,34 @@ def write_json(file: Path, content: object) -> None:
 
 def save_tokenizer(directory: Path, kind: str) -> None:
     """Write the tokenizer's files of a ``model_type``."""
+    specials = _ROBERTA_TOKENS
+    options: dict[str, Any] = {"tokenizer_class": "RobertaTokenizer"}
     if kind in WORDPIECE:
-        specials = {
-            "unk": "[UNK]",
-            "cls": "[CLS]",
-            "sep": "[SEP]",
-            "pad": "[PAD]",
-            "mask": "[MASK]",
-        }
-        text = word_pieces()
-        options: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
-    else:
-        specials = {"unk": "<unk>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
-        text = byte_pairs()
-        options = {"tokenizer_class": "RobertaTokenizer"}
+        specials = _MPNET_TOKENS if kind == "mpnet" else _BERT_TOKENS
+        cls = "MPNetTokenizer" if kind == "mpnet" else "BertTokenizer"
+        options = {"tokenizer_class": cls, "do_lower_case": True}
+    text = word_pieces(specials) if kind in WORDPIECE else byte_pairs()
     (directory / "tokenizer.json").write_text(text, encoding="utf-8")
-    options |= {f"{role}_token": token for role, token in specials.items()}
+    roles = ("pad", "unk", "cls", "sep", "mask")
+    options |= {f"{role}_token": token for role, token in zip(roles, specials, strict=True)}
     write_json(directory / "tokenizer_config.json", options)
 
 
 @functools.cache
-def word_pieces() -> str:
+def word_pieces(specials: tuple[str, ...]) -> str:
     """Return a tokenizer of BERT's kind, serialised."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    _, unknown, first, last, _ = specials
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCAB, special_tokens=specials, show_progress=False
+        vocab_size=VOCAB, special_tokens=list(specials), show_progress=False
     )
     tokenizer.train_from_iterator(LINES * 3, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
     )
     return str(tokenizer.to_str())
 

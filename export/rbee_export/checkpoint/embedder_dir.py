@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rbee_export.checkpoint.embedding_decoder import EmbeddingDecoder, read_embedding_decoder
 from rbee_export.checkpoint.encoder_dir import EncoderCheckpoint, read_encoder
-from rbee_export.checkpoint.encoder_layout import ENCODERS
+from rbee_export.checkpoint.encoder_families import ENCODERS
 from rbee_export.checkpoint.hf_families import FAMILIES
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.model_directory import beside

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rbee_export.checkpoint.rope import Rope
+
 EncoderActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryAttention:
+    """How one layer with rotary embedding attends.
+
+    Attributes:
+        rope: The rotary embedding.
+        reach: How many tokens before it, and after it, a token sees; ``None`` for all.
+    """
+
+    rope: Rope
+    reach: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +35,19 @@ class EncoderConfig:
         heads: Attention heads; divides ``hidden``.
         vocab: Rows of the embedding.
         context_length: Tokens of one text at most, special ones included.
-        first_position: Row of the position table that a text's first token takes.
         norm_epsilon: Added to the variance inside normalisation.
         activation: Inside the MLP.
+        positions: There is a table of positions.
+        first_position: Row of that table that a text's first token takes.
         token_types: There is a table of token types, of which a single text is the first.
+        relative: Scores have a number added by how far apart tokens are, the same in all layers.
+        rotary: How each layer attends where heads are rotated; empty where they are not.
+        pre_norm: Each branch starts with a norm, the first layer's attention apart; else the sum
+            that it ends in is normalised.
+        gated: The MLP multiplies its activation by a second projection.
+        attention_bias: The attention's matrices have biases.
+        mlp_bias: The MLP's have.
+        norm_bias: Norms have.
     """
 
     family: str
@@ -35,10 +59,23 @@ class EncoderConfig:
     context_length: int
     norm_epsilon: float
     activation: EncoderActivation = "gelu"
+    positions: bool = True
     first_position: int = 0
     token_types: bool = True
+    relative: bool = False
+    rotary: tuple[RotaryAttention, ...] = ()
+    pre_norm: bool = False
+    gated: bool = False
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
 
     @property
     def head_dim(self) -> int:
         """Width of one head."""
         return self.hidden // self.heads
+
+    def reach(self, layer: int) -> int:
+        """Return how many tokens before it, and after it, a token of a layer sees."""
+        own = self.rotary[layer].reach if self.rotary else None
+        return self.context_length if own is None else own

@@ -43,6 +43,14 @@ class CalibratedEncoder(Generic[V]):
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._graph.positions(name, added), self._texts.positions(name, added)
 
+    def add_vector(self, x: tuple[V, Floats], name: str) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return self._graph.add_vector(x[0], name), self._texts.add_vector(x[1], name)
+
+    def norm(self, x: tuple[V, Floats], name: str) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return self._graph.norm(x[0], name), self._texts.norm(x[1], name)
+
     def add_norm(
         self, residual: tuple[V, Floats], x: tuple[V, Floats], name: str
     ) -> tuple[V, Floats]:
@@ -50,24 +58,52 @@ class CalibratedEncoder(Generic[V]):
         normed = self._graph.add_norm(residual[0], x[0], name)
         return normed, self._texts.add_norm(residual[1], x[1], name)
 
+    def add_and_norm(
+        self, residual: tuple[V, Floats], x: tuple[V, Floats], name: str
+    ) -> tuple[tuple[V, Floats], tuple[V, Floats]]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        total, normed = self._graph.add_and_norm(residual[0], x[0], name)
+        of_texts, normed_texts = self._texts.add_and_norm(residual[1], x[1], name)
+        return (total, of_texts), (normed, normed_texts)
+
     def linear(
-        self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int]
+        self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int], *, bias: bool
     ) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        product = self._rounded_product(x[1], columns, rows)
-        return self._graph.linear(x[0], columns, rows), product
+        product = self._rounded_product(x[1], columns, rows, bias=bias)
+        return self._graph.linear(x[0], columns, rows, bias=bias), product
 
-    def attention(self, qkv: tuple[V, Floats]) -> tuple[V, Floats]:
+    def attention(self, qkv: tuple[V, Floats], layer: int) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        return self._graph.attention(qkv[0]), self._texts.attention(qkv[1])
+        return self._graph.attention(qkv[0], layer), self._texts.attention(qkv[1], layer)
 
     def activated(
-        self, x: tuple[V, Floats], columns: int, rows: Mapping[str, int], kind: EncoderActivation
+        self,
+        x: tuple[V, Floats],
+        columns: int,
+        rows: Mapping[str, int],
+        kind: EncoderActivation,
+        *,
+        bias: bool,
     ) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        product = self._rounded_product(x[1], columns, rows)
-        activated = self._graph.activated(x[0], columns, rows, kind)
+        product = self._rounded_product(x[1], columns, rows, bias=bias)
+        activated = self._graph.activated(x[0], columns, rows, kind, bias=bias)
         return activated, self._texts.activation(product, kind)
+
+    def gated(
+        self,
+        x: tuple[V, Floats],
+        columns: int,
+        rows: Mapping[str, int],
+        kind: EncoderActivation,
+        *,
+        bias: bool,
+    ) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        product = self._rounded_product(x[1], columns, rows, bias=bias)
+        gated = self._graph.gated(x[0], columns, rows, kind, bias=bias)
+        return gated, self._texts.gate(product, kind)
 
     def pooled(self, x: tuple[V, Floats], kind: PoolingKind) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -81,9 +117,11 @@ class CalibratedEncoder(Generic[V]):
         """Have the graph give its vectors; nothing comes after those of the texts."""
         self._graph.output(x[0])
 
-    def _rounded_product(self, x: Floats, columns: int, rows: Mapping[str, int]) -> Floats:
+    def _rounded_product(
+        self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool
+    ) -> Floats:
         """Round matrices to what they multiply, and return what they then make of it."""
         inputs = InputMoments.of(x)
         parts = [x @ self._weights.rounded(name, n, columns, inputs).T for name, n in rows.items()]
-        product: Floats = np.concatenate(parts, axis=-1) + self._texts.bias(rows)
-        return product
+        product: Floats = np.concatenate(parts, axis=-1)
+        return product + self._texts.bias(rows) if bias else product

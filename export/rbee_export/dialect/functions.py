@@ -18,7 +18,7 @@ _MS = "com.microsoft"
 
 _PRODUCT = ("N", "K", "bits", "block_size")
 
-Gate = Literal["GatedSilu", "GatedGelu"]
+Gate = Literal["GatedSilu", "GatedGelu", "GatedErfGelu"]
 
 
 def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
@@ -39,10 +39,10 @@ def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
 
 
 def gated(opset: int, name: Gate) -> ir.Function:
-    """Return ``GatedSilu`` or ``GatedGelu``: ``activation(gate) * up``.
+    """Return ``GatedSilu``, ``GatedGelu`` or ``GatedErfGelu``: ``activation(gate) * up``.
 
     Its input is both side by side, ``float[..., 2 * width]``, the gate first. The activation is
-    ``x * sigmoid(x)``, or GELU in its approximation by ``tanh``.
+    ``x * sigmoid(x)``, or GELU in its approximation by ``tanh``, or GELU itself.
     """
     tape = Tape()
     inputs = _values("gate_up")
@@ -54,10 +54,10 @@ def gated_product(
 ) -> ir.Function:
     """Return a product with weights in blocks, and the gate of its outcome, in one.
 
-    That is ``GatedSiluProduct`` or ``GatedGeluProduct``, and for blocks with offsets
-    ``GatedSiluBlockProduct`` or ``GatedGeluBlockProduct``. Inputs and attributes are those of
-    ``BlockProduct``, without the offsets where there are none; the output, ``float[..., N / 2]``,
-    is that of :func:`gated`.
+    That is ``GatedSiluProduct``, ``GatedGeluProduct`` or ``GatedErfGeluProduct``, and for blocks
+    with offsets ``GatedSiluBlockProduct`` or ``GatedGeluBlockProduct``. Inputs and attributes are
+    those of ``BlockProduct``, without the offsets where there are none; the output, ``float[...,
+    N / 2]``, is that of :func:`gated`.
 
     Args:
         opset: Version of ONNX's own operators.
@@ -119,7 +119,7 @@ def gated_pair(tape: Tape, gate: ir.Value, up: ir.Value, name: Gate) -> ir.Value
         # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
         active = tape.op("QuickGelu", [gate], {"alpha": 1.0}, domain=_MS)
     else:
-        active = tape.op("Gelu", [gate], {"approximate": "tanh"})
+        active = tape.op("Gelu", [gate], {"approximate": "tanh"} if name == "GatedGelu" else {})
     return tape.op("Mul", [active, up])
 
 

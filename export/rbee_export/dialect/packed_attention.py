@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,21 @@ class PackedBody:
         """Return the attention of all tokens, ``float[1, T, hidden]``, but for other texts'."""
         columns = tape.op("Unsqueeze", [self._number, ints(tape.op, 0)])
         same = tape.op("Equal", [tape.op("Unsqueeze", [self._number, ints(tape.op, 1)]), columns])
+        return self._attended_hiding(tape, self.hidden_unless(tape, same))
+
+    def hidden_unless(self, tape: Tape, same: ir.Value) -> ir.Value:
+        """Return what hides some of all scores, ``float[1, 1, S, S]``.
+
+        Args:
+            tape: Where to.
+            same: Those that it does not hide, ``bool[S, S]``.
+        """
         seen, hidden = (
             tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, FLOATS[self._dtype]))})
             for value in (0.0, _HIDDEN)
         )
         bias = tape.op("Where", [same, seen, hidden])
-        bias = tape.op("Unsqueeze", [bias, ints(tape.op, 0, 1)])
-        return self._attended_hiding(tape, bias)
+        return tape.op("Unsqueeze", [bias, ints(tape.op, 0, 1)])
 
     def _measured(self) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return where texts begin, how long they are, each ``int32[N]``, and the longest's."""
@@ -161,7 +170,7 @@ class PackedBody:
             tape: Where to.
             bias: ``float[1, 1, T, T]``.
         """
-        return _attended(tape, self._qkv, None, bias)
+        return attended(tape, self._qkv, None, bias)
 
     def _attended_padded(
         self, tape: Tape, rows: ir.Value, lengths: ir.Value, longest: ir.Value
@@ -175,17 +184,24 @@ class PackedBody:
             longest: The largest of them, ``int32[1]``.
         """
         del longest
-        return _attended(tape, rows, lengths, None)
+        return attended(tape, rows, lengths, None)
 
 
-def _attended(
-    tape: Tape, qkv: ir.Value, lengths: ir.Value | None, bias: ir.Value | None
+def attended(
+    tape: Tape,
+    qkv: ir.Value,
+    lengths: ir.Value | None,
+    bias: ir.Value | None,
+    how: Mapping[str, ir.Attr] = MappingProxyType({}),
 ) -> ir.Value:
-    """Return the attention of rows of tokens: within ``lengths``, where scores have a ``bias``."""
+    """Return the attention of rows of tokens: within ``lengths``, where scores have a ``bias``.
+
+    The function has the attribute ``num_heads``; ``how`` is what else the operator is told.
+    """
     q, k, v = tape.op_multi_out("Split", [qkv], {"axis": -1, "num_outputs": 3}, num_outputs=3)
     heads = ir.RefAttr("num_heads", "num_heads", ir.AttributeType.INT)
     inputs = [q, k, v, None, lengths, bias]
-    return tape.op("MultiHeadAttention", inputs, {"num_heads": heads}, domain=_MS)
+    return tape.op("MultiHeadAttention", inputs, {"num_heads": heads, **how}, domain=_MS)
 
 
 def ints(emit: Emit, *values: int) -> ir.Value:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.dialect.functions import DOMAIN
 from rbee_export.dialect.packed_attention import PackedBody, ints
+from rbee_export.dialect.packed_heads import (
+    EPSILON,
+    FLOAT,
+    INT,
+    normed_heads,
+    same,
+    scalar,
+    split_heads,
+)
 
 _MS = "com.microsoft"
 
-_INT, _FLOAT = ir.AttributeType.INT, ir.AttributeType.FLOAT
 _INTEGERS = ("num_heads", "kv_num_heads", "local_window_size")
 _NUMBERS = ("scale", "softcap")
-_EPSILON = "epsilon"
 _NO_CACHE = (None,) * 4
 """In place of keys and values, which stand beside the queries, and of those before them."""
 
@@ -52,10 +58,10 @@ def packed_causal_attention(opset: int, dtype: ir.DataType, *, norms: bool) -> i
     body = _Body(opset, dtype, inputs)
     attended = body.either() if dtype == ir.DataType.FLOAT else body.padding()
     graph = ir.Graph(inputs, [attended], nodes=body.tape.nodes, opset_imports={"": opset, _MS: 1})
-    given = [ir.Attr(name, _INT, None) for name in _INTEGERS]
-    given += [ir.Attr(name, _FLOAT, None) for name in _NUMBERS]
+    given = [ir.Attr(name, INT, None) for name in _INTEGERS]
+    given += [ir.Attr(name, FLOAT, None) for name in _NUMBERS]
     if norms:
-        given.append(ir.Attr(_EPSILON, _FLOAT, None))
+        given.append(ir.Attr(EPSILON, FLOAT, None))
     return ir.Function(DOMAIN, "PackedCausalAttention", graph=graph, attributes=given)
 
 
@@ -69,64 +75,35 @@ class _Body(PackedBody):
 
     def _normed(self, qkv: ir.Value, norms: list[ir.Value]) -> ir.Value:
         """Return ``qkv`` with queries and keys normalised."""
-        tape = self.tape
-        queries, shared = (
-            tape.op("Unsqueeze", [tape.op("Constant", [], {"value_int": value}), ints(tape.op, 0)])
-            for value in (_same(name, _INT, "value_int") for name in ("num_heads", "kv_num_heads"))
-        )
-        heads = tape.op("Concat", [queries, shared, shared], {"axis": 0})
-        width = tape.op("Shape", [qkv], {"start": 2})
-        head_dim = tape.op("Div", [width, tape.op("ReduceSum", [heads], {"keepdims": 1})])
-        sizes = tape.op("Mul", [heads, head_dim])
-        q, k, v = tape.op_multi_out("Split", [qkv, sizes], {"axis": -1}, num_outputs=3)
-        parts = [self._norm(x, weight) for x, weight in zip((q, k), norms, strict=True)]
-        return tape.op("Concat", [*parts, v], {"axis": -1})
-
-    def _norm(self, x: ir.Value, weight: ir.Value) -> ir.Value:
-        """Return ``x`` with each of its parts as wide as ``weight`` normalised."""
-        tape = self.tape
-        cut = [ints(tape.op, 0, 0, -1), tape.op("Shape", [weight])]
-        parts = tape.op("Reshape", [x, tape.op("Concat", cut, {"axis": 0})])
-        # SimplifiedLayerNormalization does all of this, but ONNX Runtime has it in no function.
-        wide = tape.op("Cast", [parts], {"to": ir.DataType.FLOAT})
-        squares = tape.op("Mul", [wide, wide])
-        mean = tape.op("ReduceMean", [squares, ints(tape.op, -1)], {"keepdims": 1})
-        epsilon = tape.op("Constant", [], {"value_float": _same(_EPSILON, _FLOAT, "value_float")})
-        normed = tape.op("Div", [wide, tape.op("Sqrt", [tape.op("Add", [mean, epsilon])])])
-        normed = tape.op("Mul", [tape.op("Cast", [normed], {"to": self._dtype}), weight])
-        return tape.op("Reshape", [normed, ints(tape.op, 0, 0, -1)])
+        q, k, v = split_heads(self.tape, qkv)
+        parts = [
+            normed_heads(self.tape, self._dtype, x, weight)
+            for x, weight in zip((q, k), norms, strict=True)
+        ]
+        return self.tape.op("Concat", [*parts, v], {"axis": -1})
 
     def _attended_hiding(self, tape: Tape, bias: ir.Value) -> ir.Value:
         # Angles are those of where in its text each token stands.
-        text = tape.op("Sub", [self._number, _scalar(tape, 1)])
+        text = tape.op("Sub", [self._number, scalar(tape, 1)])
         count = tape.op("Cast", [tape.op("Squeeze", [self._tokens])], {"to": ir.DataType.INT32})
-        every = tape.op("Range", [_scalar(tape, 0), count, _scalar(tape, 1)])
+        every = tape.op("Range", [scalar(tape, 0), count, scalar(tape, 1)])
         own = tape.op("Sub", [every, tape.op("Gather", [self._cu_seqlens, text])])
         angles = [tape.op("Gather", [table, own]) for table in self._angles]
-        last = tape.op("Sub", [count, _scalar(tape, 1)])
+        last = tape.op("Sub", [count, scalar(tape, 1)])
         filled = [tape.op("Unsqueeze", [last, ints(tape.op, 0)]), count]
         return _attended(tape, [self._qkv, *_NO_CACHE, *filled, *angles, None, bias])
 
     def _attended_padded(
         self, tape: Tape, rows: ir.Value, lengths: ir.Value, longest: ir.Value
     ) -> ir.Value:
-        last = tape.op("Sub", [lengths, _scalar(tape, 1)])
+        last = tape.op("Sub", [lengths, scalar(tape, 1)])
         filled = [last, tape.op("Squeeze", [longest])]
         return _attended(tape, [rows, *_NO_CACHE, *filled, *self._angles])
 
 
 def _attended(tape: Tape, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    how = {name: _same(name, _INT) for name in _INTEGERS}
-    how |= {name: _same(name, _FLOAT) for name in _NUMBERS}
+    how = {name: same(name, INT) for name in _INTEGERS}
+    how |= {name: same(name, FLOAT) for name in _NUMBERS}
     how["do_rotary"] = ir.AttrInt64("do_rotary", 1)
     attended, *_ = tape.op_multi_out("GroupQueryAttention", inputs, how, num_outputs=3, domain=_MS)
     return attended
-
-
-def _same(of_function: str, kind: ir.AttributeType, name: str | None = None) -> ir.Attr:
-    """Return an attribute of a node that is as the function's is."""
-    return ir.RefAttr(name or of_function, of_function, kind)
-
-
-def _scalar(tape: Tape, value: int) -> ir.Value:
-    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value, np.int32))})

@@ -62,15 +62,15 @@ class Products:
         gate_up = self._joined(x, stacks, bias=bias)
         return self._graph.call(gated(self._opset, gate), [gate_up])
 
-    def gelu(self, x: ir.Value, columns: int, rows: Mapping[str, int]) -> ir.Value:
-        """Return GELU of what matrices and their biases make of ``x``, in one operator alike."""
+    def gelu(self, x: ir.Value, columns: int, rows: Mapping[str, int], *, bias: bool) -> ir.Value:
+        """Return GELU of what matrices make of ``x``, in one operator alike."""
         stacks = self._weights.stacked(rows, columns)
         own, matrix = stacks[0]
         if len(stacks) == 1 and self._in_pairs(matrix) and matrix.offsets is None:
             function = gelu_product(self._opset, self._accuracy)
-            inputs = self._inputs(x, matrix, own, bias=True)
+            inputs = self._inputs(x, matrix, own, bias=bias)
             return self._graph.call(function, inputs, _shape(matrix))
-        return self._graph.op("Gelu", [self._joined(x, stacks, bias=True)])
+        return self._graph.op("Gelu", [self._joined(x, stacks, bias=bias)])
 
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -172,12 +172,17 @@ class ReferenceDialect:
         if rope not in self._tables:
             self._tables[rope] = rope.tables(len(self._ids), long=self._long)
         cos, sin = (table[: x.shape[-2]] for table in self._tables[rope])
-        half = rope.dims // 2
-        rotated = x.copy()
-        a, b = x[..., :half], x[..., half : rope.dims]
-        rotated[..., :half] = a * cos - b * sin
-        rotated[..., half : rope.dims] = b * cos + a * sin
-        return rotated
+        return rotated(x, cos, sin)
+
+
+def rotated(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """Turn heads, ``float32[..., T, head_dim]``, by angles of ``float32[T, half]``."""
+    half = cos.shape[-1]
+    turned = x.copy()
+    a, b = x[..., :half], x[..., half : 2 * half]
+    turned[..., :half] = a * cos - b * sin
+    turned[..., half : 2 * half] = b * cos + a * sin
+    return turned
 
 
 def looked_up(

@@ -1,0 +1,142 @@
+"""The families of encoders: what each ``model_type`` makes of a plain one, and its names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from rbee_export.checkpoint.encoder_config import (
+    EncoderActivation,
+    EncoderConfig,
+)
+from rbee_export.checkpoint.numbers import Numbers
+from rbee_export.checkpoint.relative_positions import BUCKETS
+from rbee_export.errors import UnsupportedModel, shown
+
+_GATED: Mapping[str, EncoderActivation] = MappingProxyType(
+    {
+        "gelu": "gelu",
+        "gelu_python": "gelu",
+        **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "gelu_tanh"),
+        **dict.fromkeys(("silu", "swish"), "silu"),
+    }
+)
+_ACTIVATIONS: Mapping[str, EncoderActivation] = MappingProxyType({**_GATED, "relu": "relu"})
+_BERT_CONFIG = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "heads": "num_attention_heads",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "context": "max_position_embeddings",
+}
+_BERT_NAMES = {
+    "embedding": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "token_type": "embeddings.token_type_embeddings",
+    "embedding_norm": "embeddings.LayerNorm",
+    "q": "encoder.layer.{}.attention.self.query",
+    "k": "encoder.layer.{}.attention.self.key",
+    "v": "encoder.layer.{}.attention.self.value",
+    "o": "encoder.layer.{}.attention.output.dense",
+    "attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+    "up": "encoder.layer.{}.intermediate.dense",
+    "down": "encoder.layer.{}.output.dense",
+    "mlp_norm": "encoder.layer.{}.output.LayerNorm",
+}
+_DISTILBERT_CONFIG = {
+    **_BERT_CONFIG,
+    "layers": "n_layers",
+    "hidden": "dim",
+    "intermediate": "hidden_dim",
+    "heads": "n_heads",
+    "activation": "activation",
+}
+_DISTILBERT_NAMES = {
+    "embedding": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "embedding_norm": "embeddings.LayerNorm",
+    "q": "transformer.layer.{}.attention.q_lin",
+    "k": "transformer.layer.{}.attention.k_lin",
+    "v": "transformer.layer.{}.attention.v_lin",
+    "o": "transformer.layer.{}.attention.out_lin",
+    "attention_norm": "transformer.layer.{}.sa_layer_norm",
+    "up": "transformer.layer.{}.ffn.lin1",
+    "down": "transformer.layer.{}.ffn.lin2",
+    "mlp_norm": "transformer.layer.{}.output_layer_norm",
+}
+_MPNET_NAMES = {
+    **_BERT_NAMES,
+    "distances": "encoder.relative_attention_bias",
+    **{short: f"encoder.layer.{{}}.attention.attn.{short}" for short in ("q", "k", "v", "o")},
+    "attention_norm": "encoder.layer.{}.attention.LayerNorm",
+}
+
+
+def _plain(c: EncoderConfig, _: Numbers) -> EncoderConfig:
+    return c
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFamily:
+    """One ``model_type``.
+
+    Attributes:
+        stem: What names begin with where the encoder was saved with a head.
+        config: Names of its settings.
+        names: Names of its weights; ``{}`` stands for the layer.
+        first_position: Row of the first token; ``None`` for that after the padding token's.
+        token_types: It has a table of token types.
+        context: Tokens of a text at most where the configuration is silent.
+        epsilon: Added to the variance where it is.
+        activations: Names that the configuration may give to the activation.
+        knobs: Turns a plain encoder's configuration into this family's.
+    """
+
+    stem: str
+    config: Mapping[str, str] = field(default_factory=lambda: _BERT_CONFIG)
+    names: Mapping[str, str] = field(default_factory=lambda: _BERT_NAMES)
+    first_position: int | None = 0
+    token_types: bool = True
+    context: int = 512
+    epsilon: float = 1e-12
+    activations: Mapping[str, EncoderActivation] = field(default_factory=lambda: _ACTIVATIONS)
+    knobs: Callable[[EncoderConfig, Numbers], EncoderConfig] = _plain
+
+
+def _mpnet(c: EncoderConfig, number: Numbers) -> EncoderConfig:
+    # Whatever the configuration says, transformers counts with so many.
+    _require(number, "relative_attention_num_buckets", BUCKETS)
+    return replace(c, relative=True)
+
+
+def _require(number: Numbers, key: str, *known: Any) -> None:
+    """Refuse a setting that has another value than those known, the first where it is missing."""
+    value = number.settings.get(key, known[0])
+    if value not in known:
+        raise UnsupportedModel(
+            f"{Path(number.source).parent}: {key} {shown(value)} is not supported"
+        )
+
+
+_ROBERTA = EncoderFamily("roberta.", first_position=None)
+ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
+    {
+        "bert": EncoderFamily("bert."),
+        "roberta": _ROBERTA,
+        "xlm-roberta": _ROBERTA,
+        "camembert": _ROBERTA,
+        "distilbert": EncoderFamily(
+            "distilbert.", _DISTILBERT_CONFIG, _DISTILBERT_NAMES, token_types=False
+        ),
+        # Its padding token is the second, whatever the configuration says.
+        "mpnet": EncoderFamily(
+            "mpnet.", names=_MPNET_NAMES, first_position=2, token_types=False, knobs=_mpnet
+        ),
+    }
+)
+"""What ``model_type`` may be, and what it means."""
