@@ -108,4 +108,10 @@ struct Gelu {
   static Gate gate(const Kernels& kernels) { return kernels.gated_gelu; }
 };
 
+struct ErfGelu {
+  static constexpr const char* kProduct = "GatedErfGeluProduct";
+  static constexpr const char* kOffsetProduct = "GatedErfGeluBlockProduct";
+  static Gate gate(const Kernels& kernels) { return kernels.gated_erf_gelu; }
+};
+
 }  // namespace rbee

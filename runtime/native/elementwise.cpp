@@ -58,6 +58,9 @@ GatedSilu::GatedSilu(ort::Api* api, const ort::KernelInfo*, const Kernels& kerne
 GatedGelu::GatedGelu(ort::Api* api, const ort::KernelInfo*, const Kernels& kernels)
     : Gated(api, kernels.gated_gelu) {}
 
+GatedErfGelu::GatedErfGelu(ort::Api* api, const ort::KernelInfo*, const Kernels& kernels)
+    : Gated(api, kernels.gated_erf_gelu) {}
+
 void Gated::compute(ort::KernelContext* context) const {
   const ort::Value* input = ort_.input(context, 0);
   std::vector<int64_t> dimensions = ort_.dimensions(input);

@@ -36,6 +36,13 @@ class GatedGelu : public Gated {
   GatedGelu(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
 };
 
+// GELU itself for an activation.
+class GatedErfGelu : public Gated {
+ public:
+  static constexpr const char* kName = "GatedErfGelu";
+  GatedErfGelu(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels);
+};
+
 // total = x + skip, and its norm: total * gamma / sqrt(mean(total ** 2) + epsilon).
 class AddNorm {
  public:

@@ -19,6 +19,7 @@ const Kernels kKernels = {
     .combine = combine,
     .gated_silu = gated_silu,
     .gated_gelu = gated_gelu,
+    .gated_erf_gelu = gated_erf_gelu,
     .gelu = gelu,
     .norm = norm,
     .add_norm = add_norm,

@@ -37,6 +37,7 @@ struct Kernels {
   void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
   Gate gated_silu;
   Gate gated_gelu;
+  Gate gated_erf_gelu;
   Activation gelu;
   void (*norm)(const float* x, const float* gamma, float epsilon, size_t width, float* y);
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,

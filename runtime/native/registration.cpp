@@ -38,12 +38,14 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     // rest in place of functions that the model brings (rbee_export.dialect.functions).
     rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
                      rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
-                     rbee::GatedOffsetProduct<rbee::Silu>, rbee::GatedOffsetProduct<rbee::Gelu>,
-                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::PackedAttention,
-                     rbee::PackedCausalAttention, rbee::PackedRotaryAttention,
-                     rbee::PackedRelativeAttention, rbee::GatedSiluExperts<false, false>,
-                     rbee::GatedSiluExperts<true, false>, rbee::GatedSiluExperts<false, true>,
-                     rbee::GatedSiluExperts<true, true>>(ort, options, variant, "rbee");
+                     rbee::GatedProduct<rbee::ErfGelu>, rbee::GatedOffsetProduct<rbee::Silu>,
+                     rbee::GatedOffsetProduct<rbee::Gelu>, rbee::GatedOffsetProduct<rbee::ErfGelu>,
+                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::GatedErfGelu,
+                     rbee::PackedAttention, rbee::PackedCausalAttention,
+                     rbee::PackedRotaryAttention, rbee::PackedRelativeAttention,
+                     rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
+                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>>(
+        ort, options, variant, "rbee");
   });
 }
 

@@ -56,6 +56,10 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y) {
   gated<gelu>(gate, up, width, y);
 }
 
+void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y) {
+  gated<gelu_by_erf>(gate, up, width, y);
+}
+
 void gelu(const float* x, size_t width, float* y) {
   over(width, [&](size_t i, auto lanes) {
     store(y + i, gelu_by_erf(load(x + i, lanes)), lanes);

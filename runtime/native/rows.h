@@ -10,6 +10,7 @@ namespace rbee::RBEE_VARIANT {
 // y = activation(gate) * up; GELU in its approximation by tanh. y may be gate.
 void gated_silu(const float* gate, const float* up, size_t width, float* y);
 void gated_gelu(const float* gate, const float* up, size_t width, float* y);
+void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y);
 
 // y = x * (1 + erf(x / sqrt(2))) / 2; y may be x.
 void gelu(const float* x, size_t width, float* y);

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from support.embedding import assert_near_its_weights, embed, of_length_one
 from support.makers import MakeArtifact, MakeEncoder
-from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, hidden_states, load_encoder
+from support.native import needs_kernels
+from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, WINDOW, hidden_states, load_encoder
 from support.tiny_llama import copy_of
 
 from rbee_export import open_embedder
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_runtime.artifact import EmbedderArtifact
+from rbee_runtime.backend.session import open_with_kernels
 
 Vectors = NDArray[np.float32]
 
@@ -85,7 +87,7 @@ COSTS: Mapping[str, float] = {"fp16": 1e-4, "int8": 0.005, "int4": 0.2}
 
 
 @pytest.mark.parametrize("precision", COSTS)
-@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert", "mpnet"])
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert", "mpnet", "modernbert"])
 def test_fidelity(
     name: str, precision: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
@@ -95,23 +97,42 @@ def test_fidelity(
     assert_near_its_weights(checkpoint, artifact, TEXTS, precision=precision, most=most)
 
 
+@needs_kernels
+@pytest.mark.parametrize("name", ["bert", "mpnet-wide", "modernbert-wide", "modernbert-biases"])
+def test_parity_of_the_native_kernels(
+    name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_encoder(name)
+    theirs = of_length_one(np.stack([states.mean(0) for states in states_of(checkpoint)]))
+    graph = EmbedderArtifact.open(make_embedder(checkpoint, "fp32")).file("graph")
+    ours = run(open_with_kernels(graph, exact=True), TEXTS)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_windows_matter(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> None:
+    artifacts = [
+        make_embedder(make_encoder("modernbert", **changed), "fp32")
+        for changed in ({}, {"local_attention": WINDOW + 2})
+    ]
+    seen, farther = (embed(artifact, TEXTS) for artifact in artifacts)
+    differ = np.abs(seen - farther).max(-1) > 1e-4
+    assert differ.tolist() == [length > WINDOW // 2 + 1 for length in LENGTHS]
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "modernbert"])
 @given(lengths=st.lists(st.integers(2, CONTEXT), min_size=1, max_size=24))
 @settings(max_examples=40, deadline=None)
 def test_a_text_is_embedded_alike_in_every_pack(
-    lengths: list[int], session: ort.InferenceSession
+    name: str, lengths: list[int], make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
+    graph = EmbedderArtifact.open(make_embedder(make_encoder(name), "fp32")).file("graph")
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     draw = np.random.default_rng(sum(lengths))
     texts = [draw.integers(5, VOCAB, length) for length in lengths]
     together = run(session, texts)
     assert together.shape == (len(texts), 64)
     last = run(session, texts[-1:])
     np.testing.assert_allclose(together[-1:], last, atol=1e-5, rtol=0)
-
-
-@pytest.fixture(scope="module")
-def session(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> ort.InferenceSession:
-    graph = EmbedderArtifact.open(make_embedder(make_encoder(), "fp32")).file("graph")
-    return ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
 
 
 def run(session: ort.InferenceSession, texts: Sequence[Any]) -> Vectors:
@@ -125,13 +146,14 @@ def run(session: ort.InferenceSession, texts: Sequence[Any]) -> Vectors:
     return vectors
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
 def test_weights_saved_with_a_head(
     name: str, make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
     checkpoint = make_encoder(name, head="AutoModelForMaskedLM")
     stored = load_file(checkpoint / "model.safetensors")
-    assert any(key.startswith(f"{name}.") for key in stored)
+    stem = "model" if name == "modernbert" else name
+    assert any(key.startswith(f"{stem}.") for key in stored)
     theirs = of_length_one(np.stack([states.mean(0) for states in states_of(checkpoint)]))
     ours = embed(make_embedder(checkpoint, "fp32"), TEXTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)

@@ -248,6 +248,10 @@ UNSUPPORTED: dict[str, tuple[Change, str]] = {
         rewrite("config.json", model_type="mpnet", relative_attention_num_buckets=64),
         "relative_attention_num_buckets 64",
     ),
+    "an activation that gates nothing": (
+        rewrite("config.json", model_type="modernbert", hidden_activation="relu"),
+        "activation 'relu' is not supported for modernbert",
+    ),
     "a decoder": (rewrite("config.json", is_decoder=True), "decoder"),
     "an activation": (rewrite("config.json", hidden_act="tanh"), "tanh"),
     "an activation of no kind": (rewrite("config.json", hidden_act=[1]), "[1]"),
@@ -284,6 +288,14 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "prompts that are none": (
         rewrite("config_sentence_transformers.json", prompts={"query": 3}),
         "a text to each name",
+    ),
+    "a window of one token": (
+        rewrite("config.json", model_type="modernbert", local_attention=1),
+        "local_attention 1",
+    ),
+    "a kind of each layer": (
+        rewrite("config.json", model_type="modernbert", layer_types=["full_attention"]),
+        "layer_types",
     ),
     "fewer tokens": (rewrite("config.json", vocab_size=30), "vocab_size is 30"),
     "more layers": (rewrite("config.json", num_hidden_layers=3), "layer.2"),

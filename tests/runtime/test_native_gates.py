@@ -30,7 +30,7 @@ from rbee_runtime.device import HostDevice
 
 Array = NDArray[Any]
 
-GATES: tuple[Gate, ...] = ("GatedSilu", "GatedGelu")
+GATES: tuple[Gate, ...] = ("GatedSilu", "GatedGelu", "GatedErfGelu")
 ACCURACY = {"accuracy_level": 4}
 
 

@@ -183,7 +183,7 @@ def test_scales_at_the_end_of_what_sixteen_bits_hold() -> None:
 @needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(["GatedSilu", "GatedGelu"]),
+    name=st.sampled_from(["GatedSilu", "GatedGelu", "GatedErfGelu"]),
     width=st.integers(1, 70),
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=2),
     scale=st.sampled_from([0.1, 1.0, 30.0, 200.0]),

@@ -34,6 +34,23 @@ _ROBERTA: Mapping[str, Any] = {
     "type_vocab_size": 1,
     "pad_token_id": 1,
 }
+WINDOW = 16
+_MODERNBERT: Mapping[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+    "local_attention": WINDOW,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "cls_token_id": 2,
+    "eos_token_id": 3,
+    "sep_token_id": 3,
+    "reference_compile": False,
+}
 ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "bert": ("bert", _BERT),
     "bert-odd": ("bert", {**_BERT, "num_hidden_layers": 3, "intermediate_size": 160}),
@@ -53,6 +70,22 @@ ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "n_heads": 4,
             "max_position_embeddings": CONTEXT,
             "initializer_range": 0.2,
+        },
+    ),
+    "modernbert": ("modernbert", _MODERNBERT),
+    "modernbert-wide": (
+        "modernbert",
+        {**_MODERNBERT, "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 2},
+    ),
+    "modernbert-biases": (
+        "modernbert",
+        {
+            **_MODERNBERT,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+            "hidden_activation": "silu",
+            "local_rope_theta": None,
         },
     ),
     "mpnet": ("mpnet", {**_BERT, "max_position_embeddings": CONTEXT + 2}),

@@ -17,7 +17,11 @@ _PICKING = {"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbe
 _BLOCK_PRODUCTS = {
     "MatMulNBits",
     "BlockProduct",
-    *(f"Gated{gate}{kind}Product" for gate in ("Silu", "Gelu") for kind in ("", "Block")),
+    *(
+        f"Gated{gate}{kind}Product"
+        for gate in ("Silu", "Gelu", "ErfGelu")
+        for kind in ("", "Block")
+    ),
 }
 _PRODUCTS = {"MatMul", "FusedMatMul", "Gemm"}
 

@@ -11,10 +11,13 @@ from typing import Any
 from rbee_export.checkpoint.encoder_config import (
     EncoderActivation,
     EncoderConfig,
+    RotaryAttention,
 )
+from rbee_export.checkpoint.hf_rope import read_rope
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.relative_positions import BUCKETS
-from rbee_export.errors import UnsupportedModel, shown
+from rbee_export.checkpoint.rope import Rope
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 _GATED: Mapping[str, EncoderActivation] = MappingProxyType(
     {
@@ -75,6 +78,19 @@ _MPNET_NAMES = {
     **{short: f"encoder.layer.{{}}.attention.attn.{short}" for short in ("q", "k", "v", "o")},
     "attention_norm": "encoder.layer.{}.attention.LayerNorm",
 }
+_MODERNBERT_CONFIG = {**_BERT_CONFIG, "activation": "hidden_activation", "epsilon": "norm_eps"}
+_MODERNBERT_NAMES = {
+    "embedding": "embeddings.tok_embeddings",
+    "embedding_norm": "embeddings.norm",
+    **dict.fromkeys(("q", "k", "v"), "layers.{}.attn.Wqkv"),
+    "o": "layers.{}.attn.Wo",
+    "attention_norm": "layers.{}.attn_norm",
+    # What is activated comes first.
+    **dict.fromkeys(("gate", "up"), "layers.{}.mlp.Wi"),
+    "down": "layers.{}.mlp.Wo",
+    "mlp_norm": "layers.{}.mlp_norm",
+    "final_norm": "final_norm",
+}
 
 
 def _plain(c: EncoderConfig, _: Numbers) -> EncoderConfig:
@@ -114,6 +130,52 @@ def _mpnet(c: EncoderConfig, number: Numbers) -> EncoderConfig:
     return replace(c, relative=True)
 
 
+def _modernbert(c: EncoderConfig, number: Numbers) -> EncoderConfig:
+    far = number.above(1, "global_rope_theta", 160000.0)
+    near = number.above(1, "local_rope_theta", far if _is_null(number, "local_rope_theta") else 1e4)
+    window = number.positions("local_attention", 128)
+    if window < 2:
+        raise CheckpointError(f"{number.source}: local_attention {window} leaves no other token")
+    everywhere = RotaryAttention(_rope(c, number, far, "full_attention"))
+    nearby = RotaryAttention(_rope(c, number, near, "sliding_attention"), window // 2)
+    return replace(
+        c,
+        positions=False,
+        rotary=tuple(nearby if slides else everywhere for slides in _sliding(c, number)),
+        pre_norm=True,
+        gated=True,
+        attention_bias=bool(number.settings.get("attention_bias")),
+        mlp_bias=bool(number.settings.get("mlp_bias")),
+        norm_bias=bool(number.settings.get("norm_bias")),
+    )
+
+
+def _sliding(c: EncoderConfig, number: Numbers) -> tuple[bool, ...]:
+    """Return which layers of ModernBERT see what is near alone."""
+    every = number.count("global_attn_every_n_layers", 1024, 3)
+    kinds = number.settings.get("layer_types")
+    if kinds is None:
+        return tuple(layer % every != 0 for layer in range(c.layers))
+    if not isinstance(kinds, list) or len(kinds) != c.layers:
+        raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def _rope(c: EncoderConfig, number: Numbers, theta: float, kind: str) -> Rope:
+    return read_rope(
+        Path(number.source),
+        number.settings,
+        head_dim=c.head_dim,
+        theta=theta,
+        context_length=c.context_length,
+        kind=kind,
+    )
+
+
+def _is_null(number: Numbers, key: str) -> bool:
+    return key in number.settings and number.settings[key] is None
+
+
 def _require(number: Numbers, key: str, *known: Any) -> None:
     """Refuse a setting that has another value than those known, the first where it is missing."""
     value = number.settings.get(key, known[0])
@@ -136,6 +198,16 @@ ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
         # Its padding token is the second, whatever the configuration says.
         "mpnet": EncoderFamily(
             "mpnet.", names=_MPNET_NAMES, first_position=2, token_types=False, knobs=_mpnet
+        ),
+        "modernbert": EncoderFamily(
+            "model.",
+            _MODERNBERT_CONFIG,
+            _MODERNBERT_NAMES,
+            token_types=False,
+            context=8192,
+            epsilon=1e-5,
+            activations=_GATED,
+            knobs=_modernbert,
         ),
     }
 )

@@ -68,17 +68,26 @@ def locate_in_encoder(name: str, c: EncoderConfig, stored: Collection[str]) -> S
     family = ENCODERS[c.family]
     layer, short, suffix = split_name(name)
     plain = family.names[short].format(layer)
-    rows = None
-    if short == "positions":
-        rows = slice(c.first_position, c.first_position + c.context_length)
-    elif short == "token_type":
-        rows = slice(0, 1)
+    rows = _rows(short, c, family.names)
     suffixes = (suffix, _OLD_SUFFIXES[suffix]) if short.endswith("norm") else (suffix,)
     for stem in ("", family.stem):
         for ending in suffixes:
             if f"{stem}{plain}.{ending}" in stored:
                 return Stored(f"{stem}{plain}.{ending}", rows)
     return Stored(f"{plain}.{suffix}", rows)
+
+
+def _rows(short: str, c: EncoderConfig, names: Mapping[str, str]) -> slice | None:
+    """Return which rows of a tensor are a weight's, by its short name; ``None`` for all."""
+    if short == "positions":
+        return slice(c.first_position, c.first_position + c.context_length)
+    if short == "token_type":
+        return slice(0, 1)
+    for width, sharing in ((c.hidden, ("q", "k", "v")), (c.intermediate, ("gate", "up"))):
+        if short in sharing and len({names.get(other) for other in sharing}) == 1:
+            first = sharing.index(short) * width
+            return slice(first, first + width)
+    return None
 
 
 def _above_zero(number: Numbers, key: str) -> int:

@@ -198,10 +198,15 @@ def attended(
 
     The function has the attribute ``num_heads``; ``how`` is what else the operator is told.
     """
-    q, k, v = tape.op_multi_out("Split", [qkv], {"axis": -1, "num_outputs": 3}, num_outputs=3)
+    q, k, v = split_evenly(tape, qkv)
     heads = ir.RefAttr("num_heads", "num_heads", ir.AttributeType.INT)
     inputs = [q, k, v, None, lengths, bias]
     return tape.op("MultiHeadAttention", inputs, {"num_heads": heads, **how}, domain=_MS)
+
+
+def split_evenly(tape: Tape, qkv: ir.Value) -> Sequence[ir.Value]:
+    """Return queries, keys and values that stand side by side, as many heads of each."""
+    return tape.op_multi_out("Split", [qkv], {"axis": -1, "num_outputs": 3}, num_outputs=3)
 
 
 def ints(emit: Emit, *values: int) -> ir.Value:

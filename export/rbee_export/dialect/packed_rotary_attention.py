@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.dialect.functions import DOMAIN
-from rbee_export.dialect.packed_attention import PackedBody, attended, ints
+from rbee_export.dialect.packed_attention import PackedBody, attended, ints, split_evenly
 from rbee_export.dialect.packed_heads import (
     EPSILON,
     FLOAT,
@@ -54,23 +54,32 @@ class _Body(PackedBody):
     ) -> None:
         qkv, cu_seqlens, cos, sin, *norms = inputs
         super().__init__(opset, dtype, qkv, cu_seqlens)
+        self._angles: list[ir.Value] | None = None
         tape = self.tape
-        queries, keys, values = split_heads(tape, qkv)
+        queries, keys, values = split_heads(tape, qkv) if shared else split_evenly(tape, qkv)
         parts = [queries, keys]
         if norms:
             parts = [
                 normed_heads(tape, dtype, x, weight) for x, weight in zip(parts, norms, strict=True)
             ]
-        text = tape.op("Sub", [self._number, scalar(tape, 1)])
-        count = tape.op("Cast", [tape.op("Squeeze", [self._tokens])], {"to": ir.DataType.INT32})
-        every = tape.op("Range", [scalar(tape, 0), count, scalar(tape, 1)])
-        own = tape.op("Sub", [every, tape.op("Gather", [cu_seqlens, text])])
-        own = tape.op("Cast", [own], {"to": ir.DataType.INT64})
-        own = tape.op("Unsqueeze", [own, ints(tape.op, 0)])
-        queries, keys = (tape.op("RotaryEmbedding", [x, own, cos, sin], domain=_MS) for x in parts)
+        queries, keys = (self._turned(x, (cos, sin)) for x in parts)
         if shared:
             keys, values = self._repeated(keys), self._repeated(values)
         self._qkv = tape.op("Concat", [queries, keys, values], {"axis": -1})
+
+    def _turned(self, x: ir.Value, tables: tuple[ir.Value, ir.Value]) -> ir.Value:
+        """Return heads turned by where each token stands in its text."""
+        tape = self.tape
+        if self._angles is None:
+            text = tape.op("Sub", [self._number, scalar(tape, 1)])
+            count = tape.op("Cast", [tape.op("Squeeze", [self._tokens])], {"to": ir.DataType.INT32})
+            every = tape.op("Range", [scalar(tape, 0), count, scalar(tape, 1)])
+            own = tape.op("Sub", [every, tape.op("Gather", [self._cu_seqlens, text])])
+            # The operator takes no more tokens than there are angles.
+            angles = [tape.op("Gather", [table, own]) for table in tables]
+            places = tape.op("Cast", [every], {"to": ir.DataType.INT64})
+            self._angles = [tape.op("Unsqueeze", [places, ints(tape.op, 0)]), *angles]
+        return tape.op("RotaryEmbedding", [x, *self._angles], domain=_MS)
 
     def _repeated(self, x: ir.Value) -> ir.Value:
         """Return key or value heads, each as often as query heads share it."""
