@@ -97,7 +97,7 @@ def export_embedder(
             shapes=_shapes(config),
             precision=precision,
             embedding=Embedding(
-                dim=config.hidden,
+                dim=modules.pooling.width(config.hidden),
                 pooling=modules.pooling.kind,
                 normalized=modules.pooling.normalized,
                 prompt=modules.prompt,
@@ -123,7 +123,8 @@ def _matryoshka(checkpoint: EmbedderCheckpoint) -> tuple[int, ...] | Literal["an
     """Return the lengths that vectors may be cut to, which makes them of length 1 again."""
     modules = checkpoint.modules
     settings = modules.transformer / "config.json"
-    lengths = read_matryoshka(settings, checkpoint.settings, checkpoint.config.hidden)
+    width = modules.pooling.width(checkpoint.config.hidden)
+    lengths = read_matryoshka(settings, checkpoint.settings, width)
     return lengths if modules.pooling.normalized else ()
 
 

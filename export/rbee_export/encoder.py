@@ -14,6 +14,7 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.down                      [hidden, intermediate]
     layers.{i}.mlp_norm                  [hidden]
     final_norm                           [hidden], where branches start with a norm
+    vectors.{i}.dense                    [outputs, inputs], of a layer after the pooling
 
 A bias goes by the name of its matrix or norm with ``_bias`` appended.
 """
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import PoolingKind, SentencePooling
+from rbee_export.checkpoint.pooling import Dense, PoolingKind, SentencePooling
 
 V = TypeVar("V")
 
@@ -82,12 +83,16 @@ class EncoderDialect(Protocol[V]):
         """Make one vector of those of a text's tokens."""
         ...
 
+    def dense(self, x: V, name: str, layer: Dense) -> V:
+        """Have each text's vector go through a layer."""
+        ...
+
     def normalized(self, x: V) -> V:
         """Divide each vector by its length."""
         ...
 
-    def output(self, x: V) -> None:
-        """Make these vectors, one a text, the output."""
+    def output(self, x: V, width: int) -> None:
+        """Make these vectors, one a text, of so many numbers, the output."""
         ...
 
 
@@ -110,8 +115,12 @@ def build(
             x = ops.add_norm(x, _mlp(ops, c, at, x), at + "mlp_norm")
         if progress is not None:
             progress(i + 1)
-    embedded = ops.pooled(x, pooling.kind)
-    ops.output(ops.normalized(embedded) if pooling.normalized else embedded)
+    vectors = ops.pooled(x, pooling.kind)
+    for name, layer in pooling.named_layers():
+        vectors = ops.dense(vectors, name, layer)
+    if pooling.normalized:
+        vectors = ops.normalized(vectors)
+    ops.output(vectors, pooling.width(c.hidden))
 
 
 def _embedded(ops: EncoderDialect[V], c: EncoderConfig) -> V:

@@ -12,7 +12,8 @@ from rbee_export.checkpoint.sentence_modules import LIMITS, MODULES, PROMPTS
 from rbee_export.errors import CheckpointError, ExportError, UnsupportedModel
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-_POOLING = re.compile(r"[^/]*Pooling/config\.json")
+_SETTINGS = re.compile(r"[^/]*(Pooling|Dense)/config\.json")
+_DENSE = re.compile(r"(?P<folder>[^/]*Dense)/[^/]+")
 _NO_MODEL = ("mmproj", "imatrix")
 """What GGUF files begin with that hold no language model."""
 
@@ -58,7 +59,11 @@ def _modules(names: Collection[str]) -> list[str]:
     if MODULES not in names:
         return []
     own = [name for name in (MODULES, PROMPTS, LIMITS) if name in names]
-    return own + sorted(name for name in names if _POOLING.fullmatch(name))
+    own += sorted(name for name in names if _SETTINGS.fullmatch(name))
+    for folder in sorted({found["folder"] for found in map(_DENSE.fullmatch, names) if found}):
+        inside = [name.rpartition("/")[2] for name in names if name.startswith(f"{folder}/")]
+        own += [f"{folder}/{name}" for name in choose_weights(inside)]
+    return own
 
 
 def gguf_files(source: str, names: Iterable[str], wanted: str | None) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ class Weights:
     Attributes:
         checkpoint: Where they come from.
         precision: ``fp32``, ``fp16`` and ``bf16`` hold everything so; ``int8`` and ``int4``
-            quantise in blocks of 32, the embedding and output projection always to 8 bits;
+            quantise in blocks of 32, the embedding, the output projection and layers after a
+            pooling always to 8 bits;
             ``gguf`` keeps the file's own blocks.
         beside: How whatever is not in blocks is held, where the precision is one of blocks.
         report: What became of each weight that was asked for.
@@ -206,7 +207,7 @@ class Weights:
         if self.precision == "fp32":
             return tensor.dense()
         self._check_blocks(name, columns)
-        outer = name in ("embedding", "lm_head")
+        outer = name in ("embedding", "lm_head") or name.startswith("vectors.")
         bits: Bits = 8 if self.precision == "int8" or outer else 4
         return quantize_pieces(tensor.pieces(), (tensor.shape[0], columns), bits)
 

@@ -192,8 +192,11 @@ def test_an_encoder_in_a_folder_of_its_own(make_encoder: MakeEncoder, tmp_path: 
 Change = Callable[[Path], object]
 
 
+DENSE = {"in_features": 64, "out_features": 32, "bias": True}
+
+
 def modules(*names: str) -> Change:
-    return lambda encoder: save_modules(encoder, names, {"pooling_mode_mean_tokens": True})
+    return lambda encoder: save_modules(encoder, names, {"pooling_mode_mean_tokens": True}, [DENSE])
 
 
 def rewrite(name: str, **changes: Any) -> Change:
@@ -201,6 +204,15 @@ def rewrite(name: str, **changes: Any) -> Change:
         file = encoder / name
         content = json.loads(file.read_text()) if file.is_file() else {}
         write_json(file, {**content, **changes})
+
+    return change
+
+
+def dense(**settings: Any) -> Change:
+    def change(encoder: Path) -> None:
+        layer = {**DENSE, **settings}
+        kinds = ("Transformer", "Pooling", "Dense", "Normalize")
+        save_modules(encoder, kinds, {"pooling_mode_mean_tokens": True}, [layer])
 
     return change
 
@@ -213,7 +225,16 @@ def folder(path: object) -> Change:
 
 
 UNSUPPORTED: dict[str, tuple[Change, str]] = {
-    "a dense layer": (modules("Transformer", "Pooling", "Dense"), "Dense"),
+    "a layer norm": (modules("Transformer", "Pooling", "LayerNorm"), "LayerNorm"),
+    "a dense layer behind the norm": (
+        modules("Transformer", "Pooling", "Normalize", "Dense"),
+        "Normalize → Dense",
+    ),
+    "a dense layer's activation": (
+        dense(activation_function="torch.nn.modules.activation.ReLU"),
+        "activation.ReLU' is not supported; Identity and Tanh are",
+    ),
+    "a dense layer of tokens": (dense(module_input_name="token_embeddings"), "module_input_name"),
     "no pooling": (modules("Transformer"), "Transformer"),
     "word vectors": (modules("WordEmbeddings", "Pooling"), "WordEmbeddings"),
     "maximum": (rewrite("1_Pooling/config.json", pooling_mode="max"), "max"),
@@ -270,6 +291,30 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "a prompt without text": (
         rewrite("config_sentence_transformers.json", default_prompt_name="query"),
         "query",
+    ),
+    "a dense layer of another width": (
+        dense(in_features=32),
+        "takes vectors of 32 numbers, but what comes before it gives 64",
+    ),
+    "a dense layer without settings": (
+        lambda encoder: (dense()(encoder), (encoder / "2_Dense" / "config.json").unlink()),
+        "2_Dense/config.json",
+    ),
+    "a dense layer that is a pickle": (
+        lambda encoder: (
+            dense()(encoder),
+            (encoder / "2_Dense" / "model.safetensors").rename(
+                encoder / "2_Dense" / "pytorch_model.bin"
+            ),
+        ),
+        "never loaded",
+    ),
+    "a dense layer of more outputs": (
+        lambda encoder: (
+            dense()(encoder),
+            rewrite("2_Dense/config.json", out_features=48)(encoder),
+        ),
+        "shape",
     ),
     "a limit of nothing": (
         rewrite("sentence_bert_config.json", max_seq_length=0),

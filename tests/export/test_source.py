@@ -128,8 +128,15 @@ def test_a_directory_of_sentence_transformers(find: Find, hub: HubStandIn) -> No
         "sentence_bert_config.json": "{}",
         "config_sentence_transformers.json": "{}",
         "1_Pooling/config.json": "{}",
+        "2_Dense/config.json": "{}",
+        "2_Dense/model.safetensors": WEIGHTS,
     }
-    left = {"2_Dense/model.safetensors": WEIGHTS, "vocab.txt": "[PAD]"}
+    left = {
+        "1_Pooling/model.safetensors": WEIGHTS,
+        "2_Dense/pytorch_model.bin": WEIGHTS,
+        "3_LayerNorm/config.json": "{}",
+        "vocab.txt": "[PAD]",
+    }
     hub.add("org/encoder", {**MODEL, **modules, **left, **LEFT})
     path = find("hf:org/encoder").path
     present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()}

@@ -71,6 +71,7 @@ def save_embedding_decoder(
     *,
     modules: Sequence[str] = ("Transformer", "Pooling", "Normalize"),
     pooling: Mapping[str, Any] | None = None,
+    dense: Sequence[Mapping[str, Any]] = (),
     head: str = "AutoModel",
     dtype: str = "float32",
     **changed: Any,
@@ -84,6 +85,7 @@ def save_embedding_decoder(
         name: One of ``DECODERS``.
         modules: Those of sentence-transformers.
         pooling: Settings of the second; the last token by default.
+        dense: Settings of those called ``Dense``.
         head: The class to save it as; one with a head gives weights a prefix.
         dtype: Of the stored weights.
         changed: Configuration that differs from the decoder's.
@@ -95,7 +97,7 @@ def save_embedding_decoder(
     (directory / "tokenizer.json").write_text(ending_tokenizer(), encoding="utf-8")
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": END}
     write_json(directory / "tokenizer_config.json", options)
-    save_modules(directory, modules, pooling or LAST_TOKEN)
+    save_modules(directory, modules, pooling or LAST_TOKEN, dense)
     return directory
 
 

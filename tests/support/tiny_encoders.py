@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from .tiny_tokenizer import LINES
@@ -109,6 +110,7 @@ def save_encoder(
     *,
     modules: Sequence[str] | None = ("Transformer", "Pooling", "Normalize"),
     pooling: Mapping[str, Any] | None = None,
+    dense: Sequence[Mapping[str, Any]] = (),
     head: str = "AutoModel",
     dtype: str = "float32",
     **changed: Any,
@@ -122,6 +124,7 @@ def save_encoder(
         name: One of ``ENCODERS``.
         modules: Those of sentence-transformers to list; ``None`` for a plain directory.
         pooling: Settings of the second; the mean by default.
+        dense: Settings of those called ``Dense``.
         head: The class to save it as; one with a head gives weights a prefix.
         dtype: Of the stored weights.
         changed: Configuration that differs from the encoder's.
@@ -130,7 +133,7 @@ def save_encoder(
     save_weights(directory, kind, {**config, **changed}, head=head, dtype=dtype)
     save_tokenizer(directory, kind)
     if modules is not None:
-        save_modules(directory, modules, pooling or {"pooling_mode_mean_tokens": True})
+        save_modules(directory, modules, pooling or {"pooling_mode_mean_tokens": True}, dense)
     return directory
 
 
@@ -159,17 +162,43 @@ def save_weights(
     model.to(getattr(torch, dtype)).save_pretrained(directory)
 
 
-def save_modules(directory: Path, modules: Sequence[str], pooling: Mapping[str, Any]) -> None:
-    """Write the files of sentence-transformers."""
+def save_modules(
+    directory: Path,
+    modules: Sequence[str],
+    pooling: Mapping[str, Any],
+    dense: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write the files of sentence-transformers.
+
+    Args:
+        directory: Where to.
+        modules: Those to list.
+        pooling: Settings of the second.
+        dense: Settings of those called ``Dense``, whose weights are random.
+    """
     folders = ["", *(f"{i}_{module}" for i, module in enumerate(modules[1:], 1))]
     listed = [
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{module}"}
         for i, (module, folder) in enumerate(zip(modules, folders, strict=True))
     ]
     write_json(directory / "modules.json", listed)
+    settings = iter(dense)
     for module, folder in zip(modules, folders, strict=True):
         if module == "Pooling":
             write_json(directory / folder / "config.json", pooling)
+        elif module == "Dense":
+            save_dense(directory / folder, next(settings))
+
+
+def save_dense(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a dense layer, and random weights that fit them."""
+    write_json(folder / "config.json", settings)
+    draw = np.random.default_rng(settings["out_features"])
+    shape = (settings["out_features"], settings["in_features"])
+    weights = {"linear.weight": draw.standard_normal(shape, np.float32) / np.float32(8)}
+    if settings["bias"]:
+        weights["linear.bias"] = draw.standard_normal(shape[0], np.float32)
+    save_file(weights, folder / "model.safetensors")
 
 
 def write_json(file: Path, content: object) -> None:

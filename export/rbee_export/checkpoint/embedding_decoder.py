@@ -65,6 +65,7 @@ def read_embedding_decoder(
         raise UnsupportedModel(
             f"{directory}: layers without rotary embedding are not supported in embedding models"
         )
+    modules.pooling.check(config.hidden)
     config = replace(
         config,
         context_length=min(modules.longest or config.context_length, config.context_length),

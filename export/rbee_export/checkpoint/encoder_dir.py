@@ -48,6 +48,7 @@ def read_encoder(
     if not modules.files:
         _require_embeddings(directory, settings)
     config = read_encoder_config(directory / "config.json", settings)
+    modules.pooling.check(config.hidden)
     longest = min(modules.longest or config.context_length, config.context_length)
     config = replace(config, context_length=longest)
     return EncoderCheckpoint(name, config, modules, read_shards(directory), settings)

@@ -14,6 +14,7 @@ from rbee_export.checkpoint.encoder_tokenizer import (
     reads_vocabulary,
 )
 from rbee_export.checkpoint.layout import Stored
+from rbee_export.checkpoint.model_directory import read_shards
 from rbee_export.checkpoint.safetensors_dir import DenseTensor, model_files, read_tensor
 from rbee_export.checkpoint.sentence_modules import SentenceModules
 
@@ -57,6 +58,10 @@ class SentenceCheckpoint(ABC, Generic[Config]):
             CheckpointError: The checkpoint has no such weight.
             UnsupportedModel: It is stored in a type this exporter does not read.
         """
+        for matrix, layer in self.modules.pooling.named_layers():
+            if name in (matrix, f"{matrix}_bias"):
+                stored = Stored("linear.bias" if name.endswith("_bias") else "linear.weight")
+                return read_tensor(layer.folder, read_shards(layer.folder), stored)
         return read_tensor(self.modules.transformer, self.shards, self.place(name))
 
     def tokenizer(self) -> str:

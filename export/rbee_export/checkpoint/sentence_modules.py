@@ -1,8 +1,8 @@
 """What sentence-transformers says of an encoder: which vector it makes of a text, and of which.
 
 Its directories hold a list of modules, ``modules.json``: the encoder, how its vectors are pooled,
-and whether the outcome is normalised. Directories without the list are what that library makes of
-them as well: the mean of all vectors, as it is.
+layers that the outcome goes through, and whether it is normalised. Directories without the list are
+what that library makes of them as well: the mean of all vectors, as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rbee_export.checkpoint.json_file import read_json, read_text
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.own_file import LARGEST_SETTINGS
 from rbee_export.checkpoint.pooling import PoolingKind, SentencePooling
+from rbee_export.checkpoint.sentence_dense import dense_files, read_dense
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 MODULES = "modules.json"
@@ -74,11 +75,13 @@ def read_modules(path: Path) -> SentenceModules:
         return SentenceModules(path)
     folders = _folders(file)
     kinds = [kind for kind, _ in folders]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    inner = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
+    if kinds[:2] != ["Transformer", "Pooling"] or not set(inner) <= {"Dense"}:
         raise UnsupportedModel(
             f"{file}: the modules {shown(' → '.join(kinds))} are not supported; "
-            "Transformer → Pooling is, and → Normalize after it"
+            "Transformer → Pooling is, and → Dense and → Normalize after it"
         )
+    layers = tuple(read_dense(folder) for kind, folder in folders if kind == "Dense")
     transformer, pooled = folders[0][1], folders[1][1] / "config.json"
     limits, prompts = transformer / LIMITS, path / PROMPTS
     pooling = read_json(pooled)
@@ -92,7 +95,7 @@ def read_modules(path: Path) -> SentenceModules:
     longest = limit.get("max_seq_length")
     return SentenceModules(
         transformer=transformer,
-        pooling=SentencePooling(_pooling(pooled, pooling), kinds[-1] == "Normalize"),
+        pooling=SentencePooling(_pooling(pooled, pooling), kinds[-1] == "Normalize", layers),
         prompt=prompt,
         prompts=_prompts(prompts, named),
         longest=None
@@ -100,7 +103,10 @@ def read_modules(path: Path) -> SentenceModules:
         else Numbers(str(limits), limit).positions("max_seq_length"),
         lowercase=limit.get("do_lower_case") is True,
         strips=True,
-        files=tuple(found for found in (file, prompts, limits, pooled) if found.is_file()),
+        files=(
+            *(found for found in (file, prompts, limits, pooled) if found.is_file()),
+            *(found for layer in layers for found in dense_files(layer)),
+        ),
     )
 
 

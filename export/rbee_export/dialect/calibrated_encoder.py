@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation
-from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.checkpoint.pooling import Dense, PoolingKind
 from rbee_export.dialect.encoder_reference import EncoderReference
 from rbee_export.dialect.reference import Floats
 from rbee_export.encoder import EncoderDialect
@@ -113,9 +113,13 @@ class CalibratedEncoder(Generic[V]):
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._graph.normalized(x[0]), self._texts.normalized(x[1])
 
-    def output(self, x: tuple[V, Floats]) -> None:
+    def dense(self, x: tuple[V, Floats], name: str, layer: Dense) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return self._graph.dense(x[0], name, layer), self._texts.dense(x[1], name, layer)
+
+    def output(self, x: tuple[V, Floats], width: int) -> None:
         """Have the graph give its vectors; nothing comes after those of the texts."""
-        self._graph.output(x[0])
+        self._graph.output(x[0], width)
 
     def _rounded_product(
         self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.checkpoint.pooling import Dense, PoolingKind
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.reference import (
@@ -24,7 +24,7 @@ from rbee_export.dialect.reference import (
     rotated,
     silu,
 )
-from rbee_export.dialect.text_vectors import normalized, pooled
+from rbee_export.dialect.text_vectors import normalized, pooled, through
 from rbee_export.weights import Weights
 
 _STEPS = 256
@@ -39,7 +39,7 @@ class EncoderReference:
     """An :class:`~rbee_export.encoder.EncoderDialect` that computes.
 
     Attributes:
-        embeddings: One vector a text, ``float32[N, hidden]``, once the encoder is built.
+        embeddings: One vector a text, ``float32[N, dim]``, once the encoder is built.
     """
 
     def __init__(
@@ -150,8 +150,13 @@ class EncoderReference:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return normalized(x)
 
-    def output(self, x: Floats) -> None:
+    def dense(self, x: Floats, name: str, layer: Dense) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        return through(self._weights, x, name, layer)
+
+    def output(self, x: Floats, width: int) -> None:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        del width
         self.embeddings = x
 
     def _attended(self, qkv: Floats, layer: int) -> Floats:

@@ -5,7 +5,7 @@ after another:
 
     input_ids     int64[T]
     cu_seqlens    int32[N + 1]     where each text begins, and last T
-    embeddings    float32[N, hidden]
+    embeddings    float32[N, dim]
 
 With weights in blocks, activations are ``float[1, T, width]``; otherwise they are flat,
 ``float[T, width]``, for a product is then a ``Gemm``, which takes matrices only.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.checkpoint.pooling import Dense, PoolingKind
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.dialect.functions import Gate
 from rbee_export.dialect.graph import GraphWriter
@@ -165,9 +165,13 @@ class PackedDialect:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._texts.normalized(x)
 
-    def output(self, x: ir.Value) -> None:
+    def dense(self, x: ir.Value, name: str, layer: Dense) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        self._texts.output(x, self._c.hidden)
+        return self._products.dense(x, name, layer)
+
+    def output(self, x: ir.Value, width: int) -> None:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        self._texts.output(x, width)
 
     def _attended(self, rows: ir.Value, layer: int) -> ir.Value:
         """Return the attention of queries, keys and values in one row, ``float[1, T, hidden]``."""

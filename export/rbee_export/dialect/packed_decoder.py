@@ -5,7 +5,7 @@ after another:
 
     input_ids     int64[T]
     cu_seqlens    int32[N + 1]     where each text begins, and last T
-    embeddings    float32[N, hidden]
+    embeddings    float32[N, dim]
 
 What would be the last position of a language model is the pooling of texts here, and vectors take
 the place of logits. Activations are laid out as an encoder's.
@@ -81,7 +81,10 @@ class PackedDecoder(OrtOperations):
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """Make one vector of those of a text's tokens."""
-        return self._texts.pooled(x if self._flat else self._of_tokens(x), self._pooling.kind)
+        vectors = self._texts.pooled(x if self._flat else self._of_tokens(x), self._pooling.kind)
+        for name, layer in self._pooling.named_layers():
+            vectors = self._products.dense(vectors, name, layer)
+        return vectors
 
     def logits(
         self, x: ir.Value, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None
@@ -89,7 +92,7 @@ class PackedDecoder(OrtOperations):
         """Make the vectors, one a text, the output."""
         del name, rows, tied, bias, cap
         vectors = self._texts.normalized(x) if self._pooling.normalized else x
-        self._texts.output(vectors, self._c.hidden)
+        self._texts.output(vectors, self._pooling.width(self._c.hidden))
 
     def _in_rows(self, x: ir.Value) -> ir.Value:
         """Return what there is of each token as one row of all tokens, ``[1, T, ...]``."""

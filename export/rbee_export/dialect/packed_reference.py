@@ -12,7 +12,7 @@ import numpy as np
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.pooling import SentencePooling
 from rbee_export.dialect.reference import Floats, ReferenceDialect
-from rbee_export.dialect.text_vectors import normalized, pooled
+from rbee_export.dialect.text_vectors import normalized, pooled, through
 from rbee_export.weights import Weights
 
 
@@ -20,7 +20,7 @@ class PackedReference(ReferenceDialect):
     """A :class:`~rbee_export.decoder.Dialect` that embeds texts.
 
     Attributes:
-        output: One vector a text, ``float32[N, hidden]``, once the decoder is built.
+        output: One vector a text, ``float32[N, dim]``, once the decoder is built.
     """
 
     def __init__(
@@ -42,7 +42,10 @@ class PackedReference(ReferenceDialect):
 
     def last_position(self, x: Floats) -> Floats:
         """Make one vector of those of a text's tokens."""
-        return pooled(np.split(x, self._cuts), self._pooling.kind)
+        vectors = pooled(np.split(x, self._cuts), self._pooling.kind)
+        for name, layer in self._pooling.named_layers():
+            vectors = through(self._weights, vectors, name, layer)
+        return vectors
 
     def logits(
         self, x: Floats, name: str, rows: int, *, tied: bool, bias: bool, cap: float | None

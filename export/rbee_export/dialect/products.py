@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint.config import Experts
+from rbee_export.checkpoint.pooling import Dense
 from rbee_export.dialect.experts import block_experts, dense_experts
 from rbee_export.dialect.functions import Gate, block_product, gated, gated_product, gelu_product
 from rbee_export.dialect.graph import GraphWriter
@@ -71,6 +72,27 @@ class Products:
             inputs = self._inputs(x, matrix, own, bias=bias)
             return self._graph.call(function, inputs, _shape(matrix))
         return self._graph.op("Gelu", [self._joined(x, stacks, bias=bias)])
+
+    def dense(self, x: ir.Value, name: str, layer: Dense) -> ir.Value:
+        """Return what a layer after the pooling makes of vectors, ``float32[N, outputs]``.
+
+        Args:
+            x: The vectors, ``float32[N, inputs]``.
+            name: Of the layer's matrix.
+            layer: The layer.
+        """
+        graph, weights = self._graph, self._weights
+        if self._on_cpu:
+            y = self.linear(x, layer.inputs, {name: layer.outputs}, bias=layer.bias)
+        else:
+            # From the pooling on, vectors are in float32.
+            matrix = weights.table(name, layer.outputs, layer.inputs, "float32")
+            inputs = [x, graph.stored(name, matrix)]
+            if layer.bias:
+                bias = f"{name}_bias"
+                inputs.append(graph.stored(bias, weights.vector(bias, layer.outputs)))
+            y = graph.op("Gemm", inputs, {"transB": 1})
+        return graph.op("Tanh", [y]) if layer.activation == "tanh" else y
 
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rbee_export.checkpoint.pooling import PoolingKind
-from rbee_export.dialect.reference import Floats
+from rbee_export.checkpoint.pooling import Dense, PoolingKind
+from rbee_export.dialect.reference import Floats, product
+from rbee_export.weights import Weights
 
 
 def pooled(texts: Sequence[Floats], kind: PoolingKind) -> Floats:
@@ -21,6 +22,21 @@ def pooled(texts: Sequence[Floats], kind: PoolingKind) -> Floats:
         means: Floats = np.stack([text.mean(0) for text in texts]).astype(np.float32)
         return means
     return np.stack([text[0 if kind == "cls" else -1] for text in texts])
+
+
+def through(weights: Weights, x: Floats, name: str, layer: Dense) -> Floats:
+    """Return what a layer makes of vectors, ``float32[N, outputs]``.
+
+    Args:
+        weights: Those of the layer among them.
+        x: The vectors, ``float32[N, inputs]``.
+        name: Of the layer's matrix.
+        layer: The layer.
+    """
+    y = product(weights, x, name, layer.outputs, layer.inputs)
+    if layer.bias:
+        y += weights.vector(f"{name}_bias", layer.outputs)
+    return np.tanh(y) if layer.activation == "tanh" else y
 
 
 def normalized(x: Floats) -> Floats:
