@@ -152,6 +152,13 @@ def embedder_precision(checkpoint: EmbedderCheckpoint, options: Options) -> Prec
         raise ExportError(
             f"{checkpoint.name}: embedding models run on ONNX Runtime; use --target cpu or cuda"
         )
+    config = checkpoint.config
+    overflows = isinstance(config, DecoderConfig) and config.overflows_fp16
+    if overflows and (options.precision == "fp16" or options.target == "cuda"):
+        raise ExportError(
+            f"{checkpoint.name}: activations of {config.family} overflow fp16; use --target cpu "
+            "and int8, int4 or fp32"
+        )
     if options.precision == "auto":
         return "fp16" if options.target == "cuda" else "int8"
     if options.precision == "gguf":

@@ -94,8 +94,14 @@ COSTS: Mapping[str, float] = {"fp16": 1e-4, "int8": 0.01, "int4": 0.4}
 """The most that the worst cosine may fall short of one, with weights as wild as these."""
 
 
-@pytest.mark.parametrize("precision", COSTS)
-@pytest.mark.parametrize("name", ["qwen3", "mistral"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, precision) for name in ("qwen3", "mistral") for precision in COSTS),
+        ("gemma3", "int8"),
+        ("gemma3", "int4"),
+    ],
+)
 def test_fidelity(
     name: str, precision: str, make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
@@ -103,6 +109,39 @@ def test_fidelity(
     artifact = make_embedder(checkpoint, precision)
     most = COSTS[precision]
     assert_near_its_weights(checkpoint, artifact, TEXTS, precision=precision, most=most)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gemma3-wide"])
+def test_parity_of_the_native_kernels(
+    name: str, make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    checkpoint = make_embedding_decoder(name)
+    graph = EmbedderArtifact.open(make_embedder(checkpoint, "fp32")).file("graph")
+    ours = run(open_with_kernels(graph, exact=True), TEXTS)
+    np.testing.assert_allclose(ours, of_length_one(theirs(checkpoint)), atol=2e-5, rtol=0)
+
+
+def test_fp16_is_refused_where_activations_overflow_it(
+    make_embedding_decoder: MakeEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--model", str(make_embedding_decoder("gemma3")), "--out", str(tmp_path / "out")]
+    for how in (["--target", "cuda"], ["--precision", "fp16"]):
+        assert main([*asked, *how]) == 3
+        assert "activations of gemma3 overflow fp16; use --target cpu" in capsys.readouterr().err
+
+
+def test_windows_that_look_both_ways(
+    make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact
+) -> None:
+    # Saved, the configuration says 2 * WINDOW + 1 and so on; read, it has half of that and itself.
+    artifacts = [
+        make_embedder(make_embedding_decoder("gemma3", sliding_window=window), "fp32")
+        for window in (4 * WINDOW, 4 * WINDOW + 4)
+    ]
+    seen, farther = (embed(artifact, TEXTS) for artifact in artifacts)
+    differ = np.abs(seen - farther).max(-1) > 1e-5
+    assert differ.tolist() == [length > WINDOW + 1 for length in LENGTHS]
 
 
 @given(lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=24))

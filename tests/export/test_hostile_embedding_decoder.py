@@ -20,6 +20,24 @@ from rbee_export.cli import main
 REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
     "both sides": ({"is_causal": False}, "see those that come later"),
     "both sides, said otherwise": ({"use_bidirectional_attention": True}, "that come later"),
+    "a cap, on both sides": (
+        {
+            "model_type": "gemma3_text",
+            "use_bidirectional_attention": True,
+            "hidden_act": "gelu_pytorch_tanh",
+            "attn_logit_softcapping": 30.0,
+        },
+        "attn_logit_softcapping",
+    ),
+    "a part of heads turned, on both sides": (
+        {
+            "model_type": "gemma3_text",
+            "use_bidirectional_attention": True,
+            "hidden_act": "gelu_pytorch_tanh",
+            "partial_rotary_factor": 0.5,
+        },
+        "partial_rotary_factor",
+    ),
     "code of its own": (
         {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}},
         "modeling_qwen.Qwen2Model",

@@ -31,6 +31,17 @@ _BASE: Mapping[str, Any] = {
     # Far wider than models start with, so that attention attends.
     "initializer_range": 0.2,
 }
+_GEMMA3: Mapping[str, Any] = {
+    **_BASE,
+    "num_hidden_layers": 7,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    # The configuration halves it whenever it is read.
+    "sliding_window": 4 * WINDOW,
+    "query_pre_attn_scalar": 24,
+    "use_bidirectional_attention": True,
+    "initializer_range": 0.1,
+}
 DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3": ("qwen3", {**_BASE, "head_dim": 32, "rope_theta": 1e6}),
     "qwen3-windows": (
@@ -59,6 +70,9 @@ DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "query_pre_attn_scalar": 24,
         },
     ),
+    "gemma3": ("gemma3_text", _GEMMA3),
+    # With heads as wide as real ones.
+    "gemma3-wide": ("gemma3_text", {**_GEMMA3, "num_attention_heads": 3, "head_dim": 256}),
     "olmo2": ("olmo2", _BASE),
     "phi": ("phi", {**_BASE, "partial_rotary_factor": 1.0}),
 }

@@ -16,7 +16,8 @@ class Attention:
 
     Attributes:
         rope: Rotary embedding; ``None`` for a layer without positions.
-        window: Latest positions a token sees, itself included; ``None`` for all.
+        window: Latest positions a token sees, itself included, and where attention is not causal
+            as many from itself on; ``None`` for all.
     """
 
     rope: Rope | None
@@ -79,6 +80,7 @@ class DecoderConfig:
         attention_scale: Factor on query-key products; ``None`` for ``1 / sqrt(head_dim)``.
         attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
         logits_cap: Soft cap on the logits.
+        causal: A token sees none that comes later.
         experts: Those of its layers that have some; ``None`` where none has.
         overflows_fp16: Its residual stream grows beyond what a 16-bit float of 5 exponent bits
             holds; it was trained in ``bfloat16``.
@@ -113,6 +115,7 @@ class DecoderConfig:
     attention_scale: float | None = None
     attention_cap: float | None = None
     logits_cap: float | None = None
+    causal: bool = True
     experts: Experts | None = None
     overflows_fp16: bool = False
 

@@ -51,8 +51,8 @@ def read_embedding_decoder(
         UnsupportedModel: It does what is not known here.
     """
     directory = modules.transformer
-    _require_causal(directory, settings)
     config = read_config(directory / "config.json", settings)
+    _require_known_attention(directory, settings, config)
     if config.experts is not None:
         raise UnsupportedModel(
             f"{directory}: mixtures of experts are not supported in embedding models"
@@ -78,12 +78,28 @@ def read_embedding_decoder(
     return EmbeddingDecoder(name, config, modules, read_shards(directory), settings)
 
 
-def _require_causal(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a decoder that was trained on to see what comes later, or may have been."""
-    if settings.get("is_causal") is False or settings.get("use_bidirectional_attention"):
+def _require_known_attention(
+    directory: Path, settings: Mapping[str, Any], config: DecoderConfig
+) -> None:
+    """Refuse a decoder that was trained on to see what comes later, or may have been, unless its
+    type is known to do so.
+    """
+    both_ways = settings.get("is_causal") is False or settings.get("use_bidirectional_attention")
+    if both_ways and config.causal:
         raise UnsupportedModel(
             f"{directory}: its tokens see those that come later; only decoders whose attention is "
-            "causal are supported"
+            "causal are supported, and Gemma 3"
+        )
+    if not config.causal and config.attention_cap is not None:
+        raise UnsupportedModel(
+            f"{directory}: attn_logit_softcapping is not supported where tokens see those that "
+            "come later"
+        )
+    turned = {a.rope.dims for a in config.attention if a.rope is not None}
+    if not config.causal and turned != {config.head_dim}:
+        raise UnsupportedModel(
+            f"{directory}: partial_rotary_factor is not supported where tokens see those that "
+            "come later"
         )
     code = settings.get("auto_map")
     if isinstance(code, dict) and "AutoModel" in code:

@@ -76,6 +76,9 @@ def _windowed(c: DecoderConfig, number: Numbers, default: Callable[[int], bool])
     window = number.whole("sliding_window")
     if window < 1:
         raise CheckpointError(f"{number.source}: sliding_window is {window}")
+    if not c.causal:
+        # Half of it lies before a token, half behind.
+        window = window // 2 + 1
     if window >= c.context_length:
         return c
     attention = tuple(
@@ -150,10 +153,9 @@ def _gemma2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 
 
 def _gemma3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    if number.settings.get("use_bidirectional_attention"):
-        raise UnsupportedModel(f"{number.source}: bidirectional attention is not supported")
     every = max(number.whole("sliding_window_pattern", 6), 1)
-    c = replace(_capped_gemma(c, number), qk_norm="head")
+    both_ways = bool(number.settings.get("use_bidirectional_attention"))
+    c = replace(_capped_gemma(c, number), qk_norm="head", causal=not both_ways)
     slides = _sliding(c, number, lambda layer: (layer + 1) % every != 0)
     local = read_rope(
         Path(number.source),

@@ -99,6 +99,10 @@ class SafetensorsCheckpoint:
         beside(path)  # before anything is read
         settings = read_json(path / "config.json")
         config = read_config(path / "config.json", settings)
+        if not config.causal:
+            raise UnsupportedModel(
+                f"{path}: use_bidirectional_attention is not supported in language models"
+            )
         return cls(path, name or path.resolve().name, config, read_shards(path), settings)
 
     @property

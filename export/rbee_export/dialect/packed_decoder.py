@@ -20,6 +20,7 @@ from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.pooling import SentencePooling
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.dialect.packed_causal_attention import packed_causal_attention
+from rbee_export.dialect.packed_rotary_attention import packed_rotary_attention
 from rbee_export.dialect.packed_texts import PackedTexts
 from rbee_export.weights import Weights
 from rbee_export.weights_file import WeightsFile
@@ -41,7 +42,12 @@ class PackedDecoder(OrtOperations):
         super().__init__(config, weights, file, dtype)
         self._pooling = pooling
         self._texts = PackedTexts(self._graph)
-        self._attention = packed_causal_attention(OPSET, dtype, norms=config.qk_norm != "none")
+        norms = config.qk_norm != "none"
+        if config.causal:
+            self._attention = packed_causal_attention(OPSET, dtype, norms=norms)
+        else:
+            shared = config.heads != config.kv_heads
+            self._attention = packed_rotary_attention(OPSET, dtype, norms=norms, shared=shared)
 
     def model(self, producer_version: str) -> ir.Model:
         """Return the finished model; its weights stay in the weights file."""
@@ -65,10 +71,13 @@ class PackedDecoder(OrtOperations):
         attributes: dict[str, int | float] = {
             "num_heads": c.heads,
             "kv_num_heads": c.kv_heads,
-            "local_window_size": -1 if how.window is None else how.window,
             "scale": c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale,
-            "softcap": c.attention_cap or 0.0,
         }
+        if c.causal:
+            attributes["local_window_size"] = -1 if how.window is None else how.window
+            attributes["softcap"] = c.attention_cap or 0.0
+        else:
+            attributes["reach"] = c.context_length if how.window is None else how.window - 1
         if norms is not None:
             widths = (c.q_width, c.kv_width) if c.qk_norm == "whole" else (c.head_dim, c.head_dim)
             inputs += [

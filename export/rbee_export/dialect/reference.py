@@ -90,6 +90,8 @@ class ReferenceDialect:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
         positions = np.arange(len(qkv))
         distance = positions[:, None] - positions
+        if not c.causal:
+            distance = np.abs(distance)
         hidden = distance < 0
         if how.window is not None:
             hidden |= distance >= how.window
