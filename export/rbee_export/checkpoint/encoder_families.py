@@ -91,6 +91,43 @@ _MODERNBERT_NAMES = {
     "mlp_norm": "layers.{}.mlp_norm",
     "final_norm": "final_norm",
 }
+_NOMIC_CONFIG = {
+    "layers": "n_layer",
+    "hidden": "n_embd",
+    "intermediate": "n_inner",
+    "heads": "n_head",
+    "activation": "activation_function",
+    "epsilon": "layer_norm_epsilon",
+    "context": "n_positions",
+}
+_NOMIC_NAMES = {
+    "embedding": "embeddings.word_embeddings",
+    "token_type": "embeddings.token_type_embeddings",
+    "embedding_norm": "emb_ln",
+    **dict.fromkeys(("q", "k", "v"), "encoder.layers.{}.attn.Wqkv"),
+    "o": "encoder.layers.{}.attn.out_proj",
+    "attention_norm": "encoder.layers.{}.norm1",
+    "up": "encoder.layers.{}.mlp.fc11",
+    "gate": "encoder.layers.{}.mlp.fc12",
+    "down": "encoder.layers.{}.mlp.fc2",
+    "mlp_norm": "encoder.layers.{}.norm2",
+}
+_NOMIC_PLAIN: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "prenorm": (False,),
+        "parallel_block": (False,),
+        "use_rms_norm": (False, None),
+        "causal": (False,),
+        "rotary_emb_fraction": (1.0,),
+        "rotary_emb_interleaved": (False,),
+        "rotary_emb_scale_base": (None,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "num_experts": (0, None),
+        "moe_every_n_layers": (0, None),
+    }
+)
+"""What its settings may be."""
 
 
 def _plain(c: EncoderConfig, _: Numbers) -> EncoderConfig:
@@ -150,6 +187,30 @@ def _modernbert(c: EncoderConfig, number: Numbers) -> EncoderConfig:
     )
 
 
+def _nomic(c: EncoderConfig, number: Numbers) -> EncoderConfig:
+    for key, known in _NOMIC_PLAIN.items():
+        _require(number, key, *known)
+    mlp_bias = bool(number.settings.get("mlp_fc1_bias", True))
+    _require(number, "mlp_fc2_bias", mlp_bias)
+    context_length = c.context_length
+    if number.maybe("rotary_scaling_factor") is not None:
+        # Longer texts turn by other angles.
+        context_length = min(context_length, number.positions("max_trained_positions", 2048))
+    padded = number.count("pad_vocab_size_multiple", 1 << 16, 1)
+    _require_even_heads(c, number)
+    rope = Rope(number.above(1, "rotary_emb_base", 10000.0), c.head_dim)
+    return replace(
+        c,
+        vocab=-(-c.vocab // padded) * padded,
+        context_length=context_length,
+        positions=False,
+        rotary=(RotaryAttention(rope),) * c.layers,
+        gated=True,
+        attention_bias=bool(number.settings.get("qkv_proj_bias", True)),
+        mlp_bias=mlp_bias,
+    )
+
+
 def _sliding(c: EncoderConfig, number: Numbers) -> tuple[bool, ...]:
     """Return which layers of ModernBERT see what is near alone."""
     every = number.count("global_attn_every_n_layers", 1024, 3)
@@ -162,6 +223,7 @@ def _sliding(c: EncoderConfig, number: Numbers) -> tuple[bool, ...]:
 
 
 def _rope(c: EncoderConfig, number: Numbers, theta: float, kind: str) -> Rope:
+    _require_even_heads(c, number)
     return read_rope(
         Path(number.source),
         number.settings,
@@ -170,6 +232,15 @@ def _rope(c: EncoderConfig, number: Numbers, theta: float, kind: str) -> Rope:
         context_length=c.context_length,
         kind=kind,
     )
+
+
+def _require_even_heads(c: EncoderConfig, number: Numbers) -> None:
+    """Refuse heads that ONNX Runtime cannot turn on every device."""
+    if c.head_dim % 8:
+        raise UnsupportedModel(
+            f"{Path(number.source).parent}: heads of {c.head_dim} are not supported for "
+            f"{c.family}, whose width must be a multiple of 8"
+        )
 
 
 def _is_null(number: Numbers, key: str) -> bool:
@@ -208,6 +279,15 @@ ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
             epsilon=1e-5,
             activations=_GATED,
             knobs=_modernbert,
+        ),
+        # Their own code runs it; this is what that does with the settings they use.
+        "nomic_bert": EncoderFamily(
+            "bert.",
+            _NOMIC_CONFIG,
+            _NOMIC_NAMES,
+            context=8192,
+            activations=MappingProxyType({"swiglu": "silu", "geglu": "gelu"}),
+            knobs=_nomic,
         ),
     }
 )
