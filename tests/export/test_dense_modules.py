@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from support.embedding import assert_near_its_weights, embed, of_length_one
 from support.makers import MakeArtifact, MakeEncoder
-from support.tiny_encoders import VOCAB, hidden_states, load_encoder
+from support.tiny_encoders import VOCAB, hidden_states, load_encoder, write_json
+from support.tiny_llama import copy_of
 
 from rbee_export import digest, open_embedder
 from rbee_export.embedder_evaluation import reference_embeddings
@@ -96,6 +97,30 @@ def test_fidelity(
     assert_near_its_weights(checkpoint, artifact, TEXTS, precision=precision, most=most)
     held = {g.held for g in EmbedderArtifact.open(artifact).manifest.weights if g.name == "dense"}
     assert held == {"8-bit, blocks of 32, rounded"}
+
+
+def test_all_that_embedding_gemma_has(
+    make_embedding_decoder: MakeEncoder, make_embedder: MakeArtifact, tmp_path: Path
+) -> None:
+    made = make_embedding_decoder(
+        "gemma3",
+        modules=KINDS,
+        dense=LAYERS,
+        pooling={"pooling_mode_mean_tokens": True, "include_prompt": True},
+        matryoshka_dimensions=[16, 8],
+    )
+    checkpoint = copy_of(made, tmp_path)
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    named = {"prompts": prompts, "default_prompt_name": None}
+    write_json(checkpoint / "config_sentence_transformers.json", named)
+    pooled = np.stack([state.mean(0) for state in states(checkpoint)])
+    artifact = make_embedder(checkpoint, "fp32")
+    expected = of_length_one(theirs(checkpoint, pooled))
+    np.testing.assert_allclose(embed(artifact, TEXTS), expected, atol=2e-5, rtol=0)
+    embedding = EmbedderArtifact.open(artifact).manifest.embedding
+    assert (embedding.dim, embedding.pooling, embedding.normalized) == (32, "mean", True)
+    assert (embedding.prompt, embedding.prompts) == ("", prompts)
+    assert embedding.matryoshka == (8, 16)
 
 
 def test_lengths_to_cut_to_are_below_the_last_layer_s(

@@ -14,7 +14,7 @@ from support.makers import MakeEncoder
 from support.tiny_encoders import write_json
 from support.tiny_llama import copy_of
 
-from rbee_export import CheckpointError, UnsupportedModel, open_embedder
+from rbee_export import CheckpointError, UnsupportedModel, open_checkpoint, open_embedder
 from rbee_export.cli import main
 
 REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
@@ -99,6 +99,15 @@ def test_what_is_refused(
     if kind in REFUSED:
         with pytest.raises(UnsupportedModel):
             open_embedder(checkpoint)
+
+
+def test_a_language_model_that_sees_what_comes_later_is_refused(
+    make_embedding_decoder: MakeEncoder, tmp_path: Path
+) -> None:
+    checkpoint = copy_of(make_embedding_decoder("gemma3"), tmp_path)
+    (checkpoint / "modules.json").unlink()
+    with pytest.raises(UnsupportedModel, match="use_bidirectional_attention is not supported in"):
+        open_checkpoint(checkpoint)
 
 
 JSON = st.recursive(
