@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,6 +108,32 @@ def test_parity_of_the_native_kernels(
     graph = EmbedderArtifact.open(make_embedder(checkpoint, "fp32")).file("graph")
     ours = run(open_with_kernels(graph, exact=True), TEXTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"position_embedding_type": "sans_pos"},
+        {
+            "layer_types": ["full_attention", *["sliding_attention"] * 2] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 160000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+            "global_rope_theta": 5.0,
+            "local_rope_theta": 5.0,
+            "global_attn_every_n_layers": 1,
+        },
+    ],
+)
+def test_what_other_versions_say_of_the_same(
+    said: dict[str, Any], make_encoder: MakeEncoder, tmp_path: Path
+) -> None:
+    checkpoint = copy_of(make_encoder("modernbert", num_hidden_layers=6), tmp_path)
+    before = open_embedder(checkpoint).config
+    file = checkpoint / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    assert open_embedder(checkpoint).config == before
 
 
 def test_windows_matter(make_encoder: MakeEncoder, make_embedder: MakeArtifact) -> None:

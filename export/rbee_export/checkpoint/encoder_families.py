@@ -143,6 +143,8 @@ class EncoderFamily:
         config: Names of its settings.
         names: Names of its weights; ``{}`` stands for the layer.
         first_position: Row of the first token; ``None`` for that after the padding token's.
+        position_types: Its configuration may ask for other positions than those of a table; that
+            of others may, too, but nobody listens.
         token_types: It has a table of token types.
         context: Tokens of a text at most where the configuration is silent.
         epsilon: Added to the variance where it is.
@@ -154,6 +156,7 @@ class EncoderFamily:
     config: Mapping[str, str] = field(default_factory=lambda: _BERT_CONFIG)
     names: Mapping[str, str] = field(default_factory=lambda: _BERT_NAMES)
     first_position: int | None = 0
+    position_types: bool = True
     token_types: bool = True
     context: int = 512
     epsilon: float = 1e-12
@@ -268,12 +271,18 @@ ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
         ),
         # Its padding token is the second, whatever the configuration says.
         "mpnet": EncoderFamily(
-            "mpnet.", names=_MPNET_NAMES, first_position=2, token_types=False, knobs=_mpnet
+            "mpnet.",
+            names=_MPNET_NAMES,
+            first_position=2,
+            position_types=False,
+            token_types=False,
+            knobs=_mpnet,
         ),
         "modernbert": EncoderFamily(
             "model.",
             _MODERNBERT_CONFIG,
             _MODERNBERT_NAMES,
+            position_types=False,
             token_types=False,
             context=8192,
             epsilon=1e-5,
@@ -285,6 +294,7 @@ ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
             "bert.",
             _NOMIC_CONFIG,
             _NOMIC_NAMES,
+            position_types=False,
             context=8192,
             activations=MappingProxyType({"swiglu": "silu", "geglu": "gelu"}),
             knobs=_nomic,

@@ -29,7 +29,7 @@ def read_encoder_config(file: Path, settings: Mapping[str, Any]) -> EncoderConfi
     if settings.get("is_decoder"):
         raise UnsupportedModel(f"{file.parent}: a {kind} that is a decoder is not supported")
     positions = settings.get("position_embedding_type", "absolute")
-    if positions != "absolute":
+    if family.position_types and positions != "absolute":
         raise UnsupportedModel(
             f"{file.parent}: position embeddings {shown(positions)} are not supported for {kind}"
         )
