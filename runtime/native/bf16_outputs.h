@@ -49,13 +49,14 @@ struct Slab {
 // Columns of y, float[rows, outputs], for two tiles of rows at a time.
 class Columns {
  public:
-  Columns(float* y, size_t rows, size_t outputs, size_t first)
-      : y_(y), rows_(rows), outputs_(outputs), first_(first) {}
+  // With `cut`, the unit's tiles have no more rows than there are.
+  Columns(float* y, size_t rows, size_t outputs, size_t first, bool cut = false)
+      : y_(y), rows_(rows), outputs_(outputs), first_(first), cut_(cut) {}
 
   Sums start(const Slab& slab, size_t tile, size_t panel) {
     const Place at = place(tile, panel);
     Sums sums{at.y, outputs_ * sizeof(float), at.y, outputs_ * sizeof(float)};
-    if (at.rows < kUnitRows || at.columns < kPanel) {
+    if (!fits(at)) {
       float* own = edge(tile, panel);
       if (slab.bias == nullptr) copy_lines(at.y, outputs_, at.rows, at.columns, own, kPanel);
       sums = {own, kUnitBytes, own, kUnitBytes};
@@ -73,7 +74,7 @@ class Columns {
     for (size_t tile = first; tile < first + tiles; ++tile) {
       for (size_t panel = 0; panel < slab.panels; ++panel) {
         const Place at = place(tile, panel);
-        if (at.rows == kUnitRows && at.columns == kPanel) continue;
+        if (fits(at)) continue;
         copy_lines(edge(tile, panel), kPanel, at.rows, at.columns, at.y, outputs_);
       }
     }
@@ -86,6 +87,9 @@ class Columns {
     size_t columns;
   };
 
+  bool fits(const Place& at) const {
+    return (cut_ || at.rows == kUnitRows) && at.columns == kPanel;
+  }
   Place place(size_t tile, size_t panel) const {
     const size_t row = tile * kUnitRows, column = first_ + panel * kPanel;
     return {y_ + row * outputs_ + column, std::min(kUnitRows, rows_ - row),
@@ -95,6 +99,7 @@ class Columns {
 
   float* y_;
   size_t rows_, outputs_, first_;
+  bool cut_;
   Square edges_;
 };
 

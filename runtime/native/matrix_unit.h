@@ -23,7 +23,9 @@ bool has_matrix_unit();
 // Readies the unit for this thread, all eight tiles at their full size, as long as it lives.
 class MatrixUnit {
  public:
-  RBEE_INLINED RBEE_MATRIX_UNIT MatrixUnit() {
+  RBEE_INLINED RBEE_MATRIX_UNIT MatrixUnit() : MatrixUnit(kUnitRows, kUnitRows) {}
+  // Tiles 0, 1 and 4 with so many rows, and 2, 3 and 5.
+  RBEE_INLINED RBEE_MATRIX_UNIT MatrixUnit(size_t first, size_t second) {
     struct alignas(64) {
       uint8_t palette = 1;
       uint8_t start = 0;
@@ -35,6 +37,8 @@ class MatrixUnit {
       shape.bytes[tile] = kUnitBytes;
       shape.rows[tile] = kUnitRows;
     }
+    shape.rows[0] = shape.rows[1] = shape.rows[4] = static_cast<uint8_t>(first);
+    shape.rows[2] = shape.rows[3] = shape.rows[5] = static_cast<uint8_t>(second);
     // g++ believes that the next instruction reads eight bytes.
     __asm__ volatile("" ::"r"(&shape) : "memory");
     _tile_loadconfig(&shape);

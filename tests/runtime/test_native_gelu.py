@@ -86,7 +86,7 @@ def test_it_is_gelu_of_the_product(
     of = Products(rng, 32 * pairs, blocks * block, block=block, **how)
     x = {"x": rng.standard_normal((rows, 1, blocks * block), np.float32)}
     (product,) = natively(of.plain, x)
-    np.testing.assert_allclose(natively(of.fused, x)[0], gelu(product), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(natively(of.fused, x)[0], gelu(product), rtol=0, atol=1.2e-5)
 
 
 @needs_matrix_unit
@@ -99,7 +99,7 @@ def test_it_is_on_the_matrix_unit_too(
     of = Products(rng, 32 * pairs, blocks * block, block=block, **how)
     x = {"x": rng.standard_normal((1, rows + 1, blocks * block), np.float32)}
     product, fused = (session(m, native=True).run(None, x)[0] for m in (of.plain, of.fused))
-    np.testing.assert_allclose(fused, gelu(product), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fused, gelu(product), rtol=0, atol=1.2e-5)
 
 
 @needs_matrix_unit
@@ -108,7 +108,7 @@ def test_a_matrix_that_does_not_fit_a_core_s_cache() -> None:
     of = Products(rng, 96, 4608)
     x = {"x": rng.standard_normal((1, 300, 4608), np.float32)}
     product, fused = (session(m, native=True).run(None, x)[0] for m in (of.plain, of.fused))
-    np.testing.assert_allclose(fused, gelu(product), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fused, gelu(product), rtol=0, atol=1.2e-5)
 
 
 def test_it_is_what_its_definition_computes() -> None:
@@ -132,5 +132,5 @@ def test_numbers_out_of_all_proportion(variant: str) -> None:
     found = session(of, native=True, variant=variant).run(None, {"x": x})[0]
     wanted = gelu(np.asarray(values))
     np.testing.assert_allclose(
-        np.einsum("rbr->rb", found)[: len(values), 0], wanted, rtol=1e-6, atol=1e-6
+        np.einsum("rbr->rb", found)[: len(values), 0], wanted, rtol=1e-6, atol=1.2e-5
     )
