@@ -21,13 +21,14 @@ struct Sums {
   size_t to_stride;
 };
 
-// Sums in memory of their own: of two tiles of rows, two panels each.
+// Sums in memory of their own: of two tiles of rows, two panels side by side.
 struct alignas(kUnitBytes) Square {
-  struct Tile {
-    float sums[kUnitRows][kPanel];
-  };
-  Tile tiles[2][2];
+  static constexpr size_t kStride = 2 * kPanel;
+  float sums[2 * kUnitRows][2][kPanel];
+
+  float* tile(size_t tile, size_t panel) { return sums[tile * kUnitRows][panel]; }
 };
+constexpr size_t kSquareBytes = Square::kStride * sizeof(float);
 
 inline void copy_lines(const float* from, size_t from_stride, size_t rows, size_t columns,
                        float* to, size_t to_stride) {
@@ -50,16 +51,18 @@ struct Slab {
 class Columns {
  public:
   // With `cut`, the unit's tiles have no more rows than there are.
-  Columns(float* y, size_t rows, size_t outputs, size_t first, bool cut = false)
+  Columns(float* y, size_t rows, size_t outputs, size_t first, bool cut)
       : y_(y), rows_(rows), outputs_(outputs), first_(first), cut_(cut) {}
 
   Sums start(const Slab& slab, size_t tile, size_t panel) {
     const Place at = place(tile, panel);
     Sums sums{at.y, outputs_ * sizeof(float), at.y, outputs_ * sizeof(float)};
     if (!fits(at)) {
-      float* own = edge(tile, panel);
-      if (slab.bias == nullptr) copy_lines(at.y, outputs_, at.rows, at.columns, own, kPanel);
-      sums = {own, kUnitBytes, own, kUnitBytes};
+      float* own = edges_.tile(tile % 2, panel);
+      if (slab.bias == nullptr) {
+        copy_lines(at.y, outputs_, at.rows, at.columns, own, Square::kStride);
+      }
+      sums = {own, kSquareBytes, own, kSquareBytes};
     }
     if (slab.bias != nullptr) {
       sums.from = slab.bias + panel * kPanel;
@@ -75,7 +78,8 @@ class Columns {
       for (size_t panel = 0; panel < slab.panels; ++panel) {
         const Place at = place(tile, panel);
         if (fits(at)) continue;
-        copy_lines(edge(tile, panel), kPanel, at.rows, at.columns, at.y, outputs_);
+        copy_lines(edges_.tile(tile % 2, panel), Square::kStride, at.rows, at.columns, at.y,
+                   outputs_);
       }
     }
   }
@@ -95,7 +99,6 @@ class Columns {
     return {y_ + row * outputs_ + column, std::min(kUnitRows, rows_ - row),
             std::min(kPanel, outputs_ - column)};
   }
-  float* edge(size_t tile, size_t panel) { return edges_.tiles[tile % 2][panel].sums[0]; }
 
   float* y_;
   size_t rows_, outputs_, first_;
@@ -110,13 +113,11 @@ struct Finished {
   size_t stride;
 
   RBEE_INLINED void take(const Square& sums, size_t row) {
-    const auto& tiles = sums.tiles[row / kUnitRows];
-    const size_t line = row % kUnitRows;
+    const auto& both = sums.sums[row];
     if (epilogue.gate != nullptr) {
-      epilogue.gate(tiles[0].sums[line], tiles[1].sums[line], kPanel, y + row * stride);
+      epilogue.gate(both[0], both[1], kPanel, y + row * stride);
     } else {
-      epilogue.activation(tiles[0].sums[line], kPanel, y + row * stride);
-      epilogue.activation(tiles[1].sums[line], kPanel, y + row * stride + kPanel);
+      epilogue.activation(both[0], 2 * kPanel, y + row * stride);
     }
   }
   Finished from(size_t row) const { return {epilogue, y + row * stride, stride}; }
@@ -133,7 +134,7 @@ struct Added {
     float* y = (*to)[first + row] + column;
     const __m512 weight = _mm512_set1_ps(to->weights[first + row]);
     for (size_t p = 0; p < panels; ++p, y += kPanel) {
-      const __m512 sum = _mm512_load_ps(sums.tiles[row / kUnitRows][p].sums[row % kUnitRows]);
+      const __m512 sum = _mm512_load_ps(sums.sums[row][p]);
       _mm512_storeu_ps(y, _mm512_fmadd_ps(weight, sum, _mm512_loadu_ps(y)));
     }
   }
@@ -190,9 +191,9 @@ class PairColumn {
 
   Sums start(const Slab& slab, size_t tile, size_t panel) {
     const size_t first = squares_.first_tile;
-    float* own = squares_.of(tile).tiles[(tile - first) % 2][panel].sums[0];
-    if (slab.bias == nullptr) return {own, kUnitBytes, own, kUnitBytes};
-    return {slab.bias + panel * kPanel, 0, own, kUnitBytes};
+    float* own = squares_.of(tile).tile((tile - first) % 2, panel);
+    if (slab.bias == nullptr) return {own, kSquareBytes, own, kSquareBytes};
+    return {slab.bias + panel * kPanel, 0, own, kSquareBytes};
   }
 
   void meanwhile(size_t rows) { waiting_.take(rows); }
@@ -225,7 +226,7 @@ class AddedColumns {
 
   Sums start(const Slab&, size_t tile, size_t panel) {
     alignas(kUnitBytes) static constexpr float kZeros[kPanel] = {};
-    return {kZeros, 0, own().tiles[(tile - first_tile_) % 2][panel].sums[0], kUnitBytes};
+    return {kZeros, 0, own().tile((tile - first_tile_) % 2, panel), kSquareBytes};
   }
 
   void meanwhile(size_t rows) { waiting_.take(rows); }

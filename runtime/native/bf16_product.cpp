@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bf16_few.h"
 #include "bf16_outputs.h"
 #include "bf16_tiles.h"
 #include "bf16_weights.h"
@@ -17,21 +18,6 @@ namespace {
 constexpr size_t kTileBytes = kUnitRows * kUnitBytes;
 // Rows of so many inputs, and the weights of two panels, stay in a core's second-level cache.
 constexpr size_t kMostInputs = 4096;
-constexpr size_t kMostBlock = 128;
-// Tiles of rows up to which weights take longer to become bfloat16 than to be multiplied.
-constexpr size_t kFewTiles = 2;
-constexpr size_t kBlocksTogether = 4;
-#ifndef RBEE_AHEAD
-#define RBEE_AHEAD 2
-#endif
-#ifndef RBEE_PF
-#define RBEE_PF 3072
-#endif
-#ifndef RBEE_HINT
-#define RBEE_HINT _MM_HINT_T0
-#endif
-constexpr size_t kGroupsAhead = RBEE_AHEAD;
-constexpr size_t kGroups = 4;
 
 // Weights that come next, fetched into the second-level cache meanwhile.
 struct Coming {
@@ -88,70 +74,6 @@ RBEE_MATRIX_UNIT void multiply_tiles(const uint16_t* rows, size_t row_stride,
   __asm__ volatile("" ::: "memory");
 }
 
-// Up to two tiles of rows times up to two panels, whose weights become bfloat16 meanwhile.
-template <size_t RowTiles, size_t Panels, typename Outputs>
-RBEE_MATRIX_UNIT void multiply_few(const uint16_t* rows, size_t row_stride, const uint8_t* panel,
-                                   size_t panel_bytes, const WeightsShape& shape, RoundPanel round,
-                                   uint16_t* room, const Sums (&sums)[2][2], Outputs& outputs) {
-  const size_t group = std::max(shape.block, kStepInputs);
-  const size_t blocks = group / shape.block;
-  const size_t steps = group / kStepInputs;
-  const size_t bytes = panel_bytes / shape.blocks() * blocks;
-  const size_t groups = (shape.blocks() + blocks - 1) / blocks;
-  const size_t slot = Panels * steps * kTileNumbers;
-  const size_t share = (kMostWaiting + groups - 1) / groups;
-  __asm__ volatile("" ::: "memory");
-  _tile_loadd(0, sums[0][0].from, sums[0][0].from_stride);
-  if constexpr (Panels == 2) _tile_loadd(1, sums[0][1].from, sums[0][1].from_stride);
-  if constexpr (RowTiles == 2) _tile_loadd(2, sums[1][0].from, sums[1][0].from_stride);
-  if constexpr (RowTiles == 2 && Panels == 2) {
-    _tile_loadd(3, sums[1][1].from, sums[1][1].from_stride);
-  }
-  for (size_t g = 0; g < groups + kGroupsAhead; ++g) {
-    if (g < groups) {
-      uint16_t* to = room + g % kGroups * slot;
-      const size_t count = std::min(blocks, shape.blocks() - g * blocks);
-      for (size_t p = 0; p < Panels; ++p, to += steps * kTileNumbers) {
-        const uint8_t* from = panel + p * panel_bytes + g * bytes;
-        for (size_t i = 0; i < bytes; i += kUnitBytes) {
-          _mm_prefetch(reinterpret_cast<const char*>(from + RBEE_PF + i), RBEE_HINT);
-        }
-        round(from, count, shape.block, to);
-        if (count * shape.block < group) {
-          std::fill(to + count * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
-        }
-      }
-    }
-    __asm__ volatile("" ::: "memory");
-    if (g < kGroupsAhead) continue;
-    const uint16_t* weights = room + (g - kGroupsAhead) % kGroups * slot;
-    for (size_t step = 0; step < steps; ++step) {
-      _tile_loadd(4, rows, kUnitBytes);
-      _tile_loadd(6, weights, kUnitBytes);
-      _tile_dpbf16ps(0, 4, 6);
-      if constexpr (Panels == 2) {
-        _tile_loadd(7, weights + steps * kTileNumbers, kUnitBytes);
-        _tile_dpbf16ps(1, 4, 7);
-      }
-      if constexpr (RowTiles == 2) {
-        _tile_loadd(5, rows + row_stride, kUnitBytes);
-        _tile_dpbf16ps(2, 5, 6);
-        if constexpr (Panels == 2) _tile_dpbf16ps(3, 5, 7);
-      }
-      rows += kTileNumbers;
-      weights += kTileNumbers;
-    }
-    outputs.meanwhile(share);
-  }
-  _tile_stored(0, sums[0][0].to, sums[0][0].to_stride);
-  if constexpr (Panels == 2) _tile_stored(1, sums[0][1].to, sums[0][1].to_stride);
-  if constexpr (RowTiles == 2) _tile_stored(2, sums[1][0].to, sums[1][0].to_stride);
-  if constexpr (RowTiles == 2 && Panels == 2) {
-    _tile_stored(3, sums[1][1].to, sums[1][1].to_stride);
-  }
-  __asm__ volatile("" ::: "memory");
-}
-
 // Multiplies tiles of rows [first, last) by a slab, by twos.
 template <typename Outputs>
 RBEE_MATRIX_UNIT void multiply_slab(const Slab& slab, const Bf16Rows& rows, size_t first,
@@ -179,6 +101,13 @@ size_t slab_blocks(const WeightsShape& shape) {
   return std::min(shape.blocks(), kMostInputs / shape.block);
 }
 
+// Whether rows are so few that weights would take longer to become bfloat16 than to be multiplied.
+// Sums are the same either way, slab by slab: of one there is.
+bool is_of_few(const Panels& weights, const Bf16Part& part) {
+  return part.last_tile - part.first_tile <= kFewTiles &&
+         slab_blocks(weights.shape()) == weights.shape().blocks();
+}
+
 // Calls `multiply(slab, pair, is_last, coming)` for every slab of every pair of panels, `is_last`
 // for the last of its pair.
 template <typename Multiply>
@@ -193,8 +122,6 @@ RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Pa
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), 2 * weights_stride / kStepInputs));
   uint16_t* rounded = memory.data()->numbers;
-  // With few rows weights pass faster than memory brings them: the next are fetched all the time.
-  const bool few = part.last_tile - part.first_tile <= kFewTiles;
   const size_t to_next = 2 * weights.panel_bytes();
 
   const MatrixUnit unit;
@@ -206,15 +133,7 @@ RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Pa
       const size_t panels = std::min<size_t>(2, shape.panels() - panel);
       for (size_t p = 0; p < panels; ++p) {
         uint16_t* to = rounded + p * weights_stride;
-        const uint8_t* from = weights.panel(panel + p) + block * block_bytes;
-        const size_t together = few ? kBlocksTogether : blocks;
-        for (size_t b = 0; b < blocks; b += together) {
-          const size_t count = std::min(together, blocks - b);
-          if (few) {
-            Coming{from + b * block_bytes + to_next, count * block_bytes / kUnitBytes}.fetch();
-          }
-          round(from + b * block_bytes, count, shape.block, to + b * shape.block * kPanel);
-        }
+        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, to);
         // Half a tile may be left.
         std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }
@@ -227,8 +146,7 @@ RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Pa
                       block == 0 ? start : nullptr};
       const size_t bytes = 2 * blocks * block_bytes;
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
-      const Coming coming{weights.panel(panel) + to_next,
-                          few ? 0 : bytes / kUnitBytes / all_steps + 1};
+      const Coming coming{weights.panel(panel) + to_next, bytes / kUnitBytes / all_steps + 1};
       multiply(slab, pair, block + blocks == shape.blocks(), coming);
     }
   }
@@ -274,66 +192,29 @@ RBEE_MATRIX_UNIT void round_rows(const FloatRows& x, size_t first, size_t last,
   }
 }
 
-template <typename MakeOutputs>
-RBEE_INLINED RBEE_MATRIX_UNIT void for_few(const Panels& weights, const Bf16Rows& rows, const Bf16Part& part,
-                             const float* bias, const MakeOutputs& make) {
-  const WeightsShape& shape = weights.shape();
-  const RoundPanel round = round_panel_of(weights);
-  alignas(kUnitBytes) uint16_t room[kGroups * 2 * kMostBlock / kStepInputs * kTileNumbers];
-  const size_t row_stride = rows.steps * kTileNumbers;
-  const size_t row_tiles = part.last_tile - part.first_tile;
-  const size_t left = std::min(rows.rows - part.first_tile * kUnitRows, row_tiles * kUnitRows);
-  const MatrixUnit unit(std::min(left, kUnitRows), left > kUnitRows ? left - kUnitRows : kUnitRows);
-  for (size_t pair = part.first_pair; pair < part.last_pair; ++pair) {
-    const size_t panel = 2 * pair;
-    const size_t panels = std::min<size_t>(2, shape.panels() - panel);
-    const size_t column = panel * kPanel;
-    alignas(kUnitBytes) float start[2 * kPanel] = {};
-    if (bias != nullptr) {
-      std::copy_n(bias + column, std::min(2 * kPanel, shape.outputs - column), start);
-    }
-    const Slab slab{nullptr, 0, 0, rows.steps, panels, start};
-    auto outputs = make(slab, pair);
-    Sums sums[2][2];
-    for (size_t t = 0; t < row_tiles; ++t) {
-      for (size_t p = 0; p < panels; ++p) sums[t][p] = outputs.start(slab, part.first_tile + t, p);
-    }
-    using Outputs = decltype(outputs);
-    const auto multiply = row_tiles == 2 ? panels == 2 ? multiply_few<2, 2, Outputs> : multiply_few<2, 1, Outputs>
-                          : panels == 2 ? multiply_few<1, 2, Outputs> : multiply_few<1, 1, Outputs>;
-    multiply(rows.values + part.first_tile * row_stride, row_stride, weights.panel(panel), weights.panel_bytes(), shape,
-             round, room, sums, outputs);
-    outputs.finish(slab, part.first_tile, row_tiles);
-  }
-}
-
 RBEE_MATRIX_UNIT void multiply_bf16(const Panels& weights, const Bf16Rows& rows,
                                     const Bf16Part& part, const float* bias,
                                     const Epilogue& epilogue, float* y) {
   const size_t outputs = weights.shape().outputs;
-  const bool few = part.last_tile - part.first_tile <= kFewTiles;
-  if (few && !epilogue.any()) {
-    for_few(weights, rows, part, bias, [&](const Slab&, size_t pair) {
-      return Columns(y, rows.rows, outputs, pair * 2 * kPanel, true);
-    });
-    return;
-  }
-  if (few) {
+  const size_t left = epilogue.panels();
+  if (is_of_few(weights, part)) {
+    if (!epilogue.any()) {
+      return multiply_few(weights, rows, part, bias, [&](size_t pair) {
+        return Columns(y, rows.rows, outputs, pair * 2 * kPanel, true);
+      });
+    }
     Square squares[2];
     Waiting<Finished> waiting;
-    const size_t left = epilogue.panels();
-    for_few(weights, rows, part, bias, [&](const Slab&, size_t pair) {
-      const size_t width = outputs * left / 2;
-      const Squares own{squares, 2, part.first_tile, pair - part.first_pair};
-      return PairColumn({epilogue, y + pair * left * kPanel, width}, rows.rows, own, true, waiting);
+    multiply_few(weights, rows, part, bias, [&](size_t pair) {
+      return PairColumn({epilogue, y + pair * left * kPanel, outputs * left / 2}, rows.rows,
+                        {squares, 2, part.first_tile, pair}, true, waiting);
     });
-    waiting.take(kMostWaiting);
-    return;
+    return waiting.take(kMostWaiting);
   }
   if (!epilogue.any()) {
     for_slabs(weights, part, bias, [&](const Slab& slab, size_t pair, bool, Coming coming) {
       multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
-                    Columns(y, rows.rows, outputs, pair * 2 * kPanel));
+                    Columns(y, rows.rows, outputs, pair * 2 * kPanel, false));
     });
     return;
   }
@@ -346,7 +227,6 @@ RBEE_MATRIX_UNIT void multiply_bf16(const Panels& weights, const Bf16Rows& rows,
                           : in_column * (part.last_pair - part.first_pair);
   squares.resize(std::max(squares.size(), kept));
   Waiting<Finished> waiting;
-  const size_t left = epilogue.panels();
   for_slabs(weights, part, bias, [&](const Slab& slab, size_t pair, bool is_last, Coming coming) {
     const Squares own{squares.data(), kept, part.first_tile, in_column * (pair - part.first_pair)};
     const size_t width = outputs * left / 2;
@@ -361,11 +241,18 @@ RBEE_MATRIX_UNIT void multiply_bf16_and_add(const Panels& weights, const Bf16Row
                                             const Bf16Part& part, const WeighedRows& to) {
   Square squares[2];
   Waiting<Added> waiting;
-  for_slabs(weights, part, nullptr, [&](const Slab& slab, size_t pair, bool, Coming coming) {
-    multiply_slab(slab, rows, part.first_tile, part.last_tile, coming,
-                  AddedColumns({&to, pair * 2 * kPanel, slab.panels}, rows.rows, part.first_tile,
-                               squares, waiting));
-  });
+  const auto column = [&](size_t pair) {
+    const size_t panels = std::min<size_t>(2, weights.shape().panels() - 2 * pair);
+    return AddedColumns({&to, pair * 2 * kPanel, panels}, rows.rows, part.first_tile, squares,
+                        waiting);
+  };
+  if (is_of_few(weights, part)) {
+    multiply_few(weights, rows, part, nullptr, column);
+  } else {
+    for_slabs(weights, part, nullptr, [&](const Slab& slab, size_t pair, bool, Coming coming) {
+      multiply_slab(slab, rows, part.first_tile, part.last_tile, coming, column(pair));
+    });
+  }
   waiting.take(kMostWaiting);
 }
 
