@@ -16,10 +16,12 @@ namespace {
 constexpr size_t kStep = kStepInputs;
 constexpr size_t kTile = kTileNumbers;
 constexpr size_t kSums = kUnitRows * kLanes;
-// Keys that are worked on together, and elements of values: four tiles of sums.
+// Keys that are worked on together, or half as many where there are no more: four tiles of sums, or
+// two. Elements of values alike.
 constexpr size_t kKeys = 64;
 constexpr size_t kSumTiles = 4;
 constexpr size_t kKeySteps = kKeys / kStep;
+constexpr size_t kHalf = kKeys / 2;
 
 // 2**x to within a part in 13,000, of which a bfloat16 shows nothing; 0 below -150, minus infinity
 // included.
@@ -77,11 +79,11 @@ RBEE_MATRIX_UNIT void round_queries(const Query* queries, size_t count, size_t s
   }
 }
 
-// 64 keys, row by row: tiles [16 keys][step].
+// 64 keys or 32, row by row: tiles [16 keys][step].
 template <typename Element>
-RBEE_MATRIX_UNIT void round_keys(const Element* keys, size_t count, size_t size, size_t steps,
-                                 uint16_t* to) {
-  for (size_t j = 0; j < kKeys; ++j) {
+RBEE_MATRIX_UNIT void round_keys(const Element* keys, size_t count, size_t taken, size_t size,
+                                 size_t steps, uint16_t* to) {
+  for (size_t j = 0; j < taken; ++j) {
     for (size_t step = 0; step < steps; ++step) {
       const __m512i line =
           j < count ? round_row(keys + j * size, step * kStep, size) : _mm512_setzero_si512();
@@ -91,16 +93,17 @@ RBEE_MATRIX_UNIT void round_keys(const Element* keys, size_t count, size_t size,
   }
 }
 
-// 64 values, by element: tiles [16 elements][32 keys].
+// 64 values or 32, by element: tiles [16 elements][32 keys].
 template <typename Element>
-void round_values(const Element* values, size_t count, size_t size, size_t tiles, uint16_t* to) {
+void round_values(const Element* values, size_t count, size_t taken, size_t size, size_t tiles,
+                  uint16_t* to) {
   for (size_t tile = 0; tile < tiles; ++tile) {
     const size_t at = tile * kLanes;
     const __mmask16 mask = lanes(at, size);
     const auto value = [&](size_t j) {
       return to_be_cut(j < count ? load(values + j * size + at, mask) : _mm512_setzero_ps());
     };
-    for (size_t step = 0; step < kKeySteps; ++step) {
+    for (size_t step = 0; step < taken / kStep; ++step) {
       __m512i lines[kLanes];
       for (size_t r = 0; r < kLanes; ++r) {
         const size_t j = step * kStep + 2 * r;
@@ -111,38 +114,43 @@ void round_values(const Element* values, size_t count, size_t size, size_t tiles
   }
 }
 
-// Four tiles of sums = or += four rows of tiles `a` times a column of tiles `b`, as many as steps.
-template <bool Adds>
-RBEE_MATRIX_UNIT void add_products(const uint16_t* a, const uint16_t* b, size_t steps, float* to) {
+// So many tiles of sums = or += as many rows of tiles `a`, which are `stride` apart, times a column of
+// tiles `b`, as many as steps.
+template <bool Adds, size_t SumTiles>
+RBEE_MATRIX_UNIT void add_products(const uint16_t* a, size_t stride, const uint16_t* b,
+                                   size_t steps, float* to) {
+  constexpr bool kAll = SumTiles == kSumTiles;
   // What was stored before must be there when tiles are loaded.
   __asm__ volatile("" ::: "memory");
   if constexpr (Adds) {
     _tile_loadd(0, to, kUnitBytes);
     _tile_loadd(1, to + kSums, kUnitBytes);
-    _tile_loadd(2, to + 2 * kSums, kUnitBytes);
-    _tile_loadd(3, to + 3 * kSums, kUnitBytes);
+    if constexpr (kAll) _tile_loadd(2, to + 2 * kSums, kUnitBytes);
+    if constexpr (kAll) _tile_loadd(3, to + 3 * kSums, kUnitBytes);
   } else {
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if constexpr (kAll) _tile_zero(2);
+    if constexpr (kAll) _tile_zero(3);
   }
   for (size_t step = 0; step < steps; ++step) {
     _tile_loadd(7, b + step * kTile, kUnitBytes);
-// Each sum waits for its last product; the other three are added to meanwhile.
-#define RBEE_ADD(sum, tile)                                      \
-  _tile_loadd(tile, a + (sum * steps + step) * kTile, kUnitBytes); \
+// Each sum waits for its last product; the others are added to meanwhile.
+#define RBEE_ADD(sum, tile)                                       \
+  _tile_loadd(tile, a + (sum * stride + step) * kTile, kUnitBytes); \
   _tile_dpbf16ps(sum, tile, 7)
     RBEE_ADD(0, 4);
     RBEE_ADD(1, 5);
-    RBEE_ADD(2, 6);
-    RBEE_ADD(3, 4);
+    if constexpr (kAll) {
+      RBEE_ADD(2, 6);
+      RBEE_ADD(3, 4);
+    }
 #undef RBEE_ADD
   }
   _tile_stored(0, to, kUnitBytes);
   _tile_stored(1, to + kSums, kUnitBytes);
-  _tile_stored(2, to + 2 * kSums, kUnitBytes);
-  _tile_stored(3, to + 3 * kSums, kUnitBytes);
+  if constexpr (kAll) _tile_stored(2, to + 2 * kSums, kUnitBytes);
+  if constexpr (kAll) _tile_stored(3, to + 3 * kSums, kUnitBytes);
   __asm__ volatile("" ::: "memory");
 }
 
@@ -173,12 +181,12 @@ inline void add_bias(float* scores, const float* bias) {
 }
 
 // Hides what is not seen of keys from `start` on, and returns the largest score of each query.
-inline __m512 find_largest(float* scores, size_t start, const State& state, const Scoring& scoring,
-                           bool all_seen) {
+inline __m512 find_largest(float* scores, size_t start, size_t taken, const State& state,
+                           const Scoring& scoring, bool all_seen) {
   const __m512i first = _mm512_load_si512(state.first);
   const __m512i last = _mm512_load_si512(state.last);
   __m512 largest[2] = {_mm512_set1_ps(kLowest), _mm512_set1_ps(kLowest)};
-  for (size_t j = 0; j < kKeys; ++j) {
+  for (size_t j = 0; j < taken; ++j) {
     __m512 score = _mm512_load_ps(scores + j * kLanes);
     if (scoring.cap != 0) score = capped(score, scoring.cap);
     if (!all_seen) {
@@ -195,12 +203,12 @@ inline __m512 find_largest(float* scores, size_t start, const State& state, cons
 
 // Turns scores of keys from `start` on into weights, e**(score - largest), rounded: tiles of 32
 // keys. Returns what earlier weights are to be multiplied by.
-RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, const Scoring& scoring,
-                                     State& state, uint16_t* to) {
-  const bool all_seen = state.all_begin <= start && state.all_end >= start + kKeys;
+RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, size_t taken,
+                                     const Scoring& scoring, State& state, uint16_t* to) {
+  const bool all_seen = state.all_begin <= start && state.all_end >= start + taken;
   const __m512 before = _mm512_load_ps(state.largest);
   const __m512 largest =
-      _mm512_max_ps(before, find_largest(scores, start, state, scoring, all_seen));
+      _mm512_max_ps(before, find_largest(scores, start, taken, state, scoring, all_seen));
   const __m512 log2_e = _mm512_set1_ps(1.44269504f);
   const __m512 power = _mm512_mul_ps(largest, log2_e);
   const auto weight = [&](const float* score) {
@@ -209,7 +217,7 @@ RBEE_MATRIX_UNIT inline __m512 weigh(float* scores, size_t start, const Scoring&
   // Weights are cut off; what is divided by is the sum of what that left.
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-  for (size_t j = 0; j < kKeys; j += 2) {
+  for (size_t j = 0; j < taken; j += 2) {
     const float* even = scores + j * kLanes;
     const __m512i pair = side_by_side(weight(even), weight(even + kLanes));
     sums[j / 2 % 2] = _mm512_dpbf16_ps(sums[j / 2 % 2], (__m512bh)pair, ones);
@@ -255,7 +263,7 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
                                        const HeadCache<Element>& cache, const Scoring& scoring) {
   const size_t size = cache.size;
   const size_t steps = (size + kStep - 1) / kStep;
-  const size_t elements = (size + kKeys - 1) / kKeys * kKeys;
+  const size_t elements = (size + kHalf - 1) / kHalf * kHalf;
   const size_t tiles = (count + kLanes - 1) / kLanes;
   constexpr size_t kMostTiles = kGroup / kLanes;
 
@@ -300,14 +308,16 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t present = std::min(kKeys, last - start);
-    round_keys(cache.keys + start * size, present, size, steps, keys);
-    round_values(cache.values + start * size, present, size, elements / kLanes, values);
+    const size_t taken = present <= kHalf ? kHalf : kKeys;
+    round_keys(cache.keys + start * size, present, taken, size, steps, keys);
+    round_values(cache.values + start * size, present, taken, size, elements / kLanes, values);
+    const auto score = taken == kHalf ? add_products<false, 2> : add_products<false, kSumTiles>;
     // By twos: what one tile's products wait for, the other's need not.
     for (size_t pair = 0; pair < tiles; pair += 2) {
       size_t seeing[2], of_pair = 0;
       for (size_t t = pair; t < std::min(tiles, pair + 2); ++t) {
         if (states[t].end <= start || states[t].begin >= start + kKeys) continue;
-        add_products<false>(keys, by_tile[t], steps, scores[of_pair]);
+        score(keys, steps, by_tile[t], steps, scores[of_pair]);
         if (scoring.bias != nullptr) {
           add_bias(scores[of_pair], scoring.bias + start - queries[t * kLanes].position);
         }
@@ -315,7 +325,7 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
       }
       for (size_t i = 0; i < of_pair; ++i) {
         const size_t t = seeing[i];
-        const __m512 factor = weigh(scores[i], start, scoring, states[t], weights[i]);
+        const __m512 factor = weigh(scores[i], start, taken, scoring, states[t], weights[i]);
         if (_mm512_cmpneq_ps_mask(factor, _mm512_set1_ps(1.0f)) == 0) continue;
         for (size_t e = 0; e < elements; ++e) {
           float* line = sums[t] + e * kLanes;
@@ -323,9 +333,10 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
         }
       }
       for (size_t i = 0; i < of_pair; ++i) {
-        for (size_t e = 0; e < elements; e += kSumTiles * kLanes) {
-          float* own = sums[seeing[i]] + e * kLanes;
-          add_products<true>(values + e / kLanes * kKeySteps * kTile, weights[i], kKeySteps, own);
+        for (size_t e = 0; e < elements; e += kKeys) {
+          const auto add = elements - e < kKeys ? add_products<true, 2> : add_products<true, kSumTiles>;
+          add(values + e / kLanes * kKeySteps * kTile, kKeySteps, weights[i], taken / kStep,
+              sums[seeing[i]] + e * kLanes);
         }
       }
     }

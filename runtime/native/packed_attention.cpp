@@ -9,6 +9,9 @@
 namespace rbee {
 namespace {
 
+// Products of queries and keys that are worth waking other threads for.
+constexpr size_t kWorthThreads = 128 << 10;
+
 enum Input : size_t { kQkv, kBegins, kCos, kSin, kQueryNorm, kKeyNorm, kBias = kCos };
 
 // The weights of a norm, of so many numbers at a time; null for none.
@@ -213,8 +216,11 @@ void PackedAttention::compute(ort::KernelContext* context) const {
   }
 
   const std::vector<Group> all = groups(step);
-  ort_.in_parallel(context, all.size(), [&](size_t i) {
-    const Group& group = all[i];
+  // As many tasks as pieces, so that no thread waits long for the last; but of a few words, one.
+  size_t work = 0;
+  for (const Group& group : all) work += (group.last - group.first) * (group.end - group.text) * size;
+  const size_t parts = work < kWorthThreads ? 1 : all.size();
+  const auto attend = [&](const Group& group) {
     const size_t length = group.end - group.text;
     const size_t at = (group.kv_head * step.tokens + group.text) * size;
     const HeadCache<float> cache{step.keys + at, step.values + at, size, length};
@@ -234,6 +240,9 @@ void PackedAttention::compute(ort::KernelContext* context) const {
     }
     const bool on_unit = kernels_.matrix_unit && length >= kTokensForTheUnit;
     attend_group(kernels_, on_unit, own, group.last - group.first, cache, scoring);
+  };
+  ort_.in_parallel(context, parts, [&](size_t part) {
+    for (size_t i = part; i < all.size(); i += parts) attend(all[i]);
   });
 }
 

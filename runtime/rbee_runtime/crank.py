@@ -48,6 +48,9 @@ class Crank(ABC, Generic[AnyServed, Work]):
         self._live: dict[str, AnyServed] = {}
         self._cancelled: set[str] = set()
         self._closing = False
+        self._resting = False  # the thread waits for something to do
+        self._lent: int | None = None  # the thread that turns the crank in its place
+        self._broke: BaseException | None = None  # what that ended with
         self._job: tuple[Callable[[], object], Future[None]] | None = None
         self._fault: str | None = None
         self._ended = threading.Event()
@@ -128,6 +131,35 @@ class Crank(ABC, Generic[AnyServed, Work]):
         self._fault = "the engine is of the process that this one was forked from: load it here"
         self._ended.set()
 
+    def _borrow(self, served: AnyServed) -> Work | None:
+        """Take a request in, with the lock held, and return what the caller is to do for it.
+
+        There is something if the thread rests and serves nobody: to wake it takes longer than a
+        short step. The crank is the caller's then, until :meth:`_give_back`.
+        """
+        alone = self._resting and not (self._live or self._lent or self._job)
+        self._live[served.request_id] = served
+        if not alone:
+            self._changed.notify()
+            return None
+        self._lent = threading.get_ident()
+        return self._next()
+
+    def _do_borrowed(self, work: Work) -> None:
+        """Do what was borrowed. If that fails, the thread ends as if it had done it itself."""
+        try:
+            self._perform(work)
+        except Exception as error:
+            self._broke = error
+
+    def _give_back(self) -> None:
+        """Give the crank back, if this thread has it."""
+        with self._changed:
+            if self._lent == threading.get_ident():
+                self._lent = None
+                if self._has_to_turn():
+                    self._changed.notify()
+
     # --- below: the engine's thread ---
 
     @abstractmethod
@@ -167,7 +199,11 @@ class Crank(ABC, Generic[AnyServed, Work]):
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; return ``False`` when the thread is to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._live or self._closing or self._job)
+            self._resting = True
+            self._changed.wait_for(self._has_to_turn)
+            self._resting = False
+            if self._broke is not None:
+                raise self._broke
             job, self._job = self._job, None
             unwanted = self._take_unwanted()
         if job is not None:
@@ -184,6 +220,10 @@ class Crank(ABC, Generic[AnyServed, Work]):
         if work is not None:
             self._perform(work)
         return True
+
+    def _has_to_turn(self) -> bool:
+        wanted = self._live or self._closing or self._job or self._broke
+        return bool(wanted) and self._lent is None
 
     def _take_unwanted(self) -> list[tuple[AnyServed, RuntimeFault | None]]:
         """Return what was cancelled, and what is too late with the fault to say so."""

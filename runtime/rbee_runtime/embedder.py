@@ -6,7 +6,6 @@ import queue
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,10 +148,14 @@ class Embedder:
             request_id = f"embed-{uuid.uuid4().hex}"
             some = texts[start : start + MOST_INPUTS]
             read = self._read(request_id, some, first=start, many=len(texts) > 1, prompt=prompt)
-            with closing(self._events(request_id, None, read)) as events:
-                for event in events:
+            heard: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
+            try:
+                self._loop.serve(request_id, read, heard.put)
+                for event in self._events(heard):
                     if isinstance(event, Embedded):
                         vectors[start + event.index] = event.vector
+            finally:
+                self.cancel(request_id)
         return vectors
 
     def stream(self, request: EmbeddingRequest) -> Generator[Embedded | EmbeddingFinished]:
@@ -162,7 +165,12 @@ class Embedder:
             RuntimeFault: As :meth:`submit`, or what the request failed with.
         """
         texts = self._read(request.request_id, request.inputs, request.called)
-        yield from self._events(request.request_id, request.deadline, texts)
+        heard: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
+        self._loop.submit(request.request_id, request.deadline, texts, heard.put)
+        try:
+            yield from self._events(heard)
+        finally:
+            self.cancel(request.request_id)
 
     def status(self) -> EngineStatus:
         """Return what the embedder is doing."""
@@ -190,20 +198,16 @@ class Embedder:
         self.close()
 
     def _events(
-        self, request_id: str, deadline: float | None, texts: Sequence[Text]
+        self, heard: queue.SimpleQueue[EmbeddingEvent]
     ) -> Generator[Embedded | EmbeddingFinished]:
-        events: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
-        self._loop.submit(request_id, deadline, texts, events.put)
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-                if isinstance(event, EmbeddingFinished):
-                    return
-        finally:
-            self.cancel(request_id)
+        """Yield a request's events to its end."""
+        while True:
+            event = heard.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, EmbeddingFinished):
+                return
 
     def _read(
         self,

@@ -18,6 +18,10 @@ from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
 PACK_TOKENS = 2048
 """Tokens of a pack at most: where attention computes the scores of all pairs, those are many."""
 
+_KEPT = 256
+"""Bindings that are kept. What is asked of a search has few lengths, and a binding takes as long to
+make as a tenth of its step."""
+
 _INPUTS = {"input_ids": "tensor(int64)", "cu_seqlens": "tensor(int32)"}
 
 
@@ -62,6 +66,7 @@ class Encoder:
         self._check(artifact)
         self._inputs = self._stage(self.pack_tokens)
         self._vectors = device.zeros((self.pack_tokens, self._dim), "float32")
+        self._bindings: dict[tuple[int, int], Binding] = {}
 
     @classmethod
     def open(cls, artifact: EmbedderArtifact, backend: str | None, index: int) -> Encoder:
@@ -109,16 +114,12 @@ class Encoder:
         if pack.tokens > self.pack_tokens:
             self._require_room(pack.tokens)
             inputs = self._stage(pack.tokens)
-        host, device = inputs.host, inputs.device
+        host = inputs.host
         host["input_ids"][: pack.tokens] = np.concatenate([text.ids for text in pack.texts])
         lengths = [len(text.ids) for text in pack.texts]
         np.cumsum(lengths, dtype=np.int32, out=host["cu_seqlens"][1 : texts + 1])
         self._device.upload(inputs)
-        binding = Binding(self._session, self._device)
-        binding.input("input_ids", device["input_ids"][: pack.tokens])
-        binding.input("cu_seqlens", device["cu_seqlens"][: texts + 1])
-        binding.output("embeddings", self._vectors[:texts])
-        binding.run(pack.tokens)
+        self._bind(inputs, pack.tokens, texts).run(pack.tokens)
         vectors = np.empty((texts, self._dim), np.float32)
         self._device.read(self._vectors[:texts], vectors)
         return vectors
@@ -130,6 +131,21 @@ class Encoder:
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
         return self._device.held()
+
+    def _bind(self, inputs: Staging, tokens: int, texts: int) -> Binding:
+        """Return the graph bound to so many tokens of so many texts."""
+        sizes = tokens, texts
+        if inputs is self._inputs and sizes in self._bindings:
+            return self._bindings[sizes]
+        binding = Binding(self._session, self._device)
+        binding.input("input_ids", inputs.device["input_ids"][:tokens])
+        binding.input("cu_seqlens", inputs.device["cu_seqlens"][: texts + 1])
+        binding.output("embeddings", self._vectors[:texts])
+        if inputs is self._inputs:
+            if len(self._bindings) == _KEPT:
+                self._bindings.clear()
+            self._bindings[sizes] = binding
+        return binding
 
     def _stage(self, tokens: int) -> Staging:
         """Return room for the inputs of a pack of so many tokens, each a text at most."""

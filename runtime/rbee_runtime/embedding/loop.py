@@ -88,10 +88,30 @@ class EmbeddingLoop(Crank[_Live, Pack]):
             EngineClosed: No more requests are taken.
         """
         with self._changed:
-            self._require_new(request_id)
-            self._packer.add(request_id, texts)
-            self._live[request_id] = _Live(request_id, deadline, sink, texts)
+            live = self._admit(request_id, deadline, texts, sink)
+            self._live[request_id] = live
             self._changed.notify()
+
+    def serve(self, request_id: str, texts: Sequence[Text], sink: Sink) -> None:
+        """Queue texts as :meth:`submit` does, for a caller who waits for them anyway.
+
+        Where nobody else is being served and the encoder runs on the CPU, the caller's thread runs
+        the first step itself: a question is answered before the other thread would be awake.
+
+        Raises:
+            RuntimeFault: As :meth:`submit`.
+        """
+        if self._encoder.name != "cpu":
+            return self.submit(request_id, None, texts, sink)
+        try:
+            with self._changed:
+                live = self._admit(request_id, None, texts, sink)
+                pack = self._borrow(live)
+            if pack is not None:
+                self._do_borrowed(pack)
+        finally:
+            self._give_back()
+        return None
 
     def status(self) -> EngineStatus:
         """Return what it is doing."""
@@ -105,7 +125,15 @@ class EmbeddingLoop(Crank[_Live, Pack]):
                 fault=self._fault,
             )
 
-    # --- below: the loop's thread ---
+    def _admit(
+        self, request_id: str, deadline: float | None, texts: Sequence[Text], sink: Sink
+    ) -> _Live:
+        """Queue a request's texts, with the lock held."""
+        self._require_new(request_id)
+        self._packer.add(request_id, texts)
+        return _Live(request_id, deadline, sink, texts)
+
+    # --- below: the loop's thread, or one that stands in for it ---
 
     def _next(self) -> Pack | None:
         return self._packer.next(self._pace.tokens)
