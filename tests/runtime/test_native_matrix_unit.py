@@ -134,12 +134,14 @@ def test_a_matrix_that_does_not_fit_a_core_s_cache(rows: int, offsets: bool) -> 
 
 
 @needs_matrix_unit
-def test_a_token_is_the_same_in_any_long_chunk() -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32, 128])
+def test_a_token_is_the_same_in_any_long_chunk(bits: int, block: int) -> None:
     rng = np.random.default_rng(11)
-    of = Product(rng, 96, 256, 4, 32, bias=False, offsets=False, short_scales=True)
-    x = rng.standard_normal((1, 200, 256), np.float32)
+    of = Product(rng, 90, 272, bits, block, bias=True, offsets=False, short_scales=True)
+    x = rng.standard_normal((1, 700, 272), np.float32)
     together = of.run(x)
-    for first, last in ((0, 2), (5, 38), (100, 200)):
+    for first, last in ((0, 2), (3, 19), (4, 21), (5, 37), (5, 38), (100, 200)):
         np.testing.assert_array_equal(of.run(x[:, first:last]), together[:, first:last])
 
 

@@ -178,6 +178,8 @@ class EmbeddingLoop(Crank[_Live, Pack]):
             if len(shares) == 1:
                 return [error]
             return [outcome for share in shares for outcome in self._run_pack(share, [share])]
+        if len(shares) == 1:
+            return [_finite(vectors)]
         ends = list(itertools.accumulate(len(share.texts) for share in shares))
         return [_finite(part) for part in np.split(vectors, ends[:-1])]
 
@@ -190,6 +192,9 @@ class EmbeddingLoop(Crank[_Live, Pack]):
 
 def _by_request(pack: Pack) -> Iterator[Pack]:
     """Yield a pack's share of each request."""
+    if pack.texts[0].request_id == pack.texts[-1].request_id:  # whose texts stand together
+        yield pack
+        return
     for _, texts in itertools.groupby(pack.texts, attrgetter("request_id")):
         share = tuple(texts)
         yield Pack(share, sum(len(text.ids) for text in share))
