@@ -114,8 +114,8 @@ void round_values(const Element* values, size_t count, size_t taken, size_t size
   }
 }
 
-// So many tiles of sums = or += as many rows of tiles `a`, which are `stride` apart, times a column of
-// tiles `b`, as many as steps.
+// So many tiles of sums = or += as many rows of tiles `a`, which are `stride` apart, times a column
+// of tiles `b`, as many as steps.
 template <bool Adds, size_t SumTiles>
 RBEE_MATRIX_UNIT void add_products(const uint16_t* a, size_t stride, const uint16_t* b,
                                    size_t steps, float* to) {
@@ -334,7 +334,8 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
       }
       for (size_t i = 0; i < of_pair; ++i) {
         for (size_t e = 0; e < elements; e += kKeys) {
-          const auto add = elements - e < kKeys ? add_products<true, 2> : add_products<true, kSumTiles>;
+          const auto add =
+              elements - e < kKeys ? add_products<true, 2> : add_products<true, kSumTiles>;
           add(values + e / kLanes * kKeySteps * kTile, kKeySteps, weights[i], taken / kStep,
               sums[seeing[i]] + e * kLanes);
         }

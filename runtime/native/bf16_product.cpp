@@ -111,8 +111,8 @@ bool is_of_few(const Panels& weights, const Bf16Part& part) {
 // Calls `multiply(slab, pair, is_last, coming)` for every slab of every pair of panels, `is_last`
 // for the last of its pair.
 template <typename Multiply>
-RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part, const float* bias,
-                                const Multiply& multiply) {
+RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part,
+                                             const float* bias, const Multiply& multiply) {
   const WeightsShape& shape = weights.shape();
   const size_t block_bytes = weights.panel_bytes() / shape.blocks();
   const RoundPanel round = round_panel_of(weights);
@@ -218,8 +218,8 @@ RBEE_MATRIX_UNIT void multiply_bf16(const Panels& weights, const Bf16Rows& rows,
     });
     return;
   }
-  // What an epilogue takes stays here while what follows is multiplied; where there are several slabs,
-  // until the last.
+  // What an epilogue takes stays here while what follows is multiplied; where there are several
+  // slabs, until the last.
   thread_local std::vector<Square> squares;
   const size_t in_column = (part.last_tile - part.first_tile + 1) / 2;
   const size_t kept = slab_blocks(weights.shape()) == weights.shape().blocks()

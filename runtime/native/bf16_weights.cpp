@@ -27,7 +27,8 @@ template <int Byte>
 RBEE_MATRIX_UNIT inline __m512 byte_above_power(__m512i line) {
   constexpr int kExponent = (127 + 23 - 8) << 23;
   constexpr __mmask64 kSecond = 0x2222222222222222;
-  const __m512i order = _mm512_set4_epi32((12 + Byte) << 8, (8 + Byte) << 8, (4 + Byte) << 8, Byte << 8);
+  const __m512i order =
+      _mm512_set4_epi32((12 + Byte) << 8, (8 + Byte) << 8, (4 + Byte) << 8, Byte << 8);
   return _mm512_castsi512_ps(
       _mm512_mask_shuffle_epi8(_mm512_set1_epi32(kExponent), kSecond, line, order));
 }

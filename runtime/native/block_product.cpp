@@ -12,8 +12,9 @@ namespace {
 // unit. That takes a third of the time for many, and less than twice for few; but so it matters
 // little how a prompt is cut into chunks.
 constexpr size_t kManyTokens = 2;
-// Rows that are multiplied while one core's second-level cache holds them, in bytes of bfloat16; and
-// tiles of them, by which time making weights bfloat16 hardly counts, or at least.
+// Rows that are multiplied while one core's second-level cache holds them, in bytes of bfloat16; in
+// tiles, no more than by which it hardly counts to make weights bfloat16 once, and no fewer than
+// make that worth its while.
 constexpr size_t kRowsTogether = 1 << 20;
 constexpr size_t kMostTiles = 20;
 constexpr size_t kLeastTiles = 8;
@@ -109,10 +110,13 @@ void BlockProduct::compute_in_bf16(ort::KernelContext* context, const float* x, 
                                    float* y) const {
   const WeightsShape& shape = weights_.shape();
   const avx512::Bf16Rows rows(scratch(avx512::Bf16Rows::bytes(count, shape)), count, shape);
-  // Parts of rows first, as many for each of two cores: what follows takes rows in the same order, so
-  // that a core finds in its cache what it wrote.
-  const size_t together = std::clamp(kRowsTogether / avx512::Bf16Rows::bytes(1, shape), kLeastTiles, kMostTiles);
-  const size_t row_parts = std::min(rows.tiles(), (rows.tiles() + 2 * together - 1) / (2 * together) * 2);
+  // Parts of rows first: what follows takes rows in the same order, so that a core finds in its
+  // cache what it wrote. An even number, for two cores get alike then.
+  const size_t together =
+      std::clamp(kRowsTogether / avx512::Bf16Rows::bytes(1, shape), kLeastTiles, kMostTiles);
+  const size_t row_parts = rows.tiles() < 2 * kLeastTiles
+                               ? 1
+                               : 2 * ((rows.tiles() + 2 * together - 1) / (2 * together));
   const auto first_tile = [&](size_t part) { return rows.tiles() * part / row_parts; };
   const size_t rounding = tasks(rows.tiles(), count * shape.inputs);
   ort_.in_parallel(context, rounding, [&](size_t task) {

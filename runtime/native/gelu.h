@@ -8,8 +8,8 @@ namespace rbee::RBEE_VARIANT {
 // x * (1 + erf(x / sqrt(2))) / 2 to within 1.1e-5, which does not show once outputs are rounded to
 // eight bits or to bfloat16, as what follows does; NaN stays NaN.
 inline Floats gelu(Floats x) {
-  // What is missing of x where it is positive, or left of it where it is negative: with s = |x| it is
-  // s * (c - s)**4 times a polynomial of s - c / 2 that errs least, and nothing from c on.
+  // What is missing of x where it is positive, or left of it where it is negative: with s = |x| it
+  // is s * (c - s)**4 times a polynomial of s - c / 2 that errs least, and nothing from c on.
   constexpr float kEnd = 4.8f;
   const Floats size = lesser(repeat(kEnd), magnitude(x));
   const Floats rest = subtract(repeat(kEnd), size);

@@ -218,7 +218,9 @@ void PackedAttention::compute(ort::KernelContext* context) const {
   const std::vector<Group> all = groups(step);
   // As many tasks as pieces, so that no thread waits long for the last; but of a few words, one.
   size_t work = 0;
-  for (const Group& group : all) work += (group.last - group.first) * (group.end - group.text) * size;
+  for (const Group& group : all) {
+    work += (group.last - group.first) * (group.end - group.text) * size;
+  }
   const size_t parts = work < kWorthThreads ? 1 : all.size();
   const auto attend = [&](const Group& group) {
     const size_t length = group.end - group.text;
