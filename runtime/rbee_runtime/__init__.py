@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact, Manifest, Task, task_of
 from rbee_runtime.completion import Completion
+from rbee_runtime.constraint import Constraint, JsonSchema, Regex
 from rbee_runtime.errors import (
     ArtifactError,
     ContextOverflow,
@@ -52,6 +53,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "Completion",
+    "Constraint",
     "ContextOverflow",
     "DeadlineExceeded",
     "DeviceError",
@@ -72,12 +74,14 @@ __all__ = [
     "InputTooLong",
     "InvalidRequest",
     "InvalidSetting",
+    "JsonSchema",
     "LoadProgress",
     "Manifest",
     "MemoryUse",
     "OutOfMemory",
     "Piece",
     "QueueFull",
+    "Regex",
     "Request",
     "RuntimeFault",
     "SamplingParams",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from rbee_runtime.chat import answer, chat, summary
+from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.engine import Engine
 from rbee_runtime.program import INTERRUPTED, Parser, guarded, read_stdin
 from rbee_runtime.request import Request, SamplingParams
@@ -25,10 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.interactive and arguments.prompt is not None:
         parser.error("give either a prompt or --interactive")
+    if arguments.interactive and arguments.json_schema is not None:
+        parser.error("a chat is held to no schema: --json-schema does not go with --interactive")
     if arguments.interactive and arguments.raw:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
     if not arguments.interactive and arguments.prompt in (None, "-"):
         arguments.prompt = _prompt_of_stdin(parser, asked=arguments.prompt is not None)
+    constraint = None
+    if arguments.json_schema is not None:
+        constraint = _schema_of(parser, arguments.json_schema)
 
     def work() -> int:
         with Engine.load(
@@ -38,12 +45,12 @@ def main(argv: list[str] | None = None) -> int:
             device=arguments.device,
             slots=1,
         ) as engine:
-            return _generate(engine, arguments)
+            return _generate(engine, arguments, constraint)
 
     return guarded(parser.prog, work)
 
 
-def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
+def _generate(engine: Engine, arguments: argparse.Namespace, constraint: JsonSchema | None) -> int:
     sampling = SamplingParams(
         temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
     )
@@ -57,7 +64,7 @@ def _generate(engine: Engine, arguments: argparse.Namespace) -> int:
         messages = [{"role": role, "content": text} for role, text in roles.items() if text]
         prompt = engine.tokenizer.render_chat(messages)
     limit = _TOKENS if arguments.max_tokens is None else arguments.max_tokens
-    request = Request("generate", prompt, limit, sampling, stop)
+    request = Request("generate", prompt, limit, sampling, stop, constraint=constraint)
     end = answer(engine, request, lambda text: print(text, end="", flush=True))
     print()
     if end is None:
@@ -73,6 +80,15 @@ def _prompt_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> str:
     if not prompt:
         parser.error("give a prompt: standard input holds none")
     return prompt
+
+
+def _schema_of(parser: argparse.ArgumentParser, file: Path) -> JsonSchema:
+    try:
+        return JsonSchema(json.loads(file.read_bytes()), called=f"--json-schema {file}")
+    except OSError as error:
+        parser.error(f"--json-schema {file}: {error.strerror or error}")
+    except (ValueError, RecursionError) as error:
+        parser.error(f"--json-schema {file}: not JSON: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="repeats a sampled answer; default: drawn")
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
+    parser.add_argument(
+        "--json-schema",
+        type=Path,
+        metavar="FILE",
+        help="a JSON schema that the answer is held to",
     )
     parser.add_argument(
         "--system",

@@ -148,7 +148,10 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
             return Failed(InferenceFailed(message))
         sequence = live.sequence
         live.count_token()
-        text = sequence.accept(token)
+        try:
+            text = sequence.accept(token)
+        except InferenceFailed as fault:
+            return Failed(fault)
         if text:
             live.tell(Piece(text, len(sequence.tokens)))
         return live.finished() if sequence.phase is Phase.FINISHED else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rbee_runtime.constraint import Constraint
 from rbee_runtime.errors import InvalidRequest
 
 U64_MAX = 2**64 - 1
@@ -82,6 +83,8 @@ class Request:
         stop: Strings that end the completion; the matched one is not part of its text.
         deadline: ``time.monotonic()`` value past which the request fails with ``DeadlineExceeded``;
             ``None`` means never.
+        constraint: What the completion is held to; ``None`` for nothing. One that ``max_tokens`` or
+            a stop string ends is a beginning of what the constraint admits.
 
     Raises:
         InvalidRequest: The prompt is empty, ``max_tokens`` is below 1, or a stop string is empty.
@@ -93,6 +96,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     deadline: float | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "not empty")

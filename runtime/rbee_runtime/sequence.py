@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from rbee_runtime.events import StopReason
+from rbee_runtime.grammar import Grammar
 from rbee_runtime.request import Request
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.stopping import StopMatcher
@@ -43,11 +44,16 @@ class Sequence:
         length: int,
         tokenizer: Tokenizer,
         eos: frozenset[int],
+        *,
+        grammar: Grammar | None = None,
     ) -> None:
         self.request = request
         self.prompt = prompt
         self.length = length
         self.sampler = RowSampler(request.sampling, prompt)
+        self._grammar = grammar
+        if grammar is not None:
+            self.sampler.allowed = grammar.allowed
         self.phase = Phase.WAITING
         self.slot: int | None = None
         self.cached = 0
@@ -101,6 +107,9 @@ class Sequence:
         """Take a sampled token and return the text that became certain by it, which may be empty.
 
         Sets :attr:`stop_reason` when the completion ends with it.
+
+        Raises:
+            InferenceFailed: What the completion is held to cannot be followed any further.
         """
         if token in self._eos:
             return self.finish(StopReason.EOS)
@@ -108,9 +117,19 @@ class Sequence:
         text = self._matcher.push(self._decoder.push(token))
         if self._matcher.matched is not None:
             self.phase, self.stop_reason = Phase.FINISHED, StopReason.STOP_SEQUENCE
+        elif self._completes_grammar(token):
+            text += self.finish(StopReason.EOS)
         elif len(self.prompt) + len(self.tokens) >= self.length:
             text += self.finish(StopReason.MAX_TOKENS)
         return text
+
+    def _completes_grammar(self, token: int) -> bool:
+        """Follow the constraint over a token; return whether nothing may come after it."""
+        if self._grammar is None:
+            return False
+        self._grammar.advance(token)
+        self.sampler.allowed = self._grammar.allowed
+        return self._grammar.is_complete
 
     def finish(self, reason: StopReason) -> str:
         """End the completion and return the text still held back."""

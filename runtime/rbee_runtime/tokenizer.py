@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,9 +12,14 @@ from rbee_runtime.errors import ArtifactError, InvalidRequest
 
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
+    from rbee_runtime.spelling import Spelling
 
 _REPLACEMENT = "\ufffd"
 """What decoding puts in the place of bytes that are no whole character (yet)."""
+
+
+_BEFORE = "\x02"
+"""A character that no text has, and that no token has beside another."""
 
 
 class Tokenizer:
@@ -109,6 +114,29 @@ class Tokenizer:
                 if not isinstance(error, Exception) and not is_panic(error):
                     raise
         return [self.encode(text, name) for text, name in zip(texts, names, strict=True)]
+
+    def encode_within(self, text: str) -> Iterator[list[int]]:
+        """Yield how ``text`` may be written where it begins no text, special tokens left out.
+
+        Some tokenizers put a space before whatever they are given, which is found out by giving
+        them a character more.
+        """
+        encode = self._tokenizer.encode
+        yield encode(text, add_special_tokens=False).ids
+        before = encode(_BEFORE, add_special_tokens=False).ids
+        together = encode(_BEFORE + text, add_special_tokens=False).ids
+        if together[: len(before)] == before:
+            yield together[len(before) :]
+
+    def spelling(self) -> Spelling:
+        """Return the bytes that each token adds to a text, by id.
+
+        Raises:
+            Unspelled: They are not bytes of the text.
+        """
+        from rbee_runtime.spelling import spell
+
+        return spell(self._tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, special tokens left out, broken characters as U+FFFD."""

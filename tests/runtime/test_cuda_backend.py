@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from rbee_export import Options, digest, export, open_checkpoint
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import Backend, onnx
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
+from rbee_runtime.constraint import JsonSchema, Regex
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import (
     DeviceLost,
@@ -225,6 +228,36 @@ def test_a_mask_may_change_between_two_tokens(artifacts: dict[str, Path]) -> Non
     (free,) = backend.advance(Step.of(0, 8, [7]), [sampler])
     logits = backend.run(Step.of(0, 8, [7]))[0]
     assert free == int(logits.argmax())
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM, PENALISED])
+def test_what_is_held_to_a_schema_is_what_the_cpu_says(
+    params: SamplingParams, artifacts: dict[str, Path]
+) -> None:
+    """Several at once, each held to something else, in slots that change hands."""
+    path = artifacts["llama"]
+    artifact = Artifact.open(path)
+    tokenizer = Tokenizer.open(artifact.file("tokenizer"), None, None, None)
+    constraints = [
+        JsonSchema({"type": "array", "items": {"enum": [1, "bee"]}, "minItems": 9, "maxItems": 9}),
+        Regex("[a-f]{2}-(x|yz){20}"),
+        None,
+        Regex("0{5}|1{40}"),
+    ]
+
+    def answers(backend: Backend) -> list[str]:
+        with Engine(artifact, tokenizer, backend) as engine:
+            collected = [
+                submit(engine, Request(f"{n}", IDS[:20], 120, params, constraint=constraint))
+                for n, constraint in enumerate(constraints * 2)
+            ]
+            return [one.finished()[0] for one in collected]
+
+    mine = answers(open_on_fake(path, FakeCuda()))
+    assert mine == answers(open_cpu(path, slots=3))
+    assert len(json.loads(mine[0])) == 9
+    assert re.fullmatch("[a-f]{2}-(x|yz){20}", mine[1])
+    assert re.fullmatch("0{5}|1{40}", mine[3])
 
 
 @pytest.mark.parametrize("fault", [InferenceFailed, OutOfMemory])

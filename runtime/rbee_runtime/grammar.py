@@ -1,0 +1,259 @@
+"""Holding a completion to a constraint: which tokens may come next, from one token to the next."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_runtime.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.errors import InferenceFailed, InvalidRequest, QueueFull
+from rbee_runtime.json_schema import check_schema
+from rbee_runtime.repetition import MOST_REPETITIONS, repetitions
+from rbee_runtime.spelling import Unspelled
+from rbee_runtime.words import known_to_library
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    from rbee_runtime.tokenizer import Tokenizer
+
+_SPACE: Final = r"( |\n[ \t]{0,40})?"
+"""What may stand between two parts of JSON. Without a bound a model may go on with it for ever."""
+
+_STACK: Final = 64 << 20
+"""Bytes of stack of whatever compiles: what it goes down is as deep as a schema's parts lead."""
+
+_PATIENCE: Final = 2.0
+"""Seconds that a request waits for others to be compiled."""
+
+_ALLOWANCE: Final = 0.1
+_PER_TOKEN: Final = 0.002
+"""Seconds of the processor that the masks of a completion may take, and how many more for each of
+its tokens. Most take a tenth of a millisecond.
+"""
+
+_LONGEST_REASON: Final = 200
+
+ResultT = TypeVar("ResultT")
+
+
+class Grammars:
+    """Compiles constraints for one model.
+
+    What that needs of the vocabulary is built for the first constraint: a worker that is asked for
+    none neither waits for it nor holds it.
+
+    Args:
+        tokenizer: The model's.
+        vocab: Columns of its logits.
+        eos: Tokens that end a completion.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab: int, eos: Collection[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab = vocab
+        self._eos = np.asarray(sorted(eos), np.intp)
+        self._turn = threading.Lock()
+        self._library: LLTokenizer | None = None
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """Return what holds one completion to a constraint. Takes milliseconds, or many of them.
+
+        One is compiled at a time, so that no more than one core is taken from the engine.
+
+        Raises:
+            InvalidRequest: The constraint is malformed, cannot be enforced, or is too large; or
+                the model's tokenizer is of a kind that cannot be held to any.
+            QueueFull: Others take too long to be compiled.
+        """
+        _check(constraint)
+        if not self._turn.acquire(timeout=_PATIENCE):
+            raise QueueFull("too many constraints are being compiled")
+        try:
+            return _on_a_deep_stack(lambda: self._compile(constraint))
+        finally:
+            self._turn.release()
+
+    def _compile(self, constraint: Constraint) -> Grammar:
+        name = constraint.called
+        try:
+            from llguidance import LLMatcher
+        except ImportError:
+            raise InvalidRequest(
+                name, f"{name} is not served here: the package llguidance is not installed"
+            ) from None
+        if self._library is None:
+            try:
+                self._library = known_to_library(self._tokenizer, self._vocab)
+            except Unspelled:
+                message = f"{name} is not served with this model, whose tokens are not bytes"
+                raise InvalidRequest(name, message) from None
+        try:
+            source = _source(constraint)
+        except ValueError as error:
+            raise InvalidRequest(name, f"{name}: {_reason(str(error))}") from None
+        matcher = LLMatcher(self._library, source, log_level=0, limits=_limits())
+        grammar = Grammar(matcher, self._vocab, self._eos)
+        try:
+            grammar.begin()
+        except InferenceFailed:
+            raise InvalidRequest(name, f"{name}: {_reason(matcher.get_error())}") from None
+        return grammar
+
+
+class Grammar:
+    """A constraint as far as a completion has come in it. For one thread at a time.
+
+    Attributes:
+        allowed: ``bool[vocab]``, the tokens that may come next; another array whenever they change.
+        is_complete: Whether nothing may follow.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab: int, eos: NDArray[np.intp]) -> None:
+        self._matcher = matcher
+        self._vocab = vocab
+        self._eos = eos
+        # One more than the model has: the end of the text, which may be any of several tokens.
+        self._bits = np.zeros(vocab // 32 + 1, np.int32)
+        self._known = b""
+        self._left = _ALLOWANCE
+        self.allowed: NDArray[np.bool_] = np.zeros(vocab, np.bool_)
+        self.is_complete = False
+
+    def begin(self) -> None:
+        """Find what may come first.
+
+        Raises:
+            InferenceFailed: Nothing may, or it takes too much to say.
+        """
+        self._require_sound()
+        self._find()
+
+    def advance(self, token: int) -> None:
+        """Take the token that came and find what may follow.
+
+        Raises:
+            InferenceFailed: It takes too much to say, or the token was not allowed.
+        """
+        began = time.thread_time()
+        self._matcher.consume_token(token)
+        self._require_sound()
+        if self._matcher.is_stopped():
+            self.is_complete = True
+            return
+        self._find()
+        self._left += _PER_TOKEN - (time.thread_time() - began)
+        if self._left < 0.0:
+            raise InferenceFailed("the constraint takes too long to follow; ask for a simpler one")
+
+    def _find(self) -> None:
+        bits = self._bits
+        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        self._require_sound()
+        known = bits.tobytes()
+        if known == self._known:
+            return
+        self._known = known
+        unpacked = np.unpackbits(bits.view(np.uint8), bitorder="little").view(np.bool_)
+        self.allowed = unpacked[: self._vocab]
+        if unpacked[self._vocab]:
+            self.allowed[self._eos] = True
+
+    def _require_sound(self) -> None:
+        if self._matcher.is_error():
+            reason = _reason(self._matcher.get_error())
+            raise InferenceFailed(f"the constraint cannot be followed any further: {reason}")
+
+
+def _source(constraint: Constraint) -> str:
+    """Return a constraint as the library reads it.
+
+    Raises:
+        ValueError: It cannot be written down so.
+    """
+    from llguidance import LLMatcher
+
+    match constraint:
+        case JsonSchema():
+            return LLMatcher.grammar_from_json_schema(
+                json.dumps(constraint.schema),
+                # Fixed here, or a schema could change them.
+                overrides={
+                    "whitespace_pattern": _SPACE,
+                    "coerce_one_of": False,
+                    "lenient": False,
+                },
+            )
+        case Regex():
+            return LLMatcher.grammar_from_regex(constraint.pattern)
+
+
+def _check(constraint: Constraint) -> None:
+    """Let a constraint pass that is not too large.
+
+    Raises:
+        InvalidRequest: It is, or has something that cannot be enforced.
+    """
+    match constraint:
+        case JsonSchema():
+            check_schema(constraint)
+        case Regex(pattern, name):
+            if repetitions(pattern) > MOST_REPETITIONS:
+                raise InvalidRequest(name, f"{name} has more than {MOST_REPETITIONS} characters")
+
+
+def _limits() -> LLParserLimits:
+    """Return what one step of one matcher may take: some ten milliseconds, some ten megabytes."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        max_items_in_row=500,
+        step_lexer_fuel=50_000,
+        step_max_items=20_000,
+        max_lexer_states=20_000,
+        verbose_errors=False,
+    )
+
+
+def _on_a_deep_stack(job: Callable[[], ResultT]) -> ResultT:
+    """Run a job on a thread with more stack than a thread has by itself, and wait for it."""
+    outcome: list[ResultT] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(job())
+        except BaseException as error:  # whatever it is, it is raised where somebody waits
+            failure.append(error)
+
+    usual = threading.stack_size(_STACK)
+    try:
+        thread = threading.Thread(target=run, name="rbee-grammar", daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _reason(message: str) -> str:
+    """Return what the library says, in one line and without what it repeats of the constraint."""
+    if message.startswith("NoExtension"):
+        return "no text fulfils it"
+    _, of_pattern, fault = message.rpartition("\nerror: ")
+    if of_pattern:
+        message = f"in a pattern, {fault}"
+    if message.startswith("panic"):
+        message = "it is too large"
+    if "oneOf" in message:
+        message = "oneOf is served where no value fits two of it for certain; ask for anyOf"
+    line = " ".join(message.partition("\n")[0].split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"

@@ -1,0 +1,223 @@
+"""JSON schemas that strangers wrote: what of them can be enforced, and at what cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeGuard
+
+from rbee_runtime.constraint import JsonSchema
+from rbee_runtime.errors import InvalidRequest
+from rbee_runtime.repetition import MOST_REPETITIONS, repetitions
+from rbee_runtime.schema_alternatives import MOST_ALTERNATIVES, Alternatives
+
+_MOST_CHARACTERS: Final = 1 << 16
+_MOST_PARTS: Final = 1_000
+_LONGEST_STRING: Final = 4_096
+_DEEPEST_JSON: Final = 100
+
+_BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+_OF_NAMES: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+"""Keywords whose value has a schema for every name."""
+
+_OF_ONE: Final = frozenset({"additionalProperties", "additionalItems"})
+"""Keywords whose value is a schema."""
+
+_OF_LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+"""Keywords whose value is a list of schemas."""
+
+_PLAIN: Final = frozenset(
+    {
+        "$ref",
+        "const",
+        "enum",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "items",
+        "maximum",
+        "maxItems",
+        "maxLength",
+        "maxProperties",
+        "minimum",
+        "minItems",
+        "minLength",
+        "minProperties",
+        "multipleOf",
+        "pattern",
+        "required",
+        "type",
+    }
+)
+"""The other keywords that are enforced."""
+
+_ANNOTATIONS: Final = frozenset(
+    {
+        "$comment",
+        "$id",
+        "$schema",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "default",
+        "deprecated",
+        "description",
+        "discriminator",
+        "example",
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    }
+)
+"""Keywords that ask for nothing."""
+
+_KNOWN: Final = _OF_NAMES | _OF_ONE | _OF_LISTS | _PLAIN | _ANNOTATIONS
+
+
+def check_schema(constraint: JsonSchema) -> None:
+    """Let a schema pass if all that it asks for can be enforced within bounds.
+
+    What compiles and follows a schema takes time, memory and stack as the schema wants, so that is
+    bounded here: its text, the schemas in it, how deep they lead into each other, how many may
+    stand in one place, and how often its patterns repeat something.
+
+    Raises:
+        InvalidRequest: It is no JSON schema, has a keyword that is not enforced, or is too large.
+    """
+    name = constraint.called
+    try:
+        text = json.dumps(constraint.schema, separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise InvalidRequest(name, f"{name} is nested too deeply") from None
+    except (TypeError, ValueError):
+        raise InvalidRequest(name, f"{name} must be JSON") from None
+    if len(text) > _MOST_CHARACTERS:
+        raise InvalidRequest(
+            name, f"{name} has {len(text)} characters, more than {_MOST_CHARACTERS} as JSON"
+        )
+    _Inspection(constraint).enter(constraint.schema, "", 0)
+
+
+class _Inspection:
+    """A walk through a schema that refuses what cannot be enforced.
+
+    The compiler goes where references lead, into each definition once: at most as deep as there
+    are schemas.
+    """
+
+    def __init__(self, constraint: JsonSchema) -> None:
+        self._name = constraint.called
+        self._alternatives = Alternatives(constraint.schema)
+        self._parts = 0
+        self._repetitions = 0
+
+    def enter(self, schema: object, place: str, level: int) -> None:
+        """Look at a schema and at all in it.
+
+        Raises:
+            InvalidRequest: It cannot be enforced.
+        """
+        if isinstance(schema, bool):
+            return
+        if not isinstance(schema, Mapping):
+            raise self._refusal(place, "must be an object, true or false")
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise InvalidRequest(
+                self._name, f"{self._name} has more than {_MOST_PARTS} schemas in it"
+            )
+        if level > _DEEPEST_JSON:
+            raise InvalidRequest(self._name, f"{self._name} is nested too deeply")
+        for keyword in schema:
+            if keyword not in _KNOWN:
+                raise self._refusal(place, f"{_short(keyword)} cannot be enforced")
+        reference = schema.get("$ref", "#")
+        elsewhere = level > 0 and "$id" in schema
+        if elsewhere or not (reference == "#" or str(reference).startswith("#/")):
+            message = "references are served within one schema only, as #/$defs/name"
+            raise self._refusal(place, message)
+        if "%" in str(reference):
+            raise self._refusal(place, "a reference is served without escapes only")
+        if any(_longest(schema.get(keyword)) > _LONGEST_STRING for keyword in ("const", "enum")):
+            raise self._refusal(place, f"a string of more than {_LONGEST_STRING} characters")
+        if self._alternatives.of(schema) > MOST_ALTERNATIVES:
+            raise self._refusal(place, f"more than {MOST_ALTERNATIVES} alternatives")
+        if schema.get("format") == "unknown":  # a word of the library's for any text
+            raise self._refusal(place, "format cannot be unknown")
+        patterns = [schema.get("pattern"), *_names(schema.get("patternProperties"))]
+        self._repetitions += sum(repetitions(p) for p in patterns if isinstance(p, str))
+        if self._repetitions > MOST_REPETITIONS:
+            raise self._refusal(place, f"patterns repeat more than {MOST_REPETITIONS} times")
+        if _excludes_a_near_whole_number(schema):
+            message = "a whole number cannot be excluded less than 1 from another bound"
+            raise self._refusal(place, message)
+        if max(map(len, _names(schema.get("properties"))), default=0) > _LONGEST_STRING:
+            raise self._refusal(place, f"a name of more than {_LONGEST_STRING} characters")
+        for inner, where in _inner(schema):
+            self.enter(inner, f"{place}/{where}", level + 1)
+
+    def _refusal(self, place: str, fault: str) -> InvalidRequest:
+        at = f" at {place}" if place else ""
+        return InvalidRequest(self._name, f"{self._name}{at}: {fault}")
+
+
+def _excludes_a_near_whole_number(schema: Mapping[str, Any]) -> bool:
+    """Return whether a whole number is excluded less than 1 from another bound.
+
+    The library lets that number be all the same: 2 in ``exclusiveMinimum: 2, maximum: 2.5``.
+    """
+    excluded = []
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        value = schema.get(exclusive)
+        # In draft 4 it says what the other keyword is.
+        excluded.append(schema.get(bound) if value is True else value)
+    bounds = list(filter(_is_number, map(schema.get, _BOUNDS)))
+    return any(
+        0 < abs(value - bound) < 1
+        for value in filter(_is_number, excluded)
+        if value % 1 == 0
+        for bound in bounds
+    )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _longest(value: object) -> int:
+    """Return the length of the longest string in a value of JSON."""
+    longest, waiting = 0, [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                longest = max(longest, len(text))
+            case list() as items:
+                waiting += items
+            case Mapping() as members:
+                waiting += [*members, *members.values()]
+    return longest
+
+
+def _names(members: object) -> list[Any]:
+    return list(members) if isinstance(members, Mapping) else []
+
+
+def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
+    """Yield the schemas directly in one, and where. What is malformed is left to the compiler."""
+    for keyword, value in schema.items():
+        if keyword in _OF_NAMES and isinstance(value, Mapping):
+            for name, inner in value.items():
+                yield inner, f"{keyword}/{_short(name)}"
+        elif keyword in _OF_LISTS or (keyword == "items" and isinstance(value, list)):
+            for number, inner in enumerate(value if isinstance(value, list) else ()):
+                yield inner, f"{keyword}/{number}"
+        elif keyword in _OF_ONE or keyword == "items":
+            yield value, keyword
+
+
+def _short(name: object) -> str:
+    """Return a name as it may be told in an error: in one line, and not a long one."""
+    text = "".join(c if c.isprintable() else "?" for c in str(name))
+    return text if len(text) <= 40 else f"{text[:40]}…"
