@@ -78,7 +78,9 @@ def _sentence(detail: ErrorDetails) -> str:
             reason = detail.get("ctx", {}).get("error", "malformed")
             return f"the body is not valid JSON: {reason}"
     if detail["type"] == "string_pattern_mismatch":
-        return f"every name in {name} must be a token id"
+        if name == _BY_TOKEN:
+            return f"every name in {name} must be a token id"
+        return f"{name} must match {detail['ctx']['pattern']}"
     if name == _BY_TOKEN and len(detail["loc"]) > 1:
         name = f"every value in {name}"
     told = demand(detail)

@@ -15,8 +15,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
+from rbee_runtime.constraint import Constraint
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
+from rbee_service.openai_formats import ResponseFormat
 from rbee_service.openai_unserved import Part
 
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -161,6 +163,11 @@ class OpenAiFields(Part):
         """Whether a stream ends with a count of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the completion is held to."""
+        return None
+
     def to_runtime(
         self,
         request_id: str,
@@ -193,6 +200,7 @@ class OpenAiFields(Part):
             ),
             stop=tuple(self.stop),
             deadline=deadline,
+            constraint=self.constraint,
         )
 
 
@@ -202,10 +210,17 @@ class ChatRequest(OpenAiFields):
     Attributes:
         messages: The chat so far.
         max_completion_tokens: The newer name of ``max_tokens``.
+        response_format: What the answer is held to.
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer is held to."""
+        return None if self.response_format is None else self.response_format.constraint()
 
     @property
     def new_tokens(self) -> int | None:

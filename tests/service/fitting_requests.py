@@ -31,6 +31,10 @@ def _fit(body: dict[str, Any]) -> None:
         del body["dimensions"]
     if isinstance(messages := body.get("messages"), list):
         body["messages"] = [_brief(message) for message in messages[:4]]
+    match body.get("response_format"):
+        case {"json_schema": {"schema": dict() as schema}}:
+            # Most objects are no schema.
+            schema.clear()
     if isinstance(model := body.get("model"), str) and len(model) % 8:
         body["model"] = MODEL
 

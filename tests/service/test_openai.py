@@ -266,7 +266,6 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"logprobs": True}, "logprobs", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     ({"user": "u"}, "user", "unsupported_parameter"),
     ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
     ({"temprature": 1}, "temprature", "unknown_parameter"),
