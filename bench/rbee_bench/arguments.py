@@ -119,15 +119,19 @@ def parser(purpose: str) -> Parser:
 
 
 def _service(commands: argparse._SubParsersAction[Parser]) -> None:
-    streaming = _on_model(commands, "streaming", "what it costs that tokens go out over HTTP")
-    streaming.add_argument(
-        "--precision",
-        choices=["int4", "gguf", "int8"],
-        default="int4",
-        help="of our artifact (default: %(default)s)",
-    )
-    _count(streaming, "--tokens", 128, 1, "tokens of a completion")
-    _count(streaming, "--rounds", 5, 1, "rounds that count")
+    for name, purpose in (
+        ("streaming", "what it costs that tokens go out over HTTP"),
+        ("structured", "what it costs that completions are held to a JSON schema"),
+    ):
+        command = _on_model(commands, name, purpose)
+        command.add_argument(
+            "--precision",
+            choices=["int4", "gguf", "int8"],
+            default="int4",
+            help="of our artifact (default: %(default)s)",
+        )
+        _count(command, "--tokens", 128, 1, "tokens of a completion")
+        _count(command, "--rounds", 5, 1, "rounds that count")
 
     load = _on_model(commands, "load", "many streams at once on one worker, for a while")
     _count(load, "--streams", 200, 1, "streams at a time")

@@ -44,6 +44,7 @@ from rbee_bench.sse_client import StreamFault
 from rbee_bench.start import Start
 from rbee_bench.streaming import Streaming
 from rbee_bench.tables import TableFault, rewrite
+from rbee_bench.structured import Structured
 from rbee_bench.trees import GateFault
 from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
@@ -167,6 +168,8 @@ def _layout(result: Result) -> RenderableType:
             return report_served.quick_report(result)
         case Streaming():
             return report_service.streaming_report(result)
+        case Structured():
+            return report_service.structured_report(result)
         case Load():
             return report_service.load_report(result)
         case Hostile():

@@ -33,6 +33,7 @@ from rbee_bench.servers import ServerSpec, llama_server, python_server, vllm_ser
 from rbee_bench.serving import Serving, measure_serving
 from rbee_bench.start import Start, measure_start
 from rbee_bench.streaming import Streaming, measure_streaming
+from rbee_bench.structured import Structured, measure_structured
 from rbee_bench.subject import Progress as OnProgress
 from rbee_bench.subject import Subject
 
@@ -56,6 +57,7 @@ Result = (
     | Cold
     | Quick
     | Streaming
+    | Structured
     | Load
     | Hostile
     | Faults
@@ -145,6 +147,9 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
             case "streaming":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_streaming(artifact, arguments.tokens, arguments.rounds, progress)
+            case "structured":
+                artifact = subject.artifact(arguments.precision, progress)
+                return measure_structured(artifact, arguments.tokens, arguments.rounds, progress)
             case "load":
                 artifact = subject.artifact("int4", progress)
                 streams, slots, seconds = arguments.streams, arguments.slots, arguments.seconds

@@ -9,7 +9,9 @@ from rbee_bench import layout
 from rbee_bench.faults import Faults
 from rbee_bench.hostile import Hostile
 from rbee_bench.load import Load
+from rbee_bench.percentiles import Percentiles
 from rbee_bench.streaming import Streaming
+from rbee_bench.structured import Structured
 
 
 def faults_report(result: Faults) -> RenderableType:
@@ -41,6 +43,33 @@ def streaming_report(result: Streaming) -> RenderableType:
         figures = f"{engine:.0f}", f"{worker:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
         table.add_row(str(row.streams), *figures)
     return Group(table, *layout.noise(noise, result.bystanders))
+
+
+def structured_report(result: Structured) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.structured.measure_structured` found."""
+    table = layout.table(
+        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
+        ("streams", "held to nothing", "to a schema", "cost", "spread"),
+    )
+    noise = {}
+    for row in result.rows:
+        free, held = row.rates
+        noise[f"{row.streams} streams"] = row.spread
+        figures = f"{free:.0f}", f"{held:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
+        table.add_row(str(row.streams), *figures)
+    others = layout.table("otherwise", ("", "found"))
+    others.add_row("the first schema of all, more than another", layout.milliseconds(result.first))
+    others.add_row("memory after it, more than before", layout.megabytes(result.memory))
+    others.add_row("a schema to its first token", layout.milliseconds(result.again))
+    for name, gaps in (
+        ("between tokens of a free stream", result.alone),
+        ("beside four others, held to nothing", result.beside),
+        (f"beside {result.asked} requests of four others, with costly schemas", result.attacked),
+    ):
+        found = Percentiles.of(gaps)
+        told = map(layout.milliseconds, (found.p50, found.p95, max(gaps)))
+        others.add_row(f"{name}: p50, p95, longest", ", ".join(told))
+    return Group(table, others, *layout.noise(noise, result.bystanders))
 
 
 def load_report(result: Load) -> RenderableType:

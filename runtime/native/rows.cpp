@@ -41,7 +41,7 @@ void gated_gelu(const float* gate, const float* up, size_t width, float* y) {
 }
 
 void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y) {
-  gated<gelu_by_erf>(gate, up, width, y);
+  gated<gelu>(gate, up, width, y);
 }
 
 void gelu(const float* x, size_t width, float* y) {

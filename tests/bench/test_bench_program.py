@@ -178,6 +178,16 @@ def test_start(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert "until ready" in capsys.readouterr().out
 
 
+def test_structured(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("structured --tokens 8 --rounds 1") == 0
+    result = program.result("structured")
+    assert [row["streams"] for row in result["rows"]] == [1, 16]
+    assert all(row["free"][0] > 0 and row["held"][0] > 0 for row in result["rows"])
+    assert result["alone"]
+    assert result["attacked"]
+    assert "costly schemas" in capsys.readouterr().out
+
+
 def test_a_text_that_is_too_short_is_said_in_one_line(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,250 @@
+"""What it costs that completions are held to a schema, and that strangers write the schemas."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import interleave
+from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.subject import Progress
+from rbee_runtime import Artifact, Engine, JsonSchema, Request, RuntimeFault
+from rbee_runtime.events import Event, Failed, Finished, Piece
+from rbee_runtime.request import GREEDY
+
+STREAMS: Final = (1, 16)
+_SLOTS: Final = 16
+_PROMPT: Final = "A list of the people in village number {number}, as JSON:\n"
+_PEOPLE: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "trade": {"enum": ["baker", "beekeeper", "smith", "weaver"]},
+            "friends": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+        },
+        "required": ["name", "age", "trade", "friends"],
+        "additionalProperties": False,
+    },
+    "minItems": 1000,
+}
+"""More than any completion here holds: all of them have the same number of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredRow:
+    """One number of streams.
+
+    Attributes:
+        streams: How many at once.
+        free: Tokens a second of completions held to nothing, one a round.
+        held: Of completions held to a schema, one a round.
+    """
+
+    streams: int
+    free: tuple[float, ...]
+    held: tuple[float, ...]
+
+    @property
+    def cost(self) -> float:
+        """Share of the rate that is lost, in the middle round."""
+        return 1.0 - paired_ratio(self.held, self.free)
+
+    @property
+    def spread(self) -> float:
+        """Of the rounds' ratios; see :func:`~rbee_bench.stats.spread`."""
+        return spread([h / f for h, f in zip(self.held, self.free, strict=True)])
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Tokens a second in the middle round, free and held."""
+        return statistics.median(self.free), statistics.median(self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """What was measured.
+
+    Attributes:
+        precision: Of the artifact.
+        tokens: Of each completion.
+        rows: One for each number of streams.
+        first: Seconds by which the first schema of all came later than the same one again.
+        again: Seconds from submission to the first token of the same one again.
+        memory: Bytes more of the process after the first.
+        alone: Seconds between the pieces of a free stream that has the engine for itself.
+        beside: Of one beside as many others as have requests held to nothing.
+        attacked: Of one beside as many others as ask for the costliest schemas that are let in.
+        asked: How many of these there were.
+        bystanders: Share of the processor that other programs had meanwhile.
+    """
+
+    precision: str
+    tokens: int
+    rows: tuple[StructuredRow, ...]
+    first: float
+    again: float
+    memory: int
+    alone: tuple[float, ...]
+    beside: tuple[float, ...]
+    attacked: tuple[float, ...]
+    asked: int
+    bystanders: float
+
+
+def measure_structured(
+    artifact: Artifact, tokens: int, rounds: int, progress: Progress
+) -> Structured:
+    """Complete prompts held to a schema and held to nothing, by turns, then under attack."""
+    turns = len(STREAMS) * 2 * (rounds + 1) + 3
+    done = 0
+
+    def turn(name: str) -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, turns)
+
+    progress("starting", 0, turns)
+    with Engine.load(artifact.path, slots=_SLOTS) as engine:
+        bystanders = Bystanders([])
+        _rate(engine, 1, tokens, None)
+        before = engine.memory().total
+        first = _first_token(engine)
+        memory = engine.memory().total - before
+        again = statistics.median(_first_token(engine) for _ in range(5))
+        rows = []
+        for streams in STREAMS:
+            taken = interleave(
+                {
+                    f"free, {streams}": lambda n=streams: _rate(engine, n, tokens, None),  # type: ignore[misc]
+                    f"held, {streams}": lambda n=streams: _rate(  # type: ignore[misc]
+                        engine, n, tokens, JsonSchema(_PEOPLE)
+                    ),
+                },
+                rounds,
+                turn,
+            )
+            free, held = taken.values()
+            rows.append(StructuredRow(streams, free, held))
+        alone = _gaps(engine, "alone")
+        turn("alone")
+        with _Others(engine, [None]):
+            beside = _gaps(engine, "beside")
+        turn("beside others")
+        with _Others(engine, [JsonSchema(schema) for schema in _hostile()]) as attack:
+            attacked = _gaps(engine, "attacked")
+        turn("attacked")
+        share = bystanders.share()
+    return Structured(
+        artifact.manifest.precision,
+        tokens,
+        tuple(rows),
+        first - again,
+        again,
+        memory,
+        alone,
+        beside,
+        attacked,
+        attack.asked,
+        share,
+    )
+
+
+def _rate(engine: Engine, streams: int, tokens: int, held_to: JsonSchema | None) -> float:
+    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    began = time.monotonic()
+    for number in range(streams):
+        prompt = _PROMPT.format(number=number)
+        name = f"{number}"
+        engine.submit(Request(name, prompt, tokens, GREEDY, constraint=held_to), told.put)
+    left, count = streams, 0
+    while left:
+        match told.get():
+            case Finished(completion_tokens=done):
+                count, left = count + done, left - 1
+            case Failed(error=error):
+                raise error
+    return count / (time.monotonic() - began)
+
+
+def _first_token(engine: Engine) -> float:
+    began = time.monotonic()
+    prompt = _PROMPT.format(number=0)
+    next(engine.generate(prompt, max_tokens=1, constraint=JsonSchema(_PEOPLE)), None)
+    return time.monotonic() - began
+
+
+def _gaps(engine: Engine, name: str) -> tuple[float, ...]:
+    """Return the seconds between the pieces of a free stream."""
+    times = [
+        time.monotonic()
+        for event in engine.stream(Request(name, _PROMPT.format(number=99), 400, GREEDY))
+        if isinstance(event, Piece)
+    ]
+    return tuple(after - before for before, after in itertools.pairwise(times))
+
+
+class _Others:
+    """Threads that ask for short completions, one after the other, for as long as it is used.
+
+    Attributes:
+        asked: How many they asked for.
+    """
+
+    def __init__(
+        self, engine: Engine, held_to: Sequence[JsonSchema | None], threads: int = 4
+    ) -> None:
+        self.asked = 0
+        self._engine = engine
+        self._held_to = held_to
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, number: int) -> None:
+        while not self._over.is_set():
+            number += 1
+            held_to = self._held_to[number % len(self._held_to)]
+            # Refused, or given up: what is measured is how the others fare.
+            with suppress(RuntimeFault):
+                self._engine.complete(["x"], max_tokens=40, constraint=held_to)
+            self.asked += 1
+
+
+def _hostile() -> list[dict[str, Any]]:
+    """Return schemas just within the limits, each of which takes what it can of one thing."""
+    nested = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/nested"}}] * 60}
+    optional = {f"p{number}": {"type": "string"} for number in range(990)}
+    alike = [
+        {"type": "object", "properties": {"key": {"type": "string"}, f"{n}": {"type": "integer"}}}
+        for n in range(60)
+    ]
+    return [
+        {"$ref": "#/$defs/nested", "$defs": {"nested": nested}},
+        {"type": "object", "properties": optional, "additionalProperties": {"type": "integer"}},
+        {"type": "object", "properties": optional, "required": list(optional)},
+        {"const": "hello world " * 340},
+        {"type": "string", "pattern": "^(ab{69}){69}$"},
+        {"type": "string", "pattern": "^[^c]*a[^c]{200}$"},
+        {"type": "array", "items": {"anyOf": alike}, "minItems": 9},
+        {"type": "integer", "multipleOf": 999999937},
+    ]
