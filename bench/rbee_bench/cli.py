@@ -43,8 +43,8 @@ from rbee_bench.serving import Serving
 from rbee_bench.sse_client import StreamFault
 from rbee_bench.start import Start
 from rbee_bench.streaming import Streaming
-from rbee_bench.tables import TableFault, rewrite
 from rbee_bench.structured import Structured
+from rbee_bench.tables import TableFault, rewrite
 from rbee_bench.trees import GateFault
 from rbee_bench.worker_process import StartFault
 from rbee_export import ExportError
