@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -43,6 +44,11 @@ from rbee_service.model_source import artifact_cache, model_reference
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
 from rbee_service.token_keeper import TokenKeeper
+
+SAME_SIGNAL: Final = 0.25
+"""Seconds within which a second signal is taken for the first: ``timeout`` sends it to the process
+and to its group.
+"""
 
 _CANCEL_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 5.0
@@ -82,6 +88,7 @@ class Worker:
         self._backend: ModelBackend[Any, Any] | None = None
         self._announced = options.model_ref or options.model.name
         self._stop_asked = asyncio.Event()
+        self._stop_asked_at = 0.0
         self._rereading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
         self._keeper = TokenKeeper(options.token, options.token_file)
@@ -134,6 +141,7 @@ class Worker:
     def stop(self) -> None:
         """Begin to stop: refuse new work, let what runs finish within the grace period."""
         self._state.stop()
+        self._stop_asked_at = time.monotonic()
         self._stop_asked.set()
 
     def _obey_signals(self) -> None:
@@ -144,6 +152,8 @@ class Worker:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stop_asked.is_set():
+            if time.monotonic() - self._stop_asked_at < SAME_SIGNAL:
+                return
             self._log.warning("Stopping at once", signal=number.name)
             sys.stderr.flush()
             os._exit(128 + number)

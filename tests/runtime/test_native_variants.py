@@ -87,8 +87,9 @@ def test_without_library_or_instructions(processor: Path) -> None:
     with pytest.raises(kernels.NoKernels, match=r"the processor has no avx2, f16c$"):
         kernels.library()
     kernels._LIBRARY.unlink()
-    with pytest.raises(kernels.NoKernels, match="not compiled"):
+    with pytest.raises(kernels.Uncompiled, match="ours are not compiled: install a C") as told:
         kernels.library()
+    assert told.value.is_remediable
 
 
 def test_a_choice_that_cannot_be_had(processor: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,10 +71,25 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, hive: Hive) -> No
             # The first signal has been heard once the worker is no longer ready.
             while (await client.get("/v1/ready")).json()["ready"]:
                 pass
-            worker.send(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError):
-                _ = [chunk async for chunk in chunks]
+                _ = [worker.send(signal.SIGTERM) async for _ in chunks]
         assert await asyncio.to_thread(worker.exit_code) == 128 + signal.SIGTERM
+
+
+async def test_two_at_once_are_one(tmp_path: Path, hive: Hive) -> None:
+    """As ``timeout`` sends them."""
+    with started(STAND_IN, *flags(tmp_path, hive, "--grace", "30")) as worker:
+        async with (
+            httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
+            client.stream("POST", "/v1/inference", json=GOOD) as answer,
+        ):
+            chunks = answer.aiter_raw()
+            await anext(chunks)
+            worker.send(signal.SIGTERM)
+            worker.send(signal.SIGTERM)
+            read = b"".join([chunk async for chunk in chunks])
+        assert read.endswith(b"data: [DONE]\n\n")
+        assert await asyncio.to_thread(worker.exit_code) == 0
 
 
 async def until_said(worker: WorkerProcess, what: str, count: int = 1) -> None:

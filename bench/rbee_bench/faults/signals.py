@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 from rbee_bench.faults.case import Case, Model
@@ -10,6 +11,7 @@ from rbee_bench.faults.stream import job
 from rbee_bench.faults.worker import Worker, must_know_of_the_end, started, until
 from rbee_bench.faulty_worker import Plan
 from rbee_bench.hive_stand_in import BEAT, Hive
+from rbee_service.worker import SAME_SIGNAL
 
 
 def _loading(model: Model) -> None:
@@ -50,6 +52,7 @@ def _draining(model: Model) -> None:
         stream.until(b'"output"')
         worker.tell_to_stop()
         _until_it_refuses(worker)
+        time.sleep(SAME_SIGNAL)
         worker.tell_to_stop()
         # A signal's code is negative where the shell would add it to 128: this one is no death.
         worker.must_end(128 + signal.SIGTERM, within=5.0)

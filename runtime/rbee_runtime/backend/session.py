@@ -130,8 +130,7 @@ def open_session(
             return open_with_kernels(graph, exact=exact)
         except kernels.NoKernels as why:
             # What is wrong with the graph itself, the plain session says again.
-            level = logging.WARNING if isinstance(why, kernels.Refused) else logging.INFO
-            _LOG.log(level, "Running on ONNX Runtime's own kernels: %s", why)
+            _LOG.log(_gravity(why), "Running on ONNX Runtime's own kernels: %s", why)
     options = _options()
     providers: list[Any] = ["CPUExecutionProvider"]
     for name, size in (tensorrt.sizes if tensorrt else {}).items():
@@ -203,6 +202,15 @@ def open_with_kernels(graph: Path, *, exact: bool = False) -> ort.InferenceSessi
         raise kernels.Refused(str(error)) from error
     kernels.forget_pages(graph.parent)
     return session
+
+
+def _gravity(why: kernels.NoKernels) -> int:
+    """Return the level at which to log it: above that of news where somebody can do something."""
+    match why:
+        case kernels.Refused() | kernels.Uncompiled(is_remediable=True):
+            return logging.WARNING
+        case _:
+            return logging.INFO
 
 
 def _options() -> ort.SessionOptions:

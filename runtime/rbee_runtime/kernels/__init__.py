@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,7 +77,7 @@ def library() -> Path:
                 f"{_CHOICE}={choice}: the kernels are not compiled; install a C++ compiler, then "
                 "this package again"
             )
-        raise NoKernels("they are not compiled")
+        raise Uncompiled
     missing = (_VARIANTS[choice] if choice else _LEAST) - _instructions()
     if missing:
         why = f"the processor has no {', '.join(sorted(missing))}"
@@ -117,6 +118,19 @@ def exactly() -> Iterator[None]:
 
 class NoKernels(Exception):
     """The native kernels are not to be used; the message says why."""
+
+
+class Uncompiled(NoKernels):
+    """The library is not there.
+
+    Attributes:
+        is_remediable: It could be, on a machine like this.
+    """
+
+    def __init__(self) -> None:
+        self.is_remediable = sys.platform == "linux" and os.uname().machine == "x86_64"
+        remedy = ": install a C++ compiler or ziglang, then this package again"
+        super().__init__(f"ours are not compiled{remedy if self.is_remediable else ''}")
 
 
 class Refused(NoKernels):
