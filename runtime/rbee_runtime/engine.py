@@ -14,9 +14,9 @@ from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
 from rbee_runtime.completion import Completion, complete_all
 from rbee_runtime.constraint import Constraint
+from rbee_runtime.constraint.grammar import Grammars
 from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started
-from rbee_runtime.grammar import Grammars
 from rbee_runtime.live import Sink
 from rbee_runtime.loading import open_verified, report_ready
 from rbee_runtime.loop import DecodeLoop

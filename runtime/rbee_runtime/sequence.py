@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from rbee_runtime.constraint.grammar import Grammar
 from rbee_runtime.events import StopReason
-from rbee_runtime.grammar import Grammar
 from rbee_runtime.request import Request
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.stopping import StopMatcher

@@ -12,7 +12,7 @@ from rbee_runtime.errors import ArtifactError, InvalidRequest
 
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
-    from rbee_runtime.spelling import Spelling
+    from rbee_runtime.constraint.spelling import Spelling
 
 _REPLACEMENT = "\ufffd"
 """What decoding puts in the place of bytes that are no whole character (yet)."""
@@ -134,7 +134,7 @@ class Tokenizer:
         Raises:
             Unspelled: They are not bytes of the text.
         """
-        from rbee_runtime.spelling import spell
+        from rbee_runtime.constraint.spelling import spell
 
         return spell(self._tokenizer)
 

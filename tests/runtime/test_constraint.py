@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from support.collecting import submit
 
 from rbee_runtime.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.constraint.grammar import Grammar
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import InferenceFailed, InvalidRequest
 from rbee_runtime.events import StopReason
-from rbee_runtime.grammar import Grammar
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 
 PROMPT = "Once upon a time"
@@ -170,7 +170,7 @@ def test_one_that_breaks_off_fails_alone(engine: Engine, monkeypatch: pytest.Mon
     """Here, as it takes too long to follow; what the library gives up on ends the same way."""
     other = submit(engine, Request("other", PROMPT, 64, GREEDY))
     with monkeypatch.context() as patch:
-        patch.setattr("rbee_runtime.grammar._PER_TOKEN", -1.0)
+        patch.setattr("rbee_runtime.constraint.grammar._PER_TOKEN", -1.0)
         with pytest.raises(InferenceFailed, match="takes too long to follow"):
             engine.complete([PROMPT], constraint=JsonSchema(PERSON))
     assert other.finished()[1].reason is StopReason.MAX_TOKENS

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rbee_runtime.constraint import JsonSchema
+from rbee_runtime.constraint.json_schema import check_schema
+from rbee_runtime.constraint.repetition import repetitions
 from rbee_runtime.errors import InvalidRequest
-from rbee_runtime.json_schema import check_schema
-from rbee_runtime.repetition import repetitions
 
 
 def deep(levels: int) -> Any:

@@ -16,9 +16,9 @@ from support.texts import NASTY
 from support.tiny_tokenizer import tokenizer_json
 from tokenizers import decoders, models
 
-from rbee_runtime.spelling import Unspelled
+from rbee_runtime.constraint.spelling import Unspelled
+from rbee_runtime.constraint.words import Words, known_to_library
 from rbee_runtime.tokenizer import Tokenizer
-from rbee_runtime.words import Words, known_to_library
 
 KINDS = ["byte-level", "llama", "gemma", "real"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeGuard
 
 from rbee_runtime.constraint import JsonSchema
+from rbee_runtime.constraint.alternatives import MOST_ALTERNATIVES, Alternatives
+from rbee_runtime.constraint.repetition import MOST_REPETITIONS, repetitions
 from rbee_runtime.errors import InvalidRequest
-from rbee_runtime.repetition import MOST_REPETITIONS, repetitions
-from rbee_runtime.schema_alternatives import MOST_ALTERNATIVES, Alternatives
 
 _MOST_CHARACTERS: Final = 1 << 16
 _MOST_PARTS: Final = 1_000

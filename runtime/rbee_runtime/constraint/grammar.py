@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.constraint.json_schema import check_schema
+from rbee_runtime.constraint.repetition import MOST_REPETITIONS, repetitions
+from rbee_runtime.constraint.spelling import Unspelled
+from rbee_runtime.constraint.words import known_to_library
 from rbee_runtime.errors import InferenceFailed, InvalidRequest, QueueFull
-from rbee_runtime.json_schema import check_schema
-from rbee_runtime.repetition import MOST_REPETITIONS, repetitions
-from rbee_runtime.spelling import Unspelled
-from rbee_runtime.words import known_to_library
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer

@@ -12,7 +12,7 @@ class JsonSchema:
     """The completion is JSON that a schema admits, and nothing else.
 
     What a schema asks for that cannot be enforced is refused, never passed over: see
-    :func:`~rbee_runtime.json_schema.check_schema`.
+    :func:`~rbee_runtime.constraint.json_schema.check_schema`.
 
     Attributes:
         schema: The schema, as ``json.loads`` or ``pydantic.BaseModel.model_json_schema`` return it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-    from rbee_runtime.spelling import Spelling
+    from rbee_runtime.constraint.spelling import Spelling
     from rbee_runtime.tokenizer import Tokenizer
 
 
