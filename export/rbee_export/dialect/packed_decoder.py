@@ -68,16 +68,15 @@ class PackedDecoder(OrtOperations):
         assert how.rope is not None
         rows = self._in_rows(qkv) if self._flat else qkv
         inputs = [rows, self._texts.begins, *self._graph.rope(how.rope, c.context_length)]
-        attributes: dict[str, int | float] = {
-            "num_heads": c.heads,
-            "kv_num_heads": c.kv_heads,
-            "scale": c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale,
-        }
+        attributes: dict[str, int | float] = {"num_heads": c.heads, "kv_num_heads": c.kv_heads}
         if c.causal:
             attributes["local_window_size"] = -1 if how.window is None else how.window
-            attributes["softcap"] = c.attention_cap or 0.0
         else:
             attributes["reach"] = c.context_length if how.window is None else how.window - 1
+        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+        attributes["scale"] = scale
+        if c.causal:
+            attributes["softcap"] = c.attention_cap or 0.0
         if norms is not None:
             widths = (c.q_width, c.kv_width) if c.qk_norm == "whole" else (c.head_dim, c.head_dim)
             inputs += [
