@@ -167,7 +167,8 @@ class Engine:
             InvalidRequest: Its prompt is empty or not of this model, its id is already in use, or
                 its constraint cannot be enforced.
             ContextOverflow: Prompt and completion exceed the context length.
-            QueueFull: The waiting line is at its limit.
+            QueueFull: The waiting line is at its limit, or that of constraints to be compiled.
+            OutOfMemory: There is none to compile its constraint.
             EngineClosed: The engine no longer takes requests.
         """
         prompt = self._encode(request)

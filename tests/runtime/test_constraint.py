@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +12,18 @@ from typing import Any
 import jsonschema_rs
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+import tokenizers
 from support.collecting import submit
+from support.two_tokenizers import byte_level
+from tokenizers import decoders, models
 
 from rbee_runtime.constraint import Constraint, JsonSchema, Regex
-from rbee_runtime.constraint.grammar import Grammar
+from rbee_runtime.constraint.grammar import Grammar, Grammars
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import InferenceFailed, InvalidRequest
+from rbee_runtime.errors import InferenceFailed, InvalidRequest, OutOfMemory, QueueFull
 from rbee_runtime.events import StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
+from rbee_runtime.tokenizer import Tokenizer
 
 PROMPT = "Once upon a time"
 PERSON: dict[str, Any] = {
@@ -247,86 +248,44 @@ def test_a_mask_that_stays_is_the_same_array(engine: Engine) -> None:
     assert before[ids].all()
 
 
-names = st.text(alphabet='abcäß🐝 "\\/{}', min_size=1, max_size=4)
-scalars = st.one_of(
-    st.builds(
-        lambda low, more: {"type": "string", "minLength": low, "maxLength": low + more},
-        st.integers(0, 2),
-        st.integers(0, 3),
-    ),
-    st.builds(
-        lambda low, more: {"type": "integer", "minimum": low, "maximum": low + more},
-        st.integers(-200, 200),
-        st.integers(0, 50),
-    ),
-    st.builds(lambda n: {"type": "integer", "multipleOf": n, "maximum": 99}, st.integers(1, 9)),
-    st.builds(
-        lambda low, more: {"type": "number", "exclusiveMinimum": low, "maximum": low + more},
-        st.integers(-20, 20),
-        st.sampled_from([0.5, 1, 2.25]),
-    ),
-    st.sampled_from(["date", "uuid", "ipv4"]).map(lambda kind: {"type": "string", "format": kind}),
-    st.sampled_from(["^[ab]{1,3}$", "^x", "y$", "^(é|🐝)?z$", r"^\d\d$"]).map(
-        lambda pattern: {"type": "string", "pattern": pattern, "maxLength": 6}
-    ),
-    st.lists(st.one_of(names, st.integers(), st.booleans(), st.none()), min_size=1).map(
-        lambda values: {"enum": values}
-    ),
-    st.sampled_from([{"type": ["null", "boolean"]}, {"const": {"a": [1, "ü", None]}}]),
-)
-nested = st.recursive(
-    st.one_of(scalars, st.just({"$ref": "#/$defs/shared"})),
-    lambda inner: st.one_of(
-        st.builds(
-            lambda members, needed, open_: {
-                "type": "object",
-                "properties": members,
-                "required": sorted(members)[:needed],
-                "additionalProperties": open_,
-            },
-            st.dictionaries(names, inner, max_size=3),
-            st.integers(0, 3),
-            st.just(False),
-        ),
-        st.builds(
-            lambda items, low, more: {
-                "type": "array",
-                "items": items,
-                "minItems": low,
-                "maxItems": low + more,
-            },
-            inner,
-            st.integers(0, 2),
-            st.integers(0, 2),
-        ),
-        st.lists(inner, min_size=1, max_size=3).map(lambda some: {"anyOf": some}),
-        st.lists(inner, min_size=1, max_size=2).map(
-            lambda some: {"type": "array", "prefixItems": some, "items": False}
-        ),
-        inner.map(lambda one: {"allOf": [one]}),
-    ),
-    max_leaves=5,
-)
-schemas = st.builds(lambda one, shared: one | {"$defs": {"shared": shared}}, nested, scalars)
+def test_a_model_without_an_end_of_text() -> None:
+    tokenizer = byte_level()
+    held_to = Grammars(tokenizer, 384, []).compile(Regex("ab?"))
+    [first] = tokenizer.encode("a")
+    held_to.advance(first)
+    assert not held_to.is_complete
+    held_to.advance(tokenizer.encode("b")[0])
+    assert held_to.is_complete
 
 
-@given(schema=schemas, seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_what_comes_out_is_what_was_asked_for(
-    engine: Engine, schema: dict[str, Any], seed: int
+def test_a_model_without_a_token_for_it() -> None:
+    only = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    only.decoder = decoders.ByteLevel()
+    grammars = Grammars(Tokenizer(only), 2, [])
+    with pytest.raises(InvalidRequest, match="regex: no text fulfils it"):
+        grammars.compile(Regex("c"))
+    held_to = grammars.compile(Regex("ac|b"))
+    with pytest.raises(InferenceFailed, match="cannot be followed any further: no text"):
+        held_to.advance(0)
+    words = tokenizers.Tokenizer(models.WordLevel({"bee": 0}, unk_token="bee"))
+    with pytest.raises(InvalidRequest, match="regex is not served with this model"):
+        Grammars(Tokenizer(words), 1, []).compile(Regex("bee"))
+
+
+def test_without_memory_for_a_stack(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", refuse)
+        with pytest.raises(OutOfMemory, match="can't start new thread"):
+            engine._grammars.compile(Regex("x"))
+    assert engine.complete([PROMPT], constraint=Regex("x"))[0].text == "x"
+
+
+def test_one_that_waits_too_long_for_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of any schema that is not refused, from a model that says anything."""
-    try:
-        [one] = engine.complete(
-            [PROMPT], max_tokens=900, sampling=warm(seed), constraint=JsonSchema(schema)
-        )
-    except InvalidRequest as refused:
-        if not re.search("Unsatisfiable|no text fulfils it|a whole number cannot be", str(refused)):
-            raise
-        return
-    if one.stop_reason is StopReason.EOS:
-        validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
-        value = json.loads(one.text)
-        assert validator.is_valid(value), (value, schema)
-    else:
-        assert one.stop_reason is StopReason.MAX_TOKENS
+    monkeypatch.setattr("rbee_runtime.constraint.grammar._PATIENCE", 0.01)
+    with engine._grammars._turn, pytest.raises(QueueFull, match="too many constraints"):
+        engine.complete([PROMPT], constraint=Regex("x"))

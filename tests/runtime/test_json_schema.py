@@ -26,6 +26,12 @@ def chain(length: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": named | {f"d{length}": True}}
 
 
+def into(length: int) -> dict[str, Any]:
+    """Return a schema of definitions each of which is the next."""
+    named = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}]} for n in range(length)}
+    return {"$ref": "#/$defs/d0", "$defs": named | {f"d{length}": True}}
+
+
 REFUSED: list[tuple[Any, str]] = [
     ({"uniqueItems": True}, "json_schema: uniqueItems cannot be enforced"),
     ({"properties": {"a": {"not": {}}}}, "json_schema at /properties/a: not cannot be enforced"),
@@ -44,6 +50,17 @@ REFUSED: list[tuple[Any, str]] = [
     ({"exclusiveMaximum": -2.0, "minimum": -2.25}, "a whole number cannot be excluded"),
     ({"minimum": 0, "exclusiveMinimum": True, "maximum": 0.5}, "a whole number cannot be excluded"),
     ({"format": "unknown"}, "format cannot be unknown"),
+    ({"multipleOf": 10_001}, "json_schema: multipleOf adds up to more than 10000"),
+    ({"items": [{"multipleOf": 0.5003}] * 2}, "multipleOf adds up to more than 10000"),
+    (
+        {"allOf": [{"multipleOf": 97}, {"multipleOf": 98}]},
+        "json_schema: several multipleOf beside allOf cannot be enforced",
+    ),
+    (
+        {"$ref": "#/$defs/a", "multipleOf": 98, "$defs": {"a": {"multipleOf": 97}}},
+        "json_schema: several multipleOf beside allOf cannot be enforced",
+    ),
+    ({"multipleOf": 0.12345678901234567}, "multipleOf adds up to more than 10000"),
     ({"const": {1, 2}}, "json_schema must be JSON"),
     ({"const": float("nan")}, "json_schema must be JSON"),
     ({"const": "x" * 4_097}, "json_schema: a string of more than 4096 characters"),
@@ -52,6 +69,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"description": "x" * 70_000}, "json_schema has 70018 characters, more than 65536 as JSON"),
     ({"prefixItems": [{}] * 1_000}, "json_schema has more than 1000 schemas in it"),
     (chain(500), "json_schema has more than 1000 schemas in it"),
+    (into(490), "json_schema is nested too deeply"),
     (deep(102), "json_schema is nested too deeply"),
     (deep(50_000), "json_schema is nested too deeply"),
     ({"anyOf": [{"const": n} for n in range(65)]}, "json_schema: more than 64 alternatives"),
@@ -92,6 +110,7 @@ def test_what_is_refused_is_named(schema: Any, message: str) -> None:
         {"anyOf": [{"$ref": "#"}, {"$ref": "#/nowhere/0"}]},
         {"type": ["string", "null"], "minLength": 10**9, "maximum": 0.5},
         {"exclusiveMinimum": 0, "maximum": 1},
+        {"items": [{"multipleOf": 1e9}, {"multipleOf": 0.01}, {"multipleOf": 12.5}]},
         {"exclusiveMinimum": 0.5, "maximum": 0.75},
         {"properties": {f"p{n}": {"type": ["string", "null"]} for n in range(900)}},
         {"items": "what is malformed is for the compiler"} | {"items": [{}]},

@@ -16,7 +16,7 @@ from rbee_runtime.constraint.json_schema import check_schema
 from rbee_runtime.constraint.repetition import MOST_REPETITIONS, repetitions
 from rbee_runtime.constraint.spelling import Unspelled
 from rbee_runtime.constraint.words import known_to_library
-from rbee_runtime.errors import InferenceFailed, InvalidRequest, QueueFull
+from rbee_runtime.errors import InferenceFailed, InvalidRequest, OutOfMemory, QueueFull
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -71,6 +71,7 @@ class Grammars:
             InvalidRequest: The constraint is malformed, cannot be enforced, or is too large; or
                 the model's tokenizer is of a kind that cannot be held to any.
             QueueFull: Others take too long to be compiled.
+            OutOfMemory: There is none for the stack that compiling may take.
         """
         _check(constraint)
         if not self._turn.acquire(timeout=_PATIENCE):
@@ -236,6 +237,8 @@ def _on_a_deep_stack(job: Callable[[], ResultT]) -> ResultT:
     try:
         thread = threading.Thread(target=run, name="rbee-grammar", daemon=True)
         thread.start()
+    except RuntimeError as error:
+        raise OutOfMemory(f"no constraint can be compiled now: {error}") from None
     finally:
         threading.stack_size(usual)
     thread.join()
