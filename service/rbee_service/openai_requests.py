@@ -116,6 +116,10 @@ class OpenAiFields(Part):
         top_k: 0 is off.
         min_p: 0.0 is off.
         repetition_penalty: 1.0 is off.
+        user: Not looked at, as all that follow: no answer would be another for it.
+        safety_identifier: Who asks.
+        prompt_cache_key: Which requests begin alike; here, those that do.
+        service_tier: There is one.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
@@ -138,6 +142,10 @@ class OpenAiFields(Part):
     top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     min_p: Fraction = 0.0
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "default"] = "default"
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -266,7 +266,9 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"logprobs": True}, "logprobs", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
-    ({"user": "u"}, "user", "unsupported_parameter"),
+    ({"user": 1}, "user", "invalid_value"),
+    ({"service_tier": "flex"}, "service_tier", "invalid_value"),
+    ({"verbosity": "low"}, "verbosity", "unsupported_parameter"),
     ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
     ({"temprature": 1}, "temprature", "unknown_parameter"),
     ({"str": 1}, "str", "unknown_parameter"),
@@ -351,12 +353,15 @@ async def test_messages_that_are_not_served(tmp_path: Path, messages: Any, param
 async def test_what_changes_nothing_may_be_said(tmp_path: Path) -> None:
     neutral = {
         "n": 1,
+        "user": "somebody",
+        "safety_identifier": "somebody",
+        "prompt_cache_key": "a chat",
+        "service_tier": "auto",
         "tools": [],
         "tool_choice": "none",
         "logprobs": False,
         "store": False,
         "response_format": {"type": "text"},
-        "user": None,
         "stop": None,
         "max_tokens": None,
     }
