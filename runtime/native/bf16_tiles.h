@@ -19,10 +19,9 @@ struct alignas(kUnitBytes) Line {
 
 // The upper halves of two registers' numbers side by side: those of `even` first.
 inline __m512i side_by_side(__m512 even, __m512 odd) {
-  constexpr __mmask64 kLower = 0x3333333333333333;
-  const __m512i order = _mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302);
-  return _mm512_mask_shuffle_epi8(_mm512_castps_si512(odd), kLower, _mm512_castps_si512(even),
-                                  order);
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+  return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(odd), _mm512_set1_epi32(0xffff0000u),
+                                   0xf8);  // low | (odd & mask)
 }
 
 }  // namespace rbee::avx512

@@ -39,6 +39,14 @@ RBEE_MATRIX_UNIT inline __m512 less_power(__m512 scale, __m512 offset) {
   return _mm512_fnmadd_ps(scale, _mm512_set1_ps(kPower), offset);
 }
 
+// What side_by_side does, by one shuffle of bytes for two instructions: here are few shuffles else.
+inline __m512i shuffled_together(__m512 even, __m512 odd) {
+  constexpr __mmask64 kLower = 0x3333333333333333;
+  const __m512i order = _mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302);
+  return _mm512_mask_shuffle_epi8(_mm512_castps_si512(odd), kLower, _mm512_castps_si512(even),
+                                  order);
+}
+
 template <size_t Bits, bool HalfScales, bool Offsets>
 RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t block,
                                   uint16_t* to) {
@@ -72,10 +80,10 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
         const auto second = [&](__m512i word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(above_power<12, 4>(word), scale, high);
         };
-        _mm512_storeu_si512(to, side_by_side(first(by16), first(by24)));
-        _mm512_storeu_si512(to + kStepInputs, side_by_side(first(line), first(by8)));
-        _mm512_storeu_si512(to + 2 * kStepInputs, side_by_side(second(by24), second(line)));
-        _mm512_storeu_si512(to + 3 * kStepInputs, side_by_side(second(by8), second(by16)));
+        _mm512_storeu_si512(to, shuffled_together(first(by16), first(by24)));
+        _mm512_storeu_si512(to + kStepInputs, shuffled_together(first(line), first(by8)));
+        _mm512_storeu_si512(to + 2 * kStepInputs, shuffled_together(second(by24), second(line)));
+        _mm512_storeu_si512(to + 3 * kStepInputs, shuffled_together(second(by8), second(by16)));
       }
     } else {
       const __m512 down = less_power<8, 8>(scale, offset);
@@ -84,10 +92,11 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
         const auto number = [&](__m512 word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(word, scale, down);
         };
-        _mm512_storeu_si512(to, side_by_side(number(byte_above_power<0>(line)),
-                                             number(above_power<8, 8>(line))));
-        _mm512_storeu_si512(to + kStepInputs, side_by_side(number(byte_above_power<2>(line)),
-                                                           number(byte_above_power<3>(line))));
+        _mm512_storeu_si512(to, shuffled_together(number(byte_above_power<0>(line)),
+                                                  number(above_power<8, 8>(line))));
+        _mm512_storeu_si512(to + kStepInputs,
+                            shuffled_together(number(byte_above_power<2>(line)),
+                                              number(byte_above_power<3>(line))));
       }
     }
   }
