@@ -21,6 +21,9 @@ from rbee_runtime.request import SamplingParams
 
 PROMPT = "Once upon a time"
 
+_REFUSED = "Unsatisfiable|no text fulfils it|a whole number cannot be|several multipleOf beside"
+"""What these schemas may be refused for."""
+
 
 @pytest.fixture(scope="module")
 def engine(tiny_artifact: Path) -> Iterator[Engine]:
@@ -114,7 +117,7 @@ def test_what_comes_out_is_what_was_asked_for(
             constraint=JsonSchema(schema),
         )
     except InvalidRequest as refused:
-        if not re.search("Unsatisfiable|no text fulfils it|a whole number cannot be", str(refused)):
+        if not re.search(_REFUSED, str(refused)):
             raise
         return
     if one.stop_reason is StopReason.EOS:
