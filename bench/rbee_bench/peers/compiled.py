@@ -26,7 +26,7 @@ from rbee_runtime.step import PREFILL_CHUNK, Step
 class CompiledPeer:
     """Times through the engine, as a worker would; completes and scores below it, on the backend.
 
-    The engine gives text, not tokens, and ends at an end of text.
+    The engine gives text, not tokens; what is timed never ends before its time.
 
     Attributes:
         version: See :class:`~rbee_bench.peers.peer.Peer`.
@@ -52,9 +52,15 @@ class CompiledPeer:
     def _stepper(self) -> _BackendStepper:
         return _BackendStepper(open_backend(self._artifact, slots=1))
 
+    @cached_property
+    def _endless(self) -> SamplingParams:
+        """Greedy, but for an end of text: other engines are told to go on after one."""
+        ends = dict.fromkeys(self._artifact.manifest.eos_token_ids, -100.0)
+        return SamplingParams(temperature=0.0, logit_bias=ends)
+
     def decode(self, prompt: Sequence[int], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        *_, finished = self._engine.stream(Request("bench", prompt, tokens, GREEDY))
+        *_, finished = self._engine.stream(Request("bench", prompt, tokens, self._endless))
         assert isinstance(finished, Finished)  # the last event of a stream that raised nothing
         return Timing(finished.completion_tokens - 1, finished.decode_seconds)
 
@@ -66,9 +72,7 @@ class CompiledPeer:
 
     def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        endless = dict.fromkeys(self._artifact.manifest.eos_token_ids, -100.0)
-        sampling = SamplingParams(temperature=0.0, logit_bias=endless)
-        requests = [Request(f"{n}", p, tokens, sampling) for n, p in enumerate(prompts)]
+        requests = [Request(f"{n}", p, tokens, self._endless) for n, p in enumerate(prompts)]
         start = time.perf_counter()
         completions = complete_all(self._engine, requests, lambda: None)
         seconds = time.perf_counter() - start
