@@ -71,14 +71,16 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, hive: Hive) -> No
             # The first signal has been heard once the worker is no longer ready.
             while (await client.get("/v1/ready")).json()["ready"]:
                 pass
+            insisting = asyncio.create_task(insist(worker))
             with pytest.raises(httpx.RemoteProtocolError):
-                _ = [worker.send(signal.SIGTERM) async for _ in chunks]
+                _ = [chunk async for chunk in chunks]
+            insisting.cancel()
         assert await asyncio.to_thread(worker.exit_code) == 128 + signal.SIGTERM
 
 
 async def test_two_at_once_are_one(tmp_path: Path, hive: Hive) -> None:
     """As ``timeout`` sends them."""
-    with started(STAND_IN, *flags(tmp_path, hive, "--grace", "30")) as worker:
+    with started(STAND_IN, *flags(tmp_path, hive, "--grace", "0.5")) as worker:
         async with (
             httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
             client.stream("POST", "/v1/inference", json=GOOD) as answer,
@@ -90,6 +92,13 @@ async def test_two_at_once_are_one(tmp_path: Path, hive: Hive) -> None:
             read = b"".join([chunk async for chunk in chunks])
         assert read.endswith(b"data: [DONE]\n\n")
         assert await asyncio.to_thread(worker.exit_code) == 0
+
+
+async def insist(worker: WorkerProcess) -> None:
+    """Tell it again and again: a second signal that comes soon is taken for the first."""
+    while True:
+        worker.send(signal.SIGTERM)
+        await asyncio.sleep(0.05)
 
 
 async def until_said(worker: WorkerProcess, what: str, count: int = 1) -> None:
