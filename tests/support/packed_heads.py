@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+import pytest
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.rope import Rope
@@ -16,7 +18,7 @@ from rbee_export.dialect.ort import OPSET
 from rbee_export.dialect.packed_causal_attention import packed_causal_attention
 from rbee_export.dialect.packed_rotary_attention import packed_rotary_attention
 
-from .native import model
+from .native import assert_near, both, model, natively, session
 
 POSITIONS = 400
 EPSILON = 1e-5
@@ -36,6 +38,11 @@ class PackedHeads:
     scale: float = 0.2
     norms: str = "none"
     reach: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the operator's."""
+        return "PackedRotaryAttention" if self.reach else "PackedCausalAttention"
 
     @property
     def attributes(self) -> dict[str, int | float]:
@@ -128,3 +135,54 @@ class PackedHeads:
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         return np.einsum("hqk,khd->qhd", weights, v)
+
+
+def must_be_near(case: PackedHeads, lengths: list[int], seed: int) -> None:
+    """Hold the kernel, and the function it takes the place of, to a softmax in float64."""
+    feeds = case.packed(np.random.default_rng(seed), lengths)
+    wanted = case.attended(*feeds.values())
+    for found in both(case.operator(feeds), feeds):
+        assert_near(found, [wanted], tolerance=3e-5)
+
+
+def must_be_near_without_kernels(case: PackedHeads, lengths: list[int]) -> None:
+    """Hold the function, where there are no kernels, to a softmax in float64."""
+    feeds = case.packed(np.random.default_rng(1), lengths)
+    found = session(case.operator(feeds), native=False).run(None, feeds)
+    assert_near(found, [case.attended(*feeds.values())], tolerance=3e-5)
+
+
+def must_round_and_no_more(case: PackedHeads, lengths: list[int], seed: int) -> None:
+    """Hold the matrix unit to what rounding to bfloat16 makes of it."""
+    feeds = case.packed(np.random.default_rng(seed), lengths)
+    found = session(case.operator(feeds), native=True).run(None, feeds)
+    wanted = case.attended(*feeds.values(), ml_dtypes.bfloat16)
+    # Short texts stay off it; of the others weights are rounded too.
+    for start, end in pairwise(feeds["cu_seqlens"].tolist()):
+        if end - start < 24:
+            own = np.asarray([0, end - start], np.int32)
+            wanted[:, start:end] = case.attended(feeds["qkv"][:, start:end], own)
+    assert_near(found, [wanted], tolerance=1e-2)
+
+
+def must_not_mind_company(case: PackedHeads) -> None:
+    """Hold the kernel to the same bits for a text alone and among others."""
+    feeds = case.packed(np.random.default_rng(3), [30, 5, 200])
+    (together,) = natively(case.operator(feeds), feeds)
+    for start, end in pairwise(feeds["cu_seqlens"]):
+        own = {
+            "qkv": feeds["qkv"][:, start:end],
+            "cu_seqlens": np.asarray([0, end - start], np.int32),
+        }
+        (alone,) = natively(case.operator(own), own)
+        np.testing.assert_array_equal(together[:, start:end], alone)
+
+
+def must_refuse(case: PackedHeads, changed: dict[str, int], lengths: list[int], said: str) -> None:
+    """Hold the kernel to refusing changed attributes, or texts of such lengths."""
+    feeds = case.packed(np.random.default_rng(0), lengths)
+    attributes = {**case.attributes, **changed}
+    # Without the function, for ONNX Runtime has no other choice.
+    made = model(case.name, feeds, case.constants, attributes, domain="rbee")
+    with pytest.raises(Exception, match=said):
+        session(made, native=True).run(None, feeds)
