@@ -5,24 +5,19 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
 #include <future>
-#include <new>
 #include <optional>
 #include <vector>
 
 #include "pages.h"
+#include "weight_memory.h"
 
 namespace rbee {
 namespace {
 
-constexpr size_t kAlignment = 64;
-
-// Matrices from this size on, of which a step may read now this, now that part, get large pages. It
-// takes the system time to find room for those.
-constexpr size_t kLarge = 64 << 20;
-constexpr size_t kLargePage = 2 << 20;
+// From this size on it is worth the while to give a matrix's file back before the next is packed.
+constexpr size_t kLarge = 4 << 20;
 
 // The 16-bit float of the same value; nothing where there is none.
 std::optional<uint16_t> half(float value) {
@@ -129,8 +124,6 @@ void in_halves(size_t panels, size_t bytes, const Work& work) {
 
 }  // namespace
 
-void PackedWeights::Free::operator()(uint8_t* bytes) const { std::free(bytes); }
-
 Panels::Panels(const WeightsShape& shape, bool half_scales, bool has_offsets)
     : shape_(shape),
       half_scales_(half_scales),
@@ -156,23 +149,17 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first
 PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
     : Panels(shape, have_half_scales(halves, shape), halves[0].offsets != nullptr) {
   const size_t total = shape.panels() * panel_bytes();
-  const bool large = total >= kLarge;
-  const size_t alignment = large ? kLargePage : kAlignment;
-  auto* bytes = static_cast<uint8_t*>(
-      std::aligned_alloc(alignment, (total + alignment - 1) / alignment * alignment));
-  if (bytes == nullptr) throw std::bad_alloc();
-  bytes_.reset(bytes);
+  bytes_ = weight_memory(total);
+  uint8_t* bytes = bytes_.get();
   first_ = bytes;
-  if (large) ask_for_large_pages(bytes, total);
-
   in_halves(shape.panels(), total, [&](size_t first, size_t last) {
     populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
     for (size_t i = first; i < last; ++i) {
       pack_panel(i, halves, bytes + i * panel_bytes());
     }
   });
-  // Two of everything would be too much at once, where there are many of these.
-  if (large) {
+  // Two of everything would be too much at once.
+  if (total >= kLarge) {
     const size_t parts = shape.halves ? halves.size() : 1;
     const size_t blocks = shape.outputs / parts * shape.blocks();
     for (size_t i = 0; i < parts; ++i) {

@@ -78,11 +78,7 @@ class PackedWeights : public Panels {
   PackedWeights(const WeightsShape& shape, const Halves& halves);
   void pack_panel(size_t index, const Halves& halves, uint8_t* to) const;
 
-  struct Free {
-    void operator()(uint8_t* bytes) const;
-  };
-
-  std::unique_ptr<uint8_t[], Free> bytes_;
+  std::shared_ptr<uint8_t> bytes_;
 };
 
 }  // namespace rbee

@@ -201,6 +201,7 @@ def open_with_kernels(graph: Path, *, exact: bool = False) -> ort.InferenceSessi
     except Exception as error:  # the library's exceptions share no narrower base
         raise kernels.Refused(str(error)) from error
     kernels.forget_pages(graph.parent)
+    kernels.forget_freed()
     return session
 
 

@@ -1,0 +1,86 @@
+"""Where the native kernels keep their weights."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import psutil
+import pytest
+from numpy.typing import NDArray
+from support.native import model, needs_kernels, session
+
+MB = 1 << 20
+OUTPUTS, INPUTS, BLOCK = 2048, 2048, 32
+WEIGHTS = OUTPUTS * INPUTS * 18 // 32
+"""Bytes of a product's weights as the kernels pack them: 4 bits, and 16 for each block's scale."""
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> ir.Model:
+    rng = np.random.default_rng(0)
+    blocks = INPUTS // BLOCK
+    return model(
+        "MatMulNBits",
+        {"x": np.zeros((1, INPUTS), np.float32)},
+        {
+            "integers": rng.integers(0, 256, (OUTPUTS, blocks, BLOCK // 2), np.uint8),
+            "scales": np.full((OUTPUTS, blocks), 2.0**-6, np.float32),
+        },
+        {"N": OUTPUTS, "K": INPUTS, "bits": 4, "block_size": BLOCK, "accuracy_level": 4},
+    )
+
+
+def in_large_pages() -> int:
+    """Return bytes of this process's memory that are in pages of 2 MB."""
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    found = re.search(r"AnonHugePages: +(\d+) kB", rollup)
+    return int(found[1]) * 1024 if found else 0
+
+
+def gives_large_pages() -> bool:
+    """Return whether the system has such pages, by asking for some."""
+    before = in_large_pages()
+    with mmap.mmap(-1, 8 * MB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as asked:
+        asked.madvise(mmap.MADV_HUGEPAGE)
+        asked.write(bytes(8 * MB))
+        return in_large_pages() > before
+
+
+@needs_kernels
+@pytest.mark.skipif(not gives_large_pages(), reason="the system gives no pages of 2 MB")
+def test_weights_are_in_large_pages_that_matrices_share(product: ir.Model) -> None:
+    before = in_large_pages()
+    sessions = [session(product, native=True) for _ in range(4)]
+    assert in_large_pages() - before >= len(sessions) * WEIGHTS - 2 * MB
+    del sessions
+
+
+@needs_kernels
+def test_what_is_closed_leaves_its_neighbours_their_weights(product: ir.Model) -> None:
+    x = np.random.default_rng(1).standard_normal((1, INPUTS), np.float32)
+    alone = run(session(product, native=True), x)
+    first, second = session(product, native=True), session(product, native=True)
+    del first
+    gc.collect()
+    assert np.array_equal(run(second, x), alone)
+
+
+@needs_kernels
+def test_memory_of_weights_is_given_back(product: ir.Model) -> None:
+    session(product, native=True)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    for _ in range(40):
+        session(product, native=True)
+        gc.collect()
+    assert psutil.Process().memory_info().rss - before < 10 * WEIGHTS
+
+
+def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(opened.run(None, {"x": x})[0], np.float32)
