@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from rbee_runtime.errors import QueueFull, RuntimeFault
+from rbee_runtime.errors import EngineClosed, QueueFull, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, StopReason
 from rbee_runtime.request import Request
 
@@ -72,7 +72,7 @@ def complete_all(
             if isinstance(event, Piece):
                 texts[number] += event.text
             elif isinstance(event, Finished | Failed):
-                ends[number] = _unless_failed(event)
+                ends[number] = whole(event)
                 underway -= 1
                 advance()
     return [Completion(text, ends[number]) for number, text in enumerate(texts)]
@@ -82,8 +82,16 @@ def _numbered(events: queue.SimpleQueue[tuple[int, Event]], number: int) -> Call
     return lambda event: events.put((number, event))
 
 
-def _unless_failed(end: Finished | Failed) -> Finished:
+def whole(end: Finished | Failed) -> Finished:
+    """Return the end of a completion that only its engine may cut short.
+
+    Raises:
+        RuntimeFault: What it failed with.
+        EngineClosed: The engine was closed before it was complete.
+    """
     if isinstance(end, Failed):
         fault: RuntimeFault = end.error
         raise fault
+    if end.reason is StopReason.CANCELLED:
+        raise EngineClosed("the engine was closed before the completion's end")
     return end

@@ -18,8 +18,8 @@ from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFin
 from rbee_runtime.embedding.loop import SLOTS, EmbeddingLoop, Sink
 from rbee_runtime.embedding.packer import Packer, Text
 from rbee_runtime.embedding.request import MOST_INPUTS, EmbeddingRequest
-from rbee_runtime.errors import InputTooLong, InvalidRequest, InvalidSetting
-from rbee_runtime.events import Failed
+from rbee_runtime.errors import EngineClosed, InputTooLong, InvalidRequest, InvalidSetting
+from rbee_runtime.events import Failed, StopReason
 from rbee_runtime.loading import open_verified, report_ready
 from rbee_runtime.memory import MemoryUse
 from rbee_runtime.status import EngineStatus, LoadProgress
@@ -138,7 +138,8 @@ class Embedder:
                 ``None`` for the one that always does, if any.
 
         Raises:
-            RuntimeFault: As :meth:`submit`, or what embedding them failed with.
+            RuntimeFault: As :meth:`submit`, or what embedding them failed with: ``EngineClosed``
+                if the embedder is closed before the last vector.
         """
         if isinstance(texts, str):
             raise InvalidRequest("input", "input must be a list of texts, not a text")
@@ -154,6 +155,8 @@ class Embedder:
                 for event in self._events(heard):
                     if isinstance(event, Embedded):
                         vectors[start + event.index] = event.vector
+                    elif event.stop is StopReason.CANCELLED:
+                        raise EngineClosed("the embedder was closed before the last vector")
             finally:
                 self.cancel(request_id)
         return vectors

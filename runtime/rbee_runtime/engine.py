@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from rbee_runtime.artifact import Artifact, Manifest
 from rbee_runtime.backend import Backend, open_backend
-from rbee_runtime.completion import Completion, complete_all
+from rbee_runtime.completion import Completion, complete_all, whole
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.constraint.grammar import Grammars
 from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
@@ -208,13 +208,16 @@ class Engine:
             constraint: What the completion is held to, such as a :class:`JsonSchema`.
 
         Raises:
-            RuntimeFault: As :meth:`submit`, or what the request failed with.
+            RuntimeFault: As :meth:`submit`, or what the request failed with: ``EngineClosed`` if
+                the engine is closed before the completion's end.
         """
         request = Request(_request_id(), prompt, max_tokens, sampling, stop, constraint=constraint)
         with closing(self.stream(request)) as events:
             for event in events:
                 if isinstance(event, Piece):
                     yield event.text
+                elif isinstance(event, Finished):
+                    whole(event)
 
     async def agenerate(
         self,
@@ -231,6 +234,8 @@ class Engine:
             async for event in events:
                 if isinstance(event, Piece):
                     yield event.text
+                elif isinstance(event, Finished):
+                    whole(event)
 
     def complete(
         self,

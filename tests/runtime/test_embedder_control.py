@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -383,3 +384,18 @@ def test_closing_ends_what_runs_and_what_waits(make: MakeEmbedder) -> None:
     with pytest.raises(EngineClosed, match="has been closed"):
         submit(embedder, "late", SHORT)
     embedder.close()
+
+
+def test_who_wants_all_vectors_is_told_that_some_are_missing(make: MakeEmbedder) -> None:
+    gate = Gate()
+    embedder, _ = make(before=gate)
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(embedder.embed, ["abc " * 20] * 5)
+        gate.reached()
+        closing = threads.submit(embedder.close)
+        while embedder.status().healthy:
+            threading.Event().wait(0.001)
+        gate.open()
+        with pytest.raises(EngineClosed, match="was closed before the last vector"):
+            asked.result(30)
+        closing.result(30)

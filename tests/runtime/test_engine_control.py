@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -503,6 +505,40 @@ def test_it_can_be_closed_from_a_sink(make_engine: MakeEngine) -> None:
 
     engine.submit(Request("a", PROMPT, 900, GREEDY), sink)
     assert collector.finished()[1].reason is StopReason.CANCELLED
+
+
+def generated(engine: Engine) -> None:
+    list(engine.generate("abc", max_tokens=900))
+
+
+def generated_for_a_loop(engine: Engine) -> None:
+    async def take() -> None:
+        async for _ in engine.agenerate("abc", max_tokens=900):
+            pass
+
+    asyncio.run(take())
+
+
+def completed(engine: Engine) -> None:
+    engine.complete(["abc", "abd"], max_tokens=900)
+
+
+@pytest.mark.parametrize("ask", [generated, generated_for_a_loop, completed])
+def test_who_wants_the_text_alone_is_told_that_it_is_cut_short(
+    ask: Callable[[Engine], None], make_engine: MakeEngine
+) -> None:
+    gate = Gate(in_decode)
+    engine, _ = make_engine(before=gate)
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(ask, engine)
+        gate.reached()
+        closing = threads.submit(engine.close)
+        while engine.status().healthy:
+            threading.Event().wait(0.001)
+        gate.open()
+        with pytest.raises(EngineClosed, match="was closed before the completion's end"):
+            asked.result(30)
+        closing.result(30)
 
 
 # Many rows
