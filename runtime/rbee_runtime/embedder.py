@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
+from rbee_runtime.backend import check_device
 from rbee_runtime.embedding.encoder import Encoder
 from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
 from rbee_runtime.embedding.loop import SLOTS, EmbeddingLoop, Sink
@@ -88,10 +89,11 @@ class Embedder:
                 loaded.
             DeviceError: The backend or device is not to be had here.
             OutOfMemory: The model does not fit.
-            InvalidSetting: A number is out of its range.
+            InvalidSetting: A number is out of its range, or the backend's name is not known.
         """
         if max_queue < 0:
             raise InvalidSetting("max_queue must be at least 0")
+        check_device(backend, device)
         artifact = EmbedderArtifact.open(Path(path))
 
         def open_it() -> tuple[Tokenizer, Encoder]:

@@ -7,11 +7,12 @@ import uuid
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Self
 
 from rbee_runtime.artifact import Artifact, Manifest
-from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.backend import Backend, check_device, open_backend
 from rbee_runtime.completion import Completion, complete_all, whole
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.constraint.grammar import Grammars
@@ -20,7 +21,7 @@ from rbee_runtime.events import Event, Failed, Finished, Piece, Started
 from rbee_runtime.live import Sink
 from rbee_runtime.loading import open_verified, report_ready
 from rbee_runtime.loop import DecodeLoop
-from rbee_runtime.memory import DEFAULT_BUDGET, Budget, MemoryUse
+from rbee_runtime.memory import DEFAULT_BUDGET, Budget, CacheWish, MemoryUse, check_context
 from rbee_runtime.prefix import PrefixIndex
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.scheduler import Scheduler
@@ -117,12 +118,17 @@ class Engine:
             ArtifactError: The artifact is missing, damaged, or cannot be loaded.
             DeviceError: The backend or device is not to be had here.
             OutOfMemory: The model or its cache does not fit.
-            InvalidSetting: A number is out of its range.
+            InvalidSetting: A number is out of its range, or the backend's name is not known.
         """
         if max_queue < 0 or max_prefill_chunk < 1:
             raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
+        # What can never be had is refused before gigabytes are read.
+        check_device(backend, device)
+        chunk = max(max_prefill_chunk, PREFILL_CHUNK)
+        wish = CacheWish(slots, context_length, chunk, memory_budget)
         artifact = Artifact.open(Path(path))
         manifest = artifact.manifest
+        check_context(context_length, manifest.shapes.context_length)
 
         def open_it() -> tuple[Tokenizer, Backend]:
             tokenizer = Tokenizer.open(
@@ -131,16 +137,8 @@ class Engine:
                 manifest.bos_token_id,
                 manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
             )
-            return tokenizer, open_backend(
-                artifact,
-                backend,
-                device,
-                slots=slots,
-                context=context_length,
-                chunk=max(max_prefill_chunk, PREFILL_CHUNK),
-                budget=memory_budget,
-                fallback=fallback,
-            )
+            opened = open_backend(artifact, backend, device, fallback=fallback, **asdict(wish))
+            return tokenizer, opened
 
         tokenizer, opened = open_verified(artifact, open_it, progress)
         engine = cls(artifact, tokenizer, opened, max_queue, max_prefill_chunk)

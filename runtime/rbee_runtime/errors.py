@@ -20,7 +20,7 @@ class DeviceError(RuntimeFault):
 
 
 class InvalidSetting(RuntimeFault):
-    """A number that the engine was to be loaded with is out of its range."""
+    """What the engine was to be loaded with is out of its range, or a name that is not known."""
 
 
 class InvalidRequest(RuntimeFault):

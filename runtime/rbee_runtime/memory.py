@@ -59,12 +59,25 @@ class CacheWish:
         context: Positions of each; ``None`` for the model's context, or what fits.
         chunk: Tokens that a step adds to a slot at most.
         budget: Its memory.
+
+    Raises:
+        InvalidSetting: There is to be no slot, or the budget is a share outside 0.0 to 1.0, or not
+            positive.
     """
 
     slots: int | None
     context: int | None
     chunk: int
     budget: Budget
+
+    def __post_init__(self) -> None:
+        """Refuse what no memory would do for."""
+        if self.slots is not None and self.slots < 1:
+            raise InvalidSetting("slots must be at least 1")
+        if not self.budget > 0 or (isinstance(self.budget, float) and self.budget > 1.0):
+            raise InvalidSetting(
+                "the memory budget must be a share in (0.0, 1.0] or a number of bytes"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +111,18 @@ def available_bytes() -> int:
     return min([free, *(left for left in limits if left is not None)])
 
 
-def budget_bytes(budget: Budget, available: int) -> int:
-    """Return a budget in bytes, given the bytes that are free.
+def check_context(context: int | None, longest: int, why: str = "the model was made for") -> None:
+    """Refuse a context length that is none, or more than ``longest``.
 
     Raises:
-        InvalidSetting: It is a share outside 0.0 to 1.0, or not positive.
+        InvalidSetting: It is below 2, or more.
     """
-    if not budget > 0 or (isinstance(budget, float) and budget > 1.0):
-        raise InvalidSetting("the memory budget must be a share in (0.0, 1.0] or a number of bytes")
+    if context is not None and not 2 <= context <= longest:
+        raise InvalidSetting(f"the context length must be from 2 to {longest}, which {why}")
+
+
+def budget_bytes(budget: Budget, available: int) -> int:
+    """Return a budget in bytes, given the bytes that are free."""
     if isinstance(budget, int):
         return budget
     return int(available * budget)
@@ -139,14 +156,9 @@ def plan_cache(
 
     Raises:
         OutOfMemory: What was asked for, or one useful slot, does not fit the budget.
-        InvalidSetting: ``slots`` is below 1, or ``context`` is below 2 or more than the model's.
+        InvalidSetting: ``context`` is below 2 or more than the model's.
     """
-    if slots is not None and slots < 1:
-        raise InvalidSetting("slots must be at least 1")
-    if context is not None and not 2 <= context <= model_context:
-        raise InvalidSetting(
-            f"the context length must be from 2 to {model_context}, which the model was made for"
-        )
+    check_context(context, model_context)
 
     def size(capacity: int) -> int:
         return geometry.slot_bytes(capacity, chunk)

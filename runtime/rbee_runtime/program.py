@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from rbee_runtime.errors import ArtifactError, DeviceError, InvalidRequest, RuntimeFault
+from rbee_runtime.errors import (
+    ArtifactError,
+    DeviceError,
+    InvalidRequest,
+    InvalidSetting,
+    RuntimeFault,
+)
 
 BAD_ARGUMENTS, BAD_ARTIFACT, BAD_DEVICE, FAILED, INTERRUPTED = 2, 3, 5, 1, 130
 
@@ -29,7 +35,7 @@ def guarded(name: str, work: Callable[[], int]) -> int:
     """
     try:
         return work()
-    except InvalidRequest as error:
+    except (InvalidRequest, InvalidSetting) as error:
         return _complain(name, error, BAD_ARGUMENTS)
     except ArtifactError as error:
         return _complain(name, error, BAD_ARTIFACT)

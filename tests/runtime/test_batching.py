@@ -21,6 +21,7 @@ from rbee_runtime.engine import Engine
 from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
 from rbee_runtime.events import Finished, Piece, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
+from rbee_runtime.status import LoadProgress
 from rbee_runtime.step import PREFILL_CHUNK
 from rbee_runtime.transfer import BLOCK
 
@@ -224,14 +225,21 @@ def test_as_many_tokens_as_the_context_holds(tiny_artifact: Path) -> None:
     "options",
     [
         {"slots": 0},
+        {"slots": -1},
+        {"context_length": 0},
         {"context_length": 5000},
         {"memory_budget": 0.0},
         {"memory_budget": 1.5},
         {"max_queue": -1},
         {"max_prefill_chunk": 0},
+        {"device": -1},
     ],
     ids=str,
 )
-def test_numbers_out_of_range_are_refused(options: dict[str, Any], tiny_artifact: Path) -> None:
+def test_numbers_out_of_range_are_refused_before_anything_is_loaded(
+    options: dict[str, Any], tiny_artifact: Path
+) -> None:
+    told: list[LoadProgress] = []
     with pytest.raises(InvalidSetting, match="must be"):
-        Engine.load(tiny_artifact, **options)
+        Engine.load(tiny_artifact, progress=told.append, **options)
+    assert told == []

@@ -112,7 +112,6 @@ def test_without_a_gpu_the_cpu_does(artifact: Callable[[str], Artifact]) -> None
             "compiled for cpu, not for tensorrt; export with --target tensorrt$",
         ),
         ("fp16", "tensorrt", 0, "compiled for cuda, not for tensorrt.*, or say --fallback cuda$"),
-        ("int8", "metal", 0, "'metal' is not known"),
     ],
 )
 def test_a_mismatch_is_named(

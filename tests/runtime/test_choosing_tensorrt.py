@@ -318,7 +318,6 @@ def test_what_is_made_for_cuda_falls_back_to_it(
     [
         ("cpu", "compiled for tensorrt; for the CPU, export without --target"),
         (None, "compiled for tensorrt, and no NVIDIA driver is here; for the CPU"),
-        ("metal", "'metal' is not known; use cpu, cuda or tensorrt"),
     ],
 )
 def test_without_a_gpu(

@@ -105,7 +105,7 @@ def test_a_disk_that_is_full(artifact: Path, capsys: pytest.CaptureFixture[str])
     [
         (["", "--model", "ARTIFACT"], 2, "input must not be empty"),
         (["a", "x " * CONTEXT, "--model", "ARTIFACT"], 2, "input[1] has 130 tokens, more than"),
-        (["a", "--model", "ARTIFACT", "--backend", "abacus"], 5, "'abacus'"),
+        (["a", "--model", "ARTIFACT", "--backend", "abacus"], 2, "'abacus' is not known"),
         (["a", "--model", "gone"], 3, "gone: no such artifact directory"),
         (["a", "--model", "LANGUAGE"], 3, "is a language model: rbee-generate"),
         (["a"], 2, "see rbee-embed --help"),

@@ -205,7 +205,7 @@ def test_what_cannot_be_loaded(artifact: Path, tiny_artifact: Path, tmp_path: Pa
         Embedder.load(str(tmp_path / "gone"))
     with pytest.raises(ArtifactError, match="is a language model: rbee-generate"):
         Embedder.load(tiny_artifact)
-    with pytest.raises(DeviceError, match="'abacus'"):
+    with pytest.raises(InvalidSetting, match="'abacus' is not known"):
         Embedder.load(artifact, backend="abacus")
     with pytest.raises(DeviceError, match="device 99"):
         Embedder.load(artifact, backend="cpu", device=99)

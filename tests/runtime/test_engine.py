@@ -19,7 +19,13 @@ from support.running import greedy, open_cpu
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import host_cache
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import ArtifactError, ContextOverflow, DeviceError, InvalidRequest
+from rbee_runtime.errors import (
+    ArtifactError,
+    ContextOverflow,
+    DeviceError,
+    InvalidRequest,
+    InvalidSetting,
+)
 from rbee_runtime.events import Event, Finished, Started, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.status import LoadProgress
@@ -164,7 +170,7 @@ def test_loading_reports_its_progress(tiny_artifact: Path) -> None:
 def test_what_cannot_be_loaded(tiny_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such artifact directory"):
         Engine.load(str(tmp_path / "gone"))
-    with pytest.raises(DeviceError, match="'abacus'"):
+    with pytest.raises(InvalidSetting, match="'abacus' is not known; use cpu, cuda or tensorrt"):
         Engine.load(tiny_artifact, backend="abacus")
     with pytest.raises(DeviceError, match="device 99"):
         Engine.load(tiny_artifact, backend="cpu", device=99)

@@ -69,7 +69,7 @@ def test_a_seed_repeats_an_answer(tiny_artifact: Path, capsys: pytest.CaptureFix
         (["Hi", "--model", "ARTIFACT", "--temperature", "9"], 2, "temperature must be in"),
         (["", "--model", "ARTIFACT", "--raw"], 2, "prompt must be not empty"),
         (["Hi", "--model", "ARTIFACT", "--stop", ""], 2, "stop must be"),
-        (["Hi", "--model", "ARTIFACT", "--backend", "abacus"], 5, "'abacus'"),
+        (["Hi", "--model", "ARTIFACT", "--backend", "abacus"], 2, "'abacus' is not known"),
         (["Hi", "--model", "gone"], 3, "gone: no such artifact directory"),
         (["Hi"], 2, "see rbee-generate --help"),
         (["--model", "ARTIFACT"], 2, "standard input holds none"),

@@ -2,6 +2,6 @@
 
 from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.onnx import OnnxBackend
-from rbee_runtime.backend.opening import host_cache, open_backend
+from rbee_runtime.backend.opening import check_device, host_cache, open_backend
 
-__all__ = ["Backend", "OnnxBackend", "host_cache", "open_backend"]
+__all__ = ["Backend", "OnnxBackend", "check_device", "host_cache", "open_backend"]

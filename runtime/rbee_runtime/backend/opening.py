@@ -13,7 +13,7 @@ from rbee_runtime.backend.backend import Backend
 from rbee_runtime.backend.onnx import OnnxBackend
 from rbee_runtime.backend.session import open_session, open_with_kernels
 from rbee_runtime.device import CudaDevice, Device, HostDevice, has_driver, open_cuda
-from rbee_runtime.errors import DeviceError
+from rbee_runtime.errors import DeviceError, InvalidSetting
 from rbee_runtime.memory import (
     DEFAULT_BUDGET,
     MOST_SLOTS,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rbee.backend")
 
-_NAMES = ("cpu", "cuda", "tensorrt")
+BACKENDS = ("cpu", "cuda", "tensorrt")
 _COMPUTES_BFLOAT16 = (8, 0)
 """Compute capability from which on GPUs do."""
 
@@ -63,8 +63,10 @@ def open_backend(
         ArtifactError: The graph cannot be loaded.
         DeviceError: The backend or the device is not to be had here.
         OutOfMemory: The cache does not fit.
-        InvalidSetting: A number is out of its range.
+        InvalidSetting: A number is out of its range, or the name is not known.
     """
+    check_device(name, device)
+    wish = CacheWish(slots, context, chunk, budget)
     # What only some artifacts run on is imported for those: a start is to be short.
     manifest = artifact.manifest
     if manifest.shapes.experts is not None and name in ("cuda", "tensorrt"):
@@ -74,7 +76,6 @@ def open_backend(
     if manifest.target == "tensorrt":
         from rbee_runtime.backend.tensorrt_opening import open_standard
 
-        wish = CacheWish(slots, context, chunk, budget)
         gpu = _gpu_for_standard(artifact, name, device)
         return open_standard(artifact, name or "tensorrt", gpu, wish, fallback)
     chosen = choose_device(artifact, name, device, fallback)
@@ -97,6 +98,19 @@ def open_backend(
 
         return DynamicBackend(artifact, session, plan)
     return OnnxBackend(artifact, session, plan, chosen)
+
+
+def check_device(name: str | None, index: int) -> None:
+    """Refuse what names no device anywhere.
+
+    Raises:
+        InvalidSetting: The backend's name is not known, or the index is below 0.
+    """
+    if name not in (None, *BACKENDS):
+        known = f"{', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
+        raise InvalidSetting(f"backend {name!r} is not known; use {known}")
+    if index < 0:
+        raise InvalidSetting("device must be at least 0")
 
 
 def host_cache(artifact: Artifact) -> CacheGeometry:
@@ -144,8 +158,6 @@ def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaD
     Raises:
         DeviceError: Something else was asked for, or there is none.
     """
-    if name not in (None, *_NAMES):
-        raise _unknown(name)
     if name == "cpu" or (name is None and not has_driver()):
         why = "" if name else ", and no NVIDIA driver is here"
         raise DeviceError(
@@ -181,8 +193,6 @@ def choose_device(
         if fallback is None:
             raise DeviceError(f"{unfit}; export with --target tensorrt, or say --fallback cuda")
         return _said(_cuda(artifact, index), f"as --fallback says: {unfit}")
-    if name not in (None, *_NAMES):
-        raise _unknown(name)
     if name == "cuda":
         if target != "cuda":
             raise DeviceError(
@@ -197,12 +207,6 @@ def choose_device(
     if has_driver():
         return _said(_cuda(artifact, index), "an NVIDIA GPU is here and the artifact is for it")
     return _said(_cpu(artifact, index), "no NVIDIA driver is here")
-
-
-def _unknown(name: str | None) -> DeviceError:
-    return DeviceError(
-        f"backend {name!r} is not known; use {', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
-    )
 
 
 def _cuda(artifact: Artifact | EmbedderArtifact, index: int) -> CudaDevice:

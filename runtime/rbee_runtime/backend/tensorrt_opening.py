@@ -18,7 +18,13 @@ from rbee_runtime.backend.tensorrt_session import StandardSession, model_options
 from rbee_runtime.backend.tensorrt_tensors import aligned_positions
 from rbee_runtime.device import CudaDevice
 from rbee_runtime.errors import DeviceError, InvalidSetting
-from rbee_runtime.memory import MOST_SLOTS_ON_GPU, CacheWish, budget_bytes, plan_cache
+from rbee_runtime.memory import (
+    MOST_SLOTS_ON_GPU,
+    CacheWish,
+    budget_bytes,
+    check_context,
+    plan_cache,
+)
 
 _LOG = logging.getLogger("rbee.backend")
 
@@ -82,8 +88,7 @@ def _by_engine(artifact: Artifact, device: CudaDevice, wish: CacheWish) -> Tenso
             f"{artifact.path}: its engine decodes {most} sequences at most, not {wish.slots}; "
             "export with a larger --max-batch, or serve fewer slots"
         )
-    if wish.context is not None:
-        _check_context(wish.context, longest, "its engine was built for (--max-len)")
+    check_context(wish.context, longest, "its engine was built for (--max-len)")
     manifest = artifact.manifest
     file = artifact.engine_file(entry)
     engine = TensorRtEngine(file, entry, manifest, library, device)
@@ -111,7 +116,7 @@ def _by_provider(artifact: Artifact, device: CudaDevice, wish: CacheWish) -> Ten
     manifest = artifact.manifest
     longest = manifest.shapes.context_length
     context = wish.context or min(longest, _POSITIONS)
-    _check_context(context, longest, "the model was made for")
+    check_context(context, longest)
     capacity = aligned_positions(manifest.cache, context)
     free = max(0, device.available() - artifact.weight_bytes)
     plan = plan_cache(
@@ -177,11 +182,6 @@ def _by_cuda(artifact: Artifact, device: CudaDevice, wish: CacheWish) -> TensorR
         weight_bytes=artifact.weight_bytes,
     )
     return TensorRtBackend(artifact, executor, samplers, plan, device)
-
-
-def _check_context(context: int, longest: int, what: str) -> None:
-    if not 2 <= context <= longest:
-        raise InvalidSetting(f"the context length must be from 2 to {longest}, which {what}")
 
 
 def _obstacle_on_cuda(artifact: Artifact) -> str | None:
