@@ -76,7 +76,7 @@ def _generate(engine: Engine, arguments: argparse.Namespace, constraint: JsonSch
 def _prompt_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> str:
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         parser.error("give a prompt, or - to read it from standard input, or --interactive")
-    prompt = read_stdin(parser).removesuffix("\n")
+    prompt = read_stdin(parser)
     if not prompt:
         parser.error("give a prompt: standard input holds none")
     return prompt

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import itertools
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from rbee_runtime.embedder import Embedder
-from rbee_runtime.program import Parser, guarded, read_stdin, whole_file
+from rbee_runtime.program import Parser, guarded, stdin_lines, whole_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    texts: list[str] = arguments.texts
+    texts: Iterable[str] = arguments.texts
     if texts in ([], ["-"]):
         texts = _lines_of_stdin(parser, asked=bool(texts))
 
@@ -41,45 +42,55 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(parser.prog, work)
 
 
-def _embed(embedder: Embedder, texts: list[str], prompt: str | None, out: IO[bytes] | None) -> None:
+def _embed(
+    embedder: Embedder, texts: Iterable[str], prompt: str | None, out: IO[bytes] | None
+) -> None:
     began = time.monotonic()
-    vectors = embedder.embed(texts, prompt_name=prompt)
-    seconds = time.monotonic() - began
+    count = 0
     if out is None:
-        for vector in vectors:
-            # As few digits as give back the same float32.
-            print(json.dumps([float(str(number)) for number in vector]))
+        for vector in embedder.embed_each(texts, prompt_name=prompt):
+            # Each as few digits as give back the same float32: JSON as it is.
+            print(f"[{', '.join(map(str, vector))}]", flush=True)
+            count += 1
     else:
+        vectors = embedder.embed(list(texts), prompt_name=prompt)
+        count = len(vectors)
         # What np.save does, and what it cannot do into a pipe.
         layout = np.lib.format.header_data_from_array_1_0(vectors)
         np.lib.format.write_array_header_1_0(out, layout)
         out.write(vectors.data)
         out.flush()
-    count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+    seconds = time.monotonic() - began
     print(
-        f"{count} in {seconds:.2f} s, {len(texts) / seconds:.1f} texts/s; "
-        f"vectors of {embedder.dim}",
+        f"{count} text{'' if count == 1 else 's'} in {seconds:.2f} s, {count / seconds:.1f} "
+        f"texts/s; vectors of {embedder.dim}",
         file=sys.stderr,
     )
 
 
-def _lines_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> list[str]:
+def _lines_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> Iterator[str]:
+    """Return the lines of standard input, of which the first is there, and the others are read."""
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         parser.error("give texts, or - to read them from standard input, one in each line")
-    lines = read_stdin(parser).removesuffix("\n").split("\n")
-    if lines == [""]:
+    lines = _checked(parser, stdin_lines(parser))
+    first = next(lines, None)
+    if first is None:
         parser.error("give texts: standard input holds none")
+    return itertools.chain([first], lines)
+
+
+def _checked(parser: argparse.ArgumentParser, lines: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if not line:
             parser.error(f"line {number} of standard input is empty: give a text in each")
-    return lines
+        yield line
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rbee-embed",
         description="Print the vectors that an embedding model gives texts, a JSON array in each "
-        "line.",
+        "line, as they are done.",
     )
     parser.add_argument(
         "texts",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import uuid
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,25 +144,46 @@ class Embedder:
             RuntimeFault: As :meth:`submit`, or what embedding them failed with: ``EngineClosed``
                 if the embedder is closed before the last vector.
         """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for number, vector in enumerate(self.embed_each(texts, prompt_name=prompt_name)):
+            vectors[number] = vector
+        return vectors
+
+    def embed_each(
+        self, texts: Iterable[str], *, prompt_name: str | None = None
+    ) -> Generator[NDArray[np.float32]]:
+        """Yield the vectors of texts, ``float32[dim]`` each, in their order and as they are done.
+
+        Of texts, and of vectors that nobody has taken, no more than 2,048 are in memory. Leaving
+        the loop early cancels the rest.
+
+        Args:
+            texts: What to embed; may come as they are needed.
+            prompt_name: See :meth:`embed`.
+
+        Raises:
+            RuntimeFault: As :meth:`embed`, before any vector of the 2,048 that the text is among.
+        """
         if isinstance(texts, str):
             raise InvalidRequest("input", "input must be a list of texts, not a text")
         prompt = self._prompt(prompt_name)
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        for start in range(0, len(texts), MOST_INPUTS):
+        coming = iter(texts)
+        first = 0
+        while some := tuple(itertools.islice(coming, MOST_INPUTS)):
+            many = first > 0 or len(some) > 1
             request_id = f"embed-{uuid.uuid4().hex}"
-            some = texts[start : start + MOST_INPUTS]
-            read = self._read(request_id, some, first=start, many=len(texts) > 1, prompt=prompt)
+            read = self._read(request_id, some, first=first, many=many, prompt=prompt)
             heard: queue.SimpleQueue[EmbeddingEvent] = queue.SimpleQueue()
             try:
                 self._loop.serve(request_id, read, heard.put)
                 for event in self._events(heard):
                     if isinstance(event, Embedded):
-                        vectors[start + event.index] = event.vector
+                        yield event.vector
                     elif event.stop is StopReason.CANCELLED:
                         raise EngineClosed("the embedder was closed before the last vector")
             finally:
                 self.cancel(request_id)
-        return vectors
+            first += len(some)
 
     def stream(self, request: EmbeddingRequest) -> Generator[Embedded | EmbeddingFinished]:
         """Yield a request's events as they come. Leaving the loop early cancels the request.

@@ -57,10 +57,16 @@ def guarded(name: str, work: Callable[[], int]) -> int:
 
 def read_stdin(parser: argparse.ArgumentParser) -> str:
     """Return what standard input holds; end the program where it cannot be read."""
+    return "\n".join(stdin_lines(parser))
+
+
+def stdin_lines(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the lines of standard input; end the program where it cannot be read."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="strict")  # where no locale is set, anything would be read
     try:
-        return sys.stdin.read()
+        for line in sys.stdin:
+            yield line.removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         parser.error(f"standard input cannot be read: {why}")

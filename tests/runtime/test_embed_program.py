@@ -16,6 +16,7 @@ from support.tiny_encoders import CONTEXT
 
 from rbee_runtime.embed_cli import main
 from rbee_runtime.embedder import Embedder
+from rbee_runtime.embedding.request import MOST_INPUTS
 
 TEXTS = ["A worker reads", "Zwölf Boxkämpfer"]
 
@@ -134,6 +135,22 @@ def test_an_empty_line_is_named(
     code, _, err = run(capsys, "--model", artifact)
     assert code == 2
     assert err.startswith("rbee-embed: line 2 of standard input is empty")
+
+
+def test_vectors_come_before_the_last_text_does(artifact: Path) -> None:
+    """Texts that come without end would never be embedded, and so many take all memory."""
+    command = [sys.executable, "-m", "rbee_runtime.embed_cli", "--model", artifact]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"a\n" * MOST_INPUTS)
+        process.stdin.flush()
+        vectors = [process.stdout.readline() for _ in range(MOST_INPUTS)]
+        process.stdin.write(b"b\n\n")
+        process.stdin.close()
+        assert process.stdout.read() == b""  # a line that is none, where a text was to be
+        assert process.wait() == 2
+    assert {len(json.loads(vector)) for vector in vectors} == {64}
 
 
 def test_a_reader_that_leaves_is_no_failure(artifact: Path) -> None:
