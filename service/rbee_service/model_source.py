@@ -38,7 +38,7 @@ def model_reference(model: Path) -> str:
     try:
         return open_artifact(model).manifest.model_ref
     except (ArtifactError, OSError):
-        name = model.name if model.suffix.lower() == ".gguf" else model.resolve().name
+        name = model.resolve().name if model.is_dir() else model.name
         return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".gguf"))
 
 
@@ -64,12 +64,24 @@ async def resolve_model(model: Path, cache: Path) -> Path:
     if (model / MANIFEST_NAME).is_file():
         return model
     holds = ("*.safetensors", "*.gguf")  # the exporter asks for the file itself of the latter
-    if model.suffix.lower() == ".gguf" or any(any(model.glob(name)) for name in holds):
+    if _is_gguf(model) or any(any(model.glob(name)) for name in holds):
         return await _export(model, cache)
     raise ArtifactError(
-        f"{model}: neither an artifact directory (no {MANIFEST_NAME}), nor a .gguf file, nor a "
+        f"{model}: neither an artifact directory (no {MANIFEST_NAME}), nor a GGUF file, nor a "
         "directory with .safetensors files"
     )
+
+
+def _is_gguf(model: Path) -> bool:
+    if model.suffix.lower() == ".gguf":
+        return True
+    if not model.is_file():
+        return False
+    try:
+        with model.open("rb") as file:  # ollama's have no suffix
+            return file.read(4) == b"GGUF"
+    except OSError as error:
+        raise ArtifactError(f"{model}: cannot be read: {error.strerror or error}") from error
 
 
 async def _export(model: Path, cache: Path) -> Path:

@@ -452,7 +452,7 @@ def test_no_such_model(tmp_path: Path, refused: Callable[..., str]) -> None:
 def test_neither_file_nor_directory(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "model.bin").touch()
     said = refused("--model", tmp_path / "model.bin", "--out", tmp_path / "out")
-    assert "neither a .gguf file nor a directory" in said
+    assert "neither a GGUF file nor a directory" in said
 
 
 def test_a_directory_around_a_gguf_file(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -24,6 +24,7 @@ from rbee_export import ExportError, Options, digest, export, identity, open_che
 from rbee_export.options import TensorRtTarget
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
+from rbee_service.model_source import model_reference
 
 
 def write(checkpoint: Path, target: Path, precision: Any = "int8", **hooks: Any) -> None:
@@ -64,6 +65,18 @@ def test_a_sentencepiece_model_serves_as_tokenizer(make_llama: MakeLlama, tmp_pa
     assert tokenizer.decode(ids) == "the worker"
     assert (artifact.manifest.bos_token_id, artifact.manifest.eos_token_ids) == (1, (2,))
     assert digest(open_checkpoint(checkpoint).files) != before
+
+
+def test_a_gguf_file_needs_no_suffix(make_gguf: MakeGguf, tmp_path: Path) -> None:
+    blob = tmp_path / "sha256-0123"
+    blob.write_bytes(make_gguf().path.read_bytes())
+    write(make_gguf().path, tmp_path / "named", "gguf")
+    write(blob, tmp_path / "unnamed", "gguf")
+    named, unnamed = (content(tmp_path / name) for name in ("named", "unnamed"))
+    assert named["model.onnx.data"] == unnamed["model.onnx.data"]
+    manifest = Artifact.open(tmp_path / "unnamed").manifest
+    assert (manifest.source.format, manifest.model_ref) == ("gguf", "file:sha256-0123")
+    assert model_reference(blob) == manifest.model_ref
 
 
 def test_another_process_gives_the_same_bytes(tiny_llama: Path, tmp_path: Path) -> None:

@@ -72,11 +72,14 @@ async def test_a_model_that_would_have_to_be_downloaded(tmp_path: Path) -> None:
         await resolve_model(Path("hf:org/name"), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+@pytest.mark.parametrize("kind", ["gguf", "gguf without suffix", "safetensors"])
 async def test_a_checkpoint_is_exported(tmp_path: Path, exporter: Path, kind: str) -> None:
     model = tmp_path / "m.gguf"
     if kind == "gguf":
         model.touch()
+    elif kind == "gguf without suffix":
+        model = tmp_path / "sha256-0123"
+        model.write_bytes(b"GGUF\3")
     else:
         model = tmp_path / "m"
         model.mkdir()

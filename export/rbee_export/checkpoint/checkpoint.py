@@ -91,7 +91,7 @@ class Checkpoint(WeightSource, Protocol):
 
 
 def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
-    """Open a ``.gguf`` file or a directory of safetensors.
+    """Open a GGUF file, whatever its name, or a directory of safetensors.
 
     Args:
         path: Where it is.
@@ -109,15 +109,24 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         if inside is not None:
             raise CheckpointError(f"{path}: holds GGUF; name the file itself, as in {inside}")
         return SafetensorsCheckpoint.open(path, name)
-    if path.suffix.lower() == ".gguf" and path.is_file():
+    if path.is_file() and (path.suffix.lower() == ".gguf" or _begins_as_gguf(path)):
         return GgufCheckpoint.open(path)
     if path.exists():
         raise CheckpointError(
-            f"{path}: neither a .gguf file nor a directory with config.json and *.safetensors"
+            f"{path}: neither a GGUF file nor a directory with config.json and *.safetensors"
         )
     raise CheckpointError(
         f"{path}: no such file or directory; --model takes a checkpoint on disk or hf:org/name"
     )
+
+
+def _begins_as_gguf(file: Path) -> bool:
+    """Return whether a file is GGUF by its first bytes; ollama's have no suffix."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(4) == b"GGUF"
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
 def digest(files: Sequence[Path], progress: ByteProgress | None = None) -> str:
