@@ -124,7 +124,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
     model = reader.take("model", Path, None)
     if model is None and not reader.failed("model"):
         reader.faults.append(
-            "--model: required (an artifact directory, a .gguf file or a safetensors directory)"
+            "--model: required (an artifact directory, a GGUF file or a safetensors directory)"
         )
     options = Options(
         worker_id=reader.take("worker-id", worker_id, f"worker-{uuid.uuid4().hex[:12]}"),
@@ -161,6 +161,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageFault([message])
 
 
+class _Help(argparse.HelpFormatter):
+    """Shows that a flag needs its value: that it may lack is for :class:`_Reader` to say."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return super()._format_args(action, default_metavar).strip("[]")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
@@ -170,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{CACHE_VARIABLE} (default: ~/.cache/rbee/artifacts) at its first start, and found there "
         "at every later one.",
         allow_abbrev=False,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
 
@@ -178,7 +186,11 @@ def _parser() -> argparse.ArgumentParser:
         help += f" [{_variable(flags[0].removeprefix('--'))}]"
         parser.add_argument(*flags, metavar=metavar, help=help, nargs="?", const="")
 
-    add("--model", metavar="PATH", help="artifact directory, .gguf file or safetensors directory")
+    add(
+        "--model",
+        metavar="PATH",
+        help="artifact directory, GGUF file or safetensors directory (required)",
+    )
     add("--model-ref", metavar="REF", help="reference to announce (default: the artifact's)")
     add("--worker-id", metavar="ID", help="name towards the hive (default: generated)")
     add("--backend", metavar="NAME", help="cpu, cuda or tensorrt (default: the best that works)")

@@ -204,3 +204,5 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in FLAGS:
         assert f"--{name}" in told
         assert f"RBEE_{name.replace('-', '_').upper()}" in told
+    assert "--model PATH" in told
+    assert "[PATH" not in told
