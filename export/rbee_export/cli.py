@@ -20,7 +20,7 @@ from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
 from rbee_export.export import export
 from rbee_export.optimum_path import INSTALL, is_installed
 from rbee_export.options import Options, identity
-from rbee_export.report import describe, fidelity_table, printable, size
+from rbee_export.report import describe, fidelity_table, printable
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.staging import wait_until_written
@@ -29,6 +29,7 @@ from rbee_export.traced import export_traced
 from rbee_export.verification import digest_shown, sentences, text_of, verify
 from rbee_runtime.artifact import EmbedderManifest, Manifest, open_artifact
 from rbee_runtime.errors import ArtifactError
+from rbee_runtime.units import human_size
 
 _WIDE = 1000
 """Columns where nobody knows how many there are: what reads a pipe wants its lines whole."""
@@ -111,7 +112,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         for note in notes:
             console.print(f"rbee-export: {printable(note)}")
         total = sum(entry.size for entry in manifest.files)
-        console.print(f"{target}  {how}, {size(total)}")
+        console.print(f"{target}  {how}, {human_size(total)}")
         if manifest.fidelity is not None:
             console.print(fidelity_table(manifest.fidelity))
 

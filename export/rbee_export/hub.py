@@ -31,6 +31,7 @@ from rbee_export.errors import CheckpointError, ExportError, shown
 from rbee_export.hub_errors import explained, is_passing_at_hub, quiet
 from rbee_export.hub_files import gguf_files, model_files
 from rbee_export.source import HubReference
+from rbee_runtime.units import human_size
 
 _PATIENCE = httpx.Timeout(30.0, connect=10.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -244,8 +245,8 @@ def _require_space(source: str, directory: Path, downloads: Collection[Download]
     needed, free = sum(d.remaining for d in downloads), shutil.disk_usage(directory).free
     if needed > free:
         raise ExportError(
-            f"{source}: {needed / 1e9:.1f} GB are still to come and {directory} has room for "
-            f"{free / 1e9:.1f} GB; make room, or set HF_HOME to another disk"
+            f"{source}: {human_size(needed)} are still to come and {directory} has room for "
+            f"{human_size(free)}; make room, or set HF_HOME to another disk"
         )
 
 

@@ -17,6 +17,7 @@ from rbee_runtime.artifact import (
     Manifest,
     Shapes,
 )
+from rbee_runtime.units import human_size
 
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
 
@@ -69,17 +70,6 @@ def _embedding_fidelity(fidelity: EmbeddingFidelity) -> Table:
     return table
 
 
-def size(nbytes: int) -> str:
-    """Return a number of bytes in a unit that suits it."""
-    if nbytes < 1_000_000:
-        return f"{nbytes / 1e3:.1f} kB"
-    if nbytes < 1_000_000_000:
-        return f"{nbytes / 1e6:.1f} MB"
-    # In whole numbers: what a manifest claims may be beyond what a float holds.
-    hundredths = (nbytes + 5_000_000) // 10_000_000
-    return f"{hundredths // 100}.{hundredths % 100:02} GB"
-
-
 def printable(text: str) -> str:
     """Return text that a stranger may have written, with nothing in it that terminals obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -95,7 +85,7 @@ def _summary(artifact: Artifact | EmbedderArtifact) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     rows = {
-        "artifact": f"{artifact.path}, {size(sum(f.size for f in manifest.files))}",
+        "artifact": f"{artifact.path}, {human_size(sum(f.size for f in manifest.files))}",
         "source": f"{manifest.source.name} ({manifest.source.format}), "
         f"sha256 {manifest.source.sha256[:12]}…",
         "model": manifest.model_ref,
@@ -120,7 +110,7 @@ def _generates(manifest: Manifest, *, half_cache: bool) -> dict[str, str]:
         f"context {shapes.context_length}",
         **_experts(shapes),
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
-        "cache": f"{size(cache.bytes_per_token)} a token, {cache.dtype}"
+        "cache": f"{human_size(cache.bytes_per_token)} a token, {cache.dtype}"
         + ("; half of that where the native kernels run" if half_cache else ""),
     }
 
@@ -165,7 +155,7 @@ def _weights(manifest: Manifest | EmbedderManifest) -> Table:
         table.add_row(
             *(_cell(text) for text in (group.name, group.source, group.held)),
             str(group.count),
-            size(group.nbytes),
+            human_size(group.nbytes),
         )
     return table
 

@@ -11,6 +11,7 @@ from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.errors import InvalidSetting, OutOfMemory
 from rbee_runtime.memory_limits import address_space_left, control_groups_left
 from rbee_runtime.transfer import BLOCK
+from rbee_runtime.units import human_size
 
 DEFAULT_BUDGET = 0.5
 """Part of the free memory a cache may take; the rest is for activations and for other programs."""
@@ -170,8 +171,8 @@ def plan_cache(
     least = min(_LEAST_CAPACITY, capacity if context else model_context)
     if capacity < least or wanted * size(capacity) > budget:
         raise OutOfMemory(
-            f"the KV cache needs {wanted * size(max(capacity, least))} bytes for "
-            f"{slots or 1} x {max(capacity, least)} tokens and has {budget}: "
+            f"the KV cache needs {human_size(wanted * size(max(capacity, least)))} for "
+            f"{slots or 1} x {max(capacity, least)} tokens and has {human_size(budget)}: "
             "allow it more memory, fewer slots or a shorter context, or serve a smaller model"
         )
     count = slots or max(1, min(most_slots, budget // size(capacity) - spare))

@@ -26,6 +26,7 @@ from support.tiny_llama import copy_of
 
 from rbee_export import CheckpointError, ExportError, Options, digest, export, open_checkpoint
 from rbee_export.cli import main
+from rbee_runtime.units import human_size
 
 Refused = Callable[[Path], str]
 WEIGHTS = "model.safetensors"
@@ -303,11 +304,12 @@ def huge(model: Path) -> Iterator[tuple[str, Callable[[Path], object], str]]:
             file.write(struct.pack("<Q", 2**40))
             file.truncate(2**41)
 
-    yield "header", sparse, "its header takes 1099511627776 bytes"
+    yield "header", sparse, "its header takes 1099.51 GB, as"
     lists = b"[" + b"[]," * 12_000_000 + b"[]]"
 
     def settings_file(name: str) -> tuple[str, Callable[[Path], object], str]:
-        return name, lambda m: (m / name).write_bytes(lists), f"{name}: has {len(lists)} bytes"
+        told = f"{name}: has {human_size(len(lists))}, far"
+        return name, lambda m: (m / name).write_bytes(lists), told
 
     yield settings_file("config.json")
     yield settings_file("tokenizer_config.json")
@@ -317,7 +319,7 @@ def huge(model: Path) -> Iterator[tuple[str, Callable[[Path], object], str]]:
         (directory / "tokenizer.json").write_bytes(b"")
         os.truncate(directory / "tokenizer.json", 2**40)
 
-    yield "tokenizer", zeros, "tokenizer.json: has 1099511627776 bytes"
+    yield "tokenizer", zeros, "tokenizer.json: has 1099.51 GB, far"
 
     def wide(directory: Path) -> None:
         """Make the embedding two terabytes of nothing, and say so everywhere."""

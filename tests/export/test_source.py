@@ -493,7 +493,7 @@ def test_a_file_of_a_repository_without_any(find: Find, hub: HubStandIn) -> None
 def test_no_room(find: Find, hub: HubStandIn) -> None:
     hub.add("org/tiny", MODEL, listed={"model.safetensors": {"size": 10**16}})
     message = said(find, "hf:org/tiny")
-    assert "10000000.0 GB are still to come" in message
+    assert "10000000.00 GB are still to come" in message
     assert "make room, or set HF_HOME to another disk" in message
     assert hub.bodies() == []
 

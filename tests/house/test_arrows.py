@@ -22,6 +22,7 @@ EXPORT_MAY = {
     "rbee_runtime.tokenizer",
     "rbee_runtime.chat_template",
     "rbee_runtime.errors",
+    "rbee_runtime.units",
 }
 FORBIDDEN = {
     "export/rbee_export": {"sanic"},

@@ -299,7 +299,9 @@ def test_memory_comes_back(artifacts: dict[str, Path]) -> None:
 
 def test_a_cache_that_the_gpu_has_no_room_for(artifacts: dict[str, Path]) -> None:
     fake = FakeCuda(size=1 << 16)
-    with pytest.raises(OutOfMemory, match=r"no room for the KV cache: the GPU has no \d+ bytes"):
+    with pytest.raises(
+        OutOfMemory, match=r"no room for the KV cache: the GPU has no [\d.]+ [kMG]B of"
+    ):
         open_on_fake(artifacts["llama"], fake)
 
 

@@ -10,6 +10,7 @@ from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.errors import InvalidSetting, OutOfMemory
 from rbee_runtime.memory import CachePlan, CacheWish, budget_bytes, plan_cache
 from rbee_runtime.transfer import BLOCK
+from rbee_runtime.units import human_size
 
 GEOMETRY = CacheGeometry(layers=3, kv_heads=2, head_dim=16, dtype="float32")
 A_TOKEN = 2 * 3 * 2 * 16 * 4
@@ -64,10 +65,25 @@ def test_few_long_slots_or_many_short_ones() -> None:
 def test_what_does_not_fit_is_refused_with_the_numbers(
     tokens: int, asked: dict[str, int], needed: int
 ) -> None:
-    with pytest.raises(OutOfMemory, match=f"needs {needed * A_TOKEN} bytes") as caught:
+    with pytest.raises(OutOfMemory, match=f"needs {human_size(needed * A_TOKEN)} for") as caught:
         plan(tokens, **asked)
-    assert f"has {tokens * A_TOKEN}" in str(caught.value)
+    assert f"has {human_size(tokens * A_TOKEN)}: " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "said"),
+    [
+        (0, "0.0 kB"),
+        (999_949, "999.9 kB"),
+        (1_000_000, "1.0 MB"),
+        (4 << 30, "4.29 GB"),
+        (10**400, f"{10**391}.00 GB"),
+    ],
+    ids=str,
+)
+def test_bytes_are_told_in_a_unit_that_suits_them(nbytes: int, said: str) -> None:
+    assert human_size(nbytes) == said
 
 
 @pytest.mark.parametrize("asked", [{"context": 0}, {"context": 1}, {"context": 8193}])

@@ -105,7 +105,7 @@ def test_the_process_s_own_limit() -> None:
 
 
 def test_what_is_not_to_be_had_says_what_to_do() -> None:
-    rule = r"bytes are not to be had \(.*\): allow the cache less memory"
+    rule = r"B are not to be had \(.*\): allow the cache less memory"
     for size in (1 << 60, 1 << 70):
         with pytest.raises(OutOfMemory, match=rule) as told:
             HostDevice().zeros((size,), "float32")

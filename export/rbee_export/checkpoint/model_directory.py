@@ -13,6 +13,7 @@ from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.own_file import LARGEST_SETTINGS, LARGEST_TOKENIZER, require_own
 from rbee_export.checkpoint.tokenizer_directory import TOKENIZER_FILES
 from rbee_export.errors import CheckpointError, shown
+from rbee_runtime.units import human_size
 
 INDEX = "model.safetensors.index.json"
 
@@ -118,7 +119,7 @@ def _read_names(file: Path) -> list[str]:
             f"{file}: a pickle, which can run code and is never loaded; convert it to safetensors"
         )
     if LARGEST_SETTINGS < length <= size - _LENGTH.size:
-        raise CheckpointError(f"{file}: its header takes {length} bytes, as no model's does")
+        raise CheckpointError(f"{file}: its header takes {human_size(length)}, as no model's does")
     try:
         with safe_open(file, framework="np") as opened:
             return list(opened.keys())

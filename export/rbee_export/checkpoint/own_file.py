@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from rbee_export.errors import CheckpointError
+from rbee_runtime.units import human_size
 
 LARGEST_SETTINGS = 16 << 20
 """Bytes of settings or a header. As Python values they can take twenty times as much; the largest
@@ -39,4 +40,6 @@ def require_own(file: Path, largest: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{file}: not a regular file")
     if largest is not None and status.st_size > largest:
-        raise CheckpointError(f"{file}: has {status.st_size} bytes, far more than any model's")
+        raise CheckpointError(
+            f"{file}: has {human_size(status.st_size)}, far more than any model's"
+        )

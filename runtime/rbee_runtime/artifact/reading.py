@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from rbee_runtime.artifact.directory import AnyManifest
 from rbee_runtime.errors import ArtifactError
+from rbee_runtime.units import human_size
 
 MANIFEST_NAME = "artifact.json"
 FORMAT_VERSION = 5
@@ -82,7 +83,7 @@ def _document(path: Path) -> object:
         if not file.is_file() and file.exists():
             raise OSError("not a regular file")
         if file.exists() and file.stat().st_size > _LARGEST_MANIFEST:
-            raise OSError(f"{file.stat().st_size} bytes are far more than any manifest has")
+            raise OSError(f"{human_size(file.stat().st_size)} are far more than any manifest has")
         raw: object = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(

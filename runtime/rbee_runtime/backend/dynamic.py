@@ -21,6 +21,7 @@ from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
 from rbee_runtime.transfer import Load, Move, Store, Swap, Transfer
+from rbee_runtime.units import human_size
 
 _PAST = re.compile(r"past_key_values\.(\d+\.(?:key|value))")
 
@@ -202,7 +203,7 @@ class _Regions:
         try:
             memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise OutOfMemory(f"the KV cache needs {self.nbytes} bytes: {error}") from error
+            raise OutOfMemory(f"the KV cache needs {human_size(self.nbytes)}: {error}") from error
         self._data = np.frombuffer(memory, np.float32).reshape(count, size)
 
     def views(

@@ -20,6 +20,7 @@ from rbee_runtime.errors import (
     OutOfMemory,
     RuntimeFault,
 )
+from rbee_runtime.units import human_size
 
 _OUT_OF_MEMORY: Final = 2  # cudaErrorMemoryAllocation
 _CAPABILITY: Final = (75, 76)  # cudaDevAttrComputeCapabilityMajor and Minor
@@ -235,7 +236,7 @@ class CudaLibrary:
         # An error of memory is forgotten once it is asked for; others stay with the device.
         self._cuda.cudaGetLastError()
         if code == _OUT_OF_MEMORY:
-            return OutOfMemory(f"the GPU has no {asked} bytes of memory left")
+            return OutOfMemory(f"the GPU has no {human_size(asked)} of memory left")
         return DeviceLost(f"CUDA device {self._device} failed in {name}: {self._says(code)}")
 
     def _says(self, code: int) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rbee_runtime.device.device import Array, Layout, Staging
 from rbee_runtime.errors import OutOfMemory
 from rbee_runtime.memory import available_bytes, resident_bytes
+from rbee_runtime.units import human_size
 
 
 class HostDevice:
@@ -37,8 +38,8 @@ class HostDevice:
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "more than can be addressed"
             raise OutOfMemory(
-                f"{size} bytes are not to be had ({reason}): allow the cache less memory, fewer "
-                "slots or a shorter context, or lift the limit on the process (ulimit -v)"
+                f"{human_size(size)} are not to be had ({reason}): allow the cache less memory, "
+                "fewer slots or a shorter context, or lift the limit on the process (ulimit -v)"
             ) from error
         return np.frombuffer(memory, dtype).reshape(shape)
 

@@ -14,6 +14,7 @@ from rbee_runtime.device import Device, Staging
 from rbee_runtime.embedding.footprint import step_bytes
 from rbee_runtime.embedding.packer import Pack, Text
 from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
+from rbee_runtime.units import human_size
 
 PACK_TOKENS = 2048
 """Tokens of a pack at most: where attention computes the scores of all pairs, those are many."""
@@ -163,8 +164,8 @@ class Encoder:
         left = self._device.available()
         if needed > left:
             raise OutOfMemory(
-                f"a text of {tokens} tokens takes some {needed >> 20} MiB, and {left >> 20} are "
-                "free: embed it in parts"
+                f"a text of {tokens} tokens takes some {human_size(needed)}, and "
+                f"{human_size(left)} are free: embed it in parts"
             )
 
     def _check(self, artifact: EmbedderArtifact) -> None:
