@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.native import round_as_onnx_runtime
 from support.running import forced_logits, mean_divergence, open_cpu
 from support.tiny_llama import load_reference, reference_logits
 
-from rbee_export import Options, digest, export, open_checkpoint
+from rbee_export import Options, digest, export, open_checkpoint, stages
 from rbee_export.cli import main
 from rbee_export.evaluation import artifact_logits
 from rbee_export.fidelity import Text, compare, measure
@@ -115,6 +116,25 @@ def test_an_export_shows_its_price_and_inspect_repeats_it(
     assert "KL divergence" in shown
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((out / "artifact.json").read_text())
+
+
+def test_a_long_export_says_now_and_then_how_far_it_is(
+    tiny_llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = ["--model", str(tiny_llama), "--precision", "int4", "--no-verify", "--print-path"]
+    assert main([*flags, "--out", str(tmp_path / "short")]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(stages, "SILENCE", 0.001)
+    assert main([*flags, "--out", str(tmp_path / "long")]) == 0
+    told = capsys.readouterr()
+    *lines, outcome = told.err.splitlines()
+    assert outcome.startswith(f"{tmp_path / 'long'}  int4, ")
+    assert "rbee-export: layers, 50%" in lines
+    assert all(re.fullmatch(r"rbee-export: [a-z]+, \d+%", line) for line in lines)
+    assert told.out == f"{tmp_path / 'long'}\n"
 
 
 def test_no_change_is_not_shown_as_a_loss() -> None:
