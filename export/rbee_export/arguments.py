@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
@@ -14,6 +15,8 @@ BAD_ARGUMENTS, FAILED = 2, 3
 _REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,512}")
 _ARCHITECTURE = re.compile(r"SM[0-9]{2,3}")
 _NO_ARCHITECTURE = ("NONE",)
+_LIMIT = re.compile(r"([0-9]{1,6})(d|[MGT]B?)", re.IGNORECASE | re.ASCII)
+_UNITS = {"M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "T": 10**12, "TB": 10**12}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -67,12 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Compile a checkpoint, ahead of time, into an artifact the worker serves.",
     )
     parser.add_argument("--version", action="version", version=EXPORTER)
-    commands = parser.add_subparsers(dest="command", title="or look at an artifact")
+    commands = parser.add_subparsers(dest="command", title="or look at artifacts")
     _add_inspect(commands.add_parser("inspect", help="print what an artifact is"))
     _add_verify(commands.add_parser("verify", help="check an artifact's files and its fidelity"))
+    _add_cache(
+        commands.add_parser("cache", help="list what workers have had exported, or remove it")
+    )
     parser.add_argument(
         "--model",
-        help="a .gguf file, a directory with config.json, a tokenizer and *.safetensors, or "
+        help="a GGUF file, a directory with config.json, a tokenizer and *.safetensors, or "
         "hf:org/name[@revision][:file] to download",
     )
     where = parser.add_mutually_exclusive_group()
@@ -156,6 +162,39 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="the text (default: the built-in one)"
     )
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        help="the cache (default: RBEE_ARTIFACT_CACHE, or ~/.cache/rbee/artifacts)",
+    )
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--prune",
+        dest="limit",
+        type=_limit,
+        metavar="LIMIT",
+        help="remove what has not been used for so long (30d), or the longest unused until the "
+        "rest takes no more than that (20GB); never what a worker is using",
+    )
+    limit.add_argument(
+        "--clear",
+        dest="limit",
+        action="store_const",
+        const=0,
+        help="remove everything that no worker is using",
+    )
+
+
+def _limit(text: str) -> timedelta | int:
+    match = _LIMIT.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError("must be days, such as 30d, or a size, such as 20GB")
+    number, unit = int(match[1]), match[2].upper()
+    return timedelta(days=number) if unit == "D" else number * _UNITS[unit]
 
 
 def _model_ref(text: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from rbee_export.arguments import FAILED, parse
+from rbee_export.artifact_cache import manage
 from rbee_export.checkpoint import Checkpoint, open_checkpoint
 from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint, is_embedder, open_embedder
 from rbee_export.checkpoint.safetensors_dir import model_files
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parse(argv)
     console = _console(stderr=True)
-    programs = {None: _export, "inspect": _inspect, "verify": verify}
+    programs = {None: _export, "inspect": _inspect, "verify": verify, "cache": _cache}
     written = "; nothing was written" if arguments.command is None else ""
     try:
         with stoppable():
@@ -137,6 +139,8 @@ def _made(target: Path, make: Callable[[], None], console: Console) -> bool:
             wait_until_written(target)
         else:
             return True
+    with contextlib.suppress(OSError):  # a cache that may only be read is never pruned
+        os.utime(target)
     return False
 
 
@@ -166,6 +170,16 @@ def _open(
 def _inspect(arguments: argparse.Namespace, _: Console) -> None:
     artifact = open_artifact(arguments.artifact)
     told = artifact.manifest.model_dump_json(indent=2) if arguments.json else describe(artifact)
+    _print(told)
+
+
+def _cache(arguments: argparse.Namespace, console: Console) -> None:
+    told = manage(arguments, console)
+    if told is not None:
+        _print(told)
+
+
+def _print(told: RenderableType) -> None:
     # Rich ends the program in silence where the reader has left.
     _write(lambda: _console().print(told))
 

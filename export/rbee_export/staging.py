@@ -32,9 +32,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
         raise ExportError(f"{target}: exists and is not an artifact; choose another --out")
     target = _followed(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging, retired = (
-        target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "retired")
-    )
+    staging, retired = _staging(target), target.with_name(f".{target.name}.retired")
     with _locked(_lock(target), target):
         if retired.exists() and not target.exists():
             retired.rename(target)
@@ -57,6 +55,32 @@ def wait_until_written(target: Path) -> None:
     """Wait until no other export is writing ``target``, whatever came of it."""
     with contextlib.suppress(FileNotFoundError), _lock(target).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def remove_directory(target: Path) -> None:
+    """Remove an artifact; no half of it is ever there under its name.
+
+    Raises:
+        BeingWritten: An export is writing it.
+        OSError: It cannot be removed.
+    """
+    with _locked(_lock(target), target):
+        staging = _staging(target)
+        _remove(staging)
+        target.rename(staging)
+        _remove(staging)
+
+
+def remove_left_behind(directory: Path) -> None:
+    """Remove what killed exports have left in a directory of artifacts.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    for staging in directory.glob(".*.partial"):
+        target = staging.with_name(staging.stem.removeprefix("."))
+        with contextlib.suppress(BeingWritten), _locked(_lock(target), target):
+            _remove(staging)
 
 
 def file_entry(role: Role, file: Path) -> FileEntry:
@@ -84,6 +108,10 @@ def _locked(file: Path, target: Path) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _staging(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
 
 
 def _lock(target: Path) -> Path:

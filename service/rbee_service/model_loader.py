@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 
 from rbee_runtime.artifact import Manifest, task_of
+from rbee_runtime.artifact.cache import in_use
 from rbee_runtime.embedding import EmbeddingEvent, EmbeddingRequest
 from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Event
@@ -160,7 +162,11 @@ def _load_embedder(
 
 
 async def bring_in(
-    options: Options, cache: Path, load: Loader, progress: Callable[[LayerProgress], None]
+    options: Options,
+    cache: Path,
+    load: Loader,
+    progress: Callable[[LayerProgress], None],
+    held: ExitStack,
 ) -> ModelBackend[Any, Any]:
     """Return the backend of the model that a worker was asked for, exported where it must be.
 
@@ -169,6 +175,7 @@ async def bring_in(
         cache: Where exported artifacts lie.
         load: Loads the artifact.
         progress: Told how far it has come, on any thread.
+        held: Keeps the artifact from being cleared away until it is closed.
 
     Raises:
         WorkerFault: It cannot be had.
@@ -177,6 +184,7 @@ async def bring_in(
     try:
         artifact = await resolve_model(options.model, cache)
         log.info("Loading", artifact=str(artifact))
+        await in_daemon_thread(partial(held.enter_context, in_use(artifact)), "artifact-keeper")
         return await in_daemon_thread(partial(load, artifact, options, progress), "model-loader")
     except ArtifactError as error:
         raise WorkerFault(ExitCode.MODEL_UNUSABLE, str(error)) from error

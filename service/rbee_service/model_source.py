@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,16 +17,9 @@ import structlog
 
 from rbee_runtime.artifact import MANIFEST_NAME, open_artifact
 from rbee_runtime.errors import ArtifactError
-from rbee_service.options import CACHE_VARIABLE
 
 _READ_BYTES: Final = 4096
 _LONGEST_LINE: Final = 2000
-
-
-def artifact_cache(environment: Mapping[str, str]) -> Path:
-    """Return the directory that exports on the spot go to."""
-    named = environment.get(CACHE_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "rbee" / "artifacts"
 
 
 def model_reference(model: Path) -> str:

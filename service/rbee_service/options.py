@@ -30,7 +30,6 @@ from rbee_service.values import (
 PROGRAM: Final = "rbee-worker"
 TOKEN_VARIABLE: Final = "LLORCH_API_TOKEN"
 LOG_FORMAT_VARIABLE: Final = "LLORCH_LOG_FORMAT"
-CACHE_VARIABLE: Final = "RBEE_ARTIFACT_CACHE"
 
 ValueT = TypeVar("ValueT")
 
@@ -174,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a compiled model over HTTP and report to a hive.",
         epilog=f"The bearer token is read from {TOKEN_VARIABLE} or --api-token-file. "
         f"{LOG_FORMAT_VARIABLE}=json makes log lines JSON. A checkpoint is exported into "
-        f"{CACHE_VARIABLE} (default: ~/.cache/rbee/artifacts) at its first start, and found there "
-        "at every later one.",
+        "RBEE_ARTIFACT_CACHE (default: ~/.cache/rbee/artifacts) at its first start, and found "
+        "there at every later one; rbee-export cache lists and removes what is there.",
         allow_abbrev=False,
         formatter_class=_Help,
     )

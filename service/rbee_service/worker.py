@@ -9,12 +9,13 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from rbee_runtime.artifact.cache import artifact_cache
 from rbee_service import __version__
 from rbee_service.address import advertised_host
 from rbee_service.callback import CallbackRefused, ReadyReport
@@ -40,7 +41,7 @@ from rbee_service.loading import LayerProgress, LoadingBoard
 from rbee_service.metered import memory_gauges
 from rbee_service.metrics import Metrics, status_gauges
 from rbee_service.model_loader import Loader, ModelBackend, bring_in, load_model
-from rbee_service.model_source import artifact_cache, model_reference
+from rbee_service.model_source import model_reference
 from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
 from rbee_service.token_keeper import TokenKeeper
@@ -86,6 +87,7 @@ class Worker:
         self._inferences = Inferences(self._state, self._running)
         self._metrics = Metrics()
         self._backend: ModelBackend[Any, Any] | None = None
+        self._held = ExitStack()
         self._announced = options.model_ref or options.model.name
         self._stop_asked = asyncio.Event()
         self._stop_asked_at = 0.0
@@ -263,7 +265,7 @@ class Worker:
                 loop.call_soon_threadsafe(self._board.post, progress)
 
         cache = artifact_cache(self._environment)
-        return await bring_in(self._options, cache, self._load, post)
+        return await bring_in(self._options, cache, self._load, post, self._held)
 
     def _info(self) -> WorkerInfo:
         options, backend = self._options, self._backend
@@ -293,4 +295,5 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await in_daemon_thread(self._backend.close, "engine-closer")
+        self._held.close()
         self._log.info("Stopped")

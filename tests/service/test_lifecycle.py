@@ -12,6 +12,7 @@ import pytest
 from stand_in import Gate, StandInEngine, Status, finished, opened, ready, running
 
 from rbee_bench.hive_stand_in import Hive
+from rbee_runtime.artifact.cache import unless_in_use
 from rbee_runtime.errors import (
     ArtifactError,
     DeviceError,
@@ -114,6 +115,17 @@ async def test_a_model_that_does_not_load(
     assert caught.value.code is code
     assert str(failure) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+async def test_its_artifact_cannot_be_cleared_away_while_it_lives(tmp_path: Path) -> None:
+    async with running(tmp_path, opened(StandInEngine())) as worker:
+        await ready(worker)
+        with unless_in_use(tmp_path / "artifact") as free:
+            assert not free
+        worker.worker.stop()
+        await asyncio.wait_for(worker.life, 5)
+    with unless_in_use(tmp_path / "artifact") as free:
+        assert free
 
 
 async def test_a_hive_that_refuses(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from stand_in import MODEL, stand_in_artifact
 
 from rbee_export.export import reference
 from rbee_runtime.artifact import MANIFEST_NAME
+from rbee_runtime.artifact.cache import artifact_cache
 from rbee_runtime.errors import ArtifactError
-from rbee_service.model_source import artifact_cache, model_reference, resolve_model
+from rbee_service.model_source import model_reference, resolve_model
 
 EXPORTER = """
 import json, os, pathlib, sys, time
