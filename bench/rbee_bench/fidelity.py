@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rbee_bench.peers import PeerFault, PeerProcess, Spec
+from rbee_bench.peers import PeerFault, PeerProcess, Spec, require_eager
 from rbee_bench.peers.peer import Logits
 from rbee_bench.plain_rounding import rounded_plainly
 from rbee_bench.subject import Progress, Subject
@@ -60,6 +60,7 @@ def measure_fidelity(subject: Subject, text: str, tokens: int, progress: Progres
         PeerFault: The reference cannot run here.
         ValueError: The text is shorter than that.
     """
+    require_eager()
     ids = subject.tokenizer(progress).encode(text)[:tokens]
     if len(ids) < tokens:
         raise ValueError(f"the text has {len(ids)} tokens, not {tokens}; give a longer --text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rbee_bench.peers import PeerProcess
+from rbee_bench.peers import PeerProcess, require_eager
 from rbee_bench.subject import Progress, Subject
 
 
@@ -36,6 +36,7 @@ def measure_parity(subject: Subject, prompts: int, tokens: int, progress: Progre
     Raises:
         PeerFault: One of the two cannot run here.
     """
+    require_eager()
     tokenizer = subject.tokenizer(progress)
     encoded = [tokenizer.encode(prompt) for prompt in PROMPTS[:prompts]]
     capacity = max(map(len, encoded)) + tokens

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,23 @@ def test_parity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("parity --prompts 3 --tokens 8") == 0
     assert program.result("parity")["agreed"] == [8, 8, 8]
     assert "3 of 3 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["parity", "fidelity"])
+def test_what_cannot_be_compared_is_said_first(
+    command: str,
+    make_gguf: MakeGguf,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main([command, "--model", str(make_gguf().path), "--artifacts", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.strip() == (
+        f"rbee-bench {command}: what ours is compared with needs torch, which is not installed: "
+        "pip install 'onnx-worker-rbee[bench]'"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fidelity(program: Program, capsys: pytest.CaptureFixture[str]) -> None:

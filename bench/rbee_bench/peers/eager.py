@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rbee_bench.engine_process import PeerFault
 from rbee_bench.peers.dense import dense_directory, dense_reads
 from rbee_bench.peers.peer import (
     Logits,
@@ -17,6 +19,20 @@ from rbee_bench.peers.peer import (
     timed_prefill,
     timed_steps,
 )
+
+
+def require_eager() -> None:
+    """Check that an :class:`EagerPeer` can be opened, before anything is made to compare with it.
+
+    Raises:
+        PeerFault: What it needs is not installed.
+    """
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            raise PeerFault(
+                f"what ours is compared with needs {name}, which is not installed: "
+                "pip install 'onnx-worker-rbee[bench]'"
+            )
 
 
 class EagerPeer:
