@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,40 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.native import assert_near, model, natively, needs_kernels, needs_matrix_unit, session
+from support.packed_texts import attended, packed
 
 pytestmark = needs_kernels
 
 LENGTHS = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 400)), min_size=1, max_size=6)
-Rounding = type[np.float32] | Any
 
 
 def operator(qkv: NDArray[np.float32], ends: NDArray[np.int32], heads: int) -> ir.Model:
     inputs = {"qkv": qkv, "cu_seqlens": ends}
     return model("PackedAttention", inputs, {}, {"num_heads": heads}, domain="rbee")
-
-
-def packed(
-    rng: np.random.Generator, lengths: list[int], heads: int, size: int
-) -> dict[str, NDArray[Any]]:
-    qkv = rng.standard_normal((1, sum(lengths), 3 * heads * size), np.float32)
-    return {"qkv": qkv, "cu_seqlens": np.cumsum([0, *lengths], dtype=np.int32)}
-
-
-def attended(
-    qkv: NDArray[np.float32], ends: NDArray[np.int32], heads: int, kept: Rounding = np.float32
-) -> NDArray[np.float64]:
-    """Return ``[1, tokens, width]``, of queries, keys and values as ``kept`` holds them."""
-    q, k, v = np.split(qkv[0], 3, axis=-1)
-    size = q.shape[-1] // heads
-    q = q / np.float32(np.sqrt(size))
-    q, k, v = (x.astype(kept).astype(np.float64).reshape(len(x), heads, size) for x in (q, k, v))
-    y = np.empty_like(q)
-    for start, end in pairwise(ends):
-        scores = np.einsum("qhd,khd->hqk", q[start:end], k[start:end])
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        y[start:end] = np.einsum("hqk,khd->qhd", weights, v[start:end])
-    return y.reshape(1, len(y), -1)
 
 
 @settings(max_examples=60, deadline=None)

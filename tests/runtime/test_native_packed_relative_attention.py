@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.native import assert_near, both, model, natively, needs_kernels, needs_matrix_unit
 from support.native import session as opened
+from support.packed_texts import attended, packed
 
 from rbee_export.dialect.ort import OPSET
 from rbee_export.dialect.packed_relative_attention import packed_relative_attention
@@ -23,11 +24,6 @@ from rbee_export.dialect.packed_relative_attention import packed_relative_attent
 LONGEST = 300
 LENGTHS = st.lists(st.one_of(st.integers(1, 40), st.integers(1, LONGEST)), min_size=1, max_size=6)
 Arrays = dict[str, NDArray[Any]]
-
-
-def packed(rng: np.random.Generator, lengths: list[int], heads: int, size: int) -> Arrays:
-    qkv = rng.standard_normal((1, sum(lengths), 3 * heads * size), np.float32)
-    return {"qkv": qkv, "cu_seqlens": np.cumsum([0, *lengths], dtype=np.int32)}
 
 
 def biases(heads: int) -> NDArray[np.float32]:
@@ -50,26 +46,6 @@ def operator(
     )
 
 
-def attended(
-    qkv: NDArray[np.float32], ends: NDArray[np.int32], heads: int, kept: Any = np.float32
-) -> NDArray[np.float64]:
-    """Return ``[1, tokens, width]``, of queries, keys and values as ``kept`` holds them."""
-    q, k, v = np.split(qkv[0], 3, axis=-1)
-    size = q.shape[-1] // heads
-    q = q / np.float32(np.sqrt(size))
-    q, k, v = (x.astype(kept).astype(np.float64).reshape(len(x), heads, size) for x in (q, k, v))
-    y = np.empty_like(q)
-    for start, end in pairwise(ends):
-        places = np.arange(end - start)
-        later = places - places[:, None]
-        scores = np.einsum("qhd,khd->hqk", q[start:end], k[start:end])
-        scores += biases(heads)[:, later + LONGEST - 1]
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        y[start:end] = np.einsum("hqk,khd->qhd", weights, v[start:end])
-    return y.reshape(1, len(y), -1)
-
-
 @needs_kernels
 @settings(max_examples=50, deadline=None)
 @given(
@@ -82,7 +58,7 @@ def test_scores_tell_how_far_apart_tokens_are(
     lengths: list[int], heads: int, size: int, seed: int
 ) -> None:
     feeds = packed(np.random.default_rng(seed), lengths, heads, size)
-    wanted = attended(*feeds.values(), heads)
+    wanted = attended(*feeds.values(), heads, biases=biases(heads))
     for found in both(operator(feeds, heads), feeds):
         assert_near(found, [wanted], tolerance=2e-5)
 
@@ -91,7 +67,7 @@ def test_scores_tell_how_far_apart_tokens_are(
 def test_the_function_where_there_are_no_kernels(lengths: list[int]) -> None:
     feeds = packed(np.random.default_rng(1), lengths, 4, 16)
     found = opened(operator(feeds, 4), native=False).run(None, feeds)
-    assert_near(found, [attended(*feeds.values(), 4)], tolerance=2e-5)
+    assert_near(found, [attended(*feeds.values(), 4, biases=biases(4))], tolerance=2e-5)
 
 
 @needs_matrix_unit
@@ -107,12 +83,14 @@ def test_the_matrix_unit_rounds_and_no_more(
 ) -> None:
     feeds = packed(np.random.default_rng(seed), lengths, heads, size)
     found = opened(operator(feeds, heads), native=True).run(None, feeds)
-    wanted = attended(*feeds.values(), heads, ml_dtypes.bfloat16)
+    wanted = attended(*feeds.values(), heads, ml_dtypes.bfloat16, biases=biases(heads))
     # Short texts stay off it; of the others weights are rounded too.
     for start, end in pairwise(feeds["cu_seqlens"].tolist()):
         if end - start < 24:
             own = np.asarray([0, end - start], np.int32)
-            wanted[:, start:end] = attended(feeds["qkv"][:, start:end], own, heads)
+            wanted[:, start:end] = attended(
+                feeds["qkv"][:, start:end], own, heads, biases=biases(heads)
+            )
     assert_near(found, [wanted], tolerance=6e-3)
 
 

@@ -19,6 +19,7 @@ from rbee_export.dialect.packed_causal_attention import packed_causal_attention
 from rbee_export.dialect.packed_rotary_attention import packed_rotary_attention
 
 from .native import assert_near, both, model, natively, session
+from .packed_texts import weighted
 
 POSITIONS = 400
 EPSILON = 1e-5
@@ -132,9 +133,7 @@ class PackedHeads:
         ago = places[:, None] - places
         hidden = (ago < 0) | ((ago >= self.window) & (self.window > 0))
         scores[:, np.abs(ago) > self.reach if self.reach else hidden] = -np.inf
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        return np.einsum("hqk,khd->qhd", weights, v)
+        return weighted(scores, v)
 
 
 def must_be_near(case: PackedHeads, lengths: list[int], seed: int) -> None:
