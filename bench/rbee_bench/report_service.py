@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -31,32 +33,12 @@ def faults_report(result: Faults) -> RenderableType:
 
 def streaming_report(result: Streaming) -> RenderableType:
     """Lay out what :func:`~rbee_bench.streaming.measure_streaming` found."""
-    table = layout.table(
-        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
-        ("streams", "engine alone", "over HTTP", "cost", "spread"),
-    )
-    noise = {}
-    for row in result.rows:
-        engine, worker = row.rates
-        label = f"{row.streams} streams"
-        noise[label] = row.spread
-        figures = f"{engine:.0f}", f"{worker:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
-        table.add_row(str(row.streams), *figures)
-    return Group(table, *layout.noise(noise, result.bystanders))
+    return Group(*_overhead(result, "engine alone", "over HTTP"))
 
 
 def structured_report(result: Structured) -> RenderableType:
     """Lay out what :func:`~rbee_bench.structured.measure_structured` found."""
-    table = layout.table(
-        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
-        ("streams", "held to nothing", "to a schema", "cost", "spread"),
-    )
-    noise = {}
-    for row in result.rows:
-        free, held = row.rates
-        noise[f"{row.streams} streams"] = row.spread
-        figures = f"{free:.0f}", f"{held:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
-        table.add_row(str(row.streams), *figures)
+    table, *noise = _overhead(result, "held to nothing", "to a schema")
     others = layout.table("otherwise", ("", "found"))
     others.add_row("the first schema of all, more than another", layout.milliseconds(result.first))
     others.add_row("memory after it, more than before", layout.megabytes(result.memory))
@@ -69,7 +51,20 @@ def structured_report(result: Structured) -> RenderableType:
         found = Percentiles.of(gaps)
         told = map(layout.milliseconds, (found.p50, found.p95, max(gaps)))
         others.add_row(f"{name}: p50, p95, longest", ", ".join(told))
-    return Group(table, others, *layout.noise(noise, result.bystanders))
+    return Group(table, others, *noise)
+
+
+def _overhead(result: Streaming | Structured, without: str, under: str) -> Sequence[RenderableType]:
+    """Lay out completions without something and with it, and what noise there was."""
+    table = layout.table(
+        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
+        ("streams", without, under, "cost", "spread"),
+    )
+    for row in result.rows:
+        rates = (f"{rate:.0f}" for rate in row.rates)
+        table.add_row(str(row.streams), *rates, f"{row.cost:.1%}", layout.share(row.spread))
+    noise = {f"{row.streams} streams": row.spread for row in result.rows}
+    return table, *layout.noise(noise, result.bystanders)
 
 
 def load_report(result: Load) -> RenderableType:

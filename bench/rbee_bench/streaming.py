@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import statistics
 import time
 from dataclasses import dataclass
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.interleave import interleave
+from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
 from rbee_bench.sse_client import StreamFault, ask, events
-from rbee_bench.stats import paired_ratio, spread
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import started_worker
-from rbee_runtime import Artifact, Engine, Request
-from rbee_runtime.events import Event, Failed, Finished
-from rbee_runtime.request import GREEDY
+from rbee_runtime import Artifact, Engine
 
-STREAMS = (1, 16)
-_SLOTS = 16
 _PROMPT = "Once upon a time, in a village by the sea, story number {number} began when"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamingRow:
-    """One number of streams.
-
-    Attributes:
-        streams: How many at once.
-        engine: Tokens a second of the engine alone, one a round.
-        worker: Tokens a second of the worker, as its client sees them, one a round.
-    """
-
-    streams: int
-    engine: tuple[float, ...]
-    worker: tuple[float, ...]
-
-    @property
-    def cost(self) -> float:
-        """Share of the engine's rate that is lost, in the middle round."""
-        return 1.0 - paired_ratio(self.worker, self.engine)
-
-    @property
-    def spread(self) -> float:
-        """Of the rounds' ratios; see :func:`~rbee_bench.stats.spread`."""
-        return spread([w / e for w, e in zip(self.worker, self.engine, strict=True)])
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Tokens a second in the middle round, of the engine and of the worker."""
-        return statistics.median(self.engine), statistics.median(self.worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +29,7 @@ class Streaming:
 
     precision: str
     tokens: int
-    rows: tuple[StreamingRow, ...]
+    rows: tuple[OverheadRow, ...]
     bystanders: float
 
 
@@ -91,45 +54,24 @@ def measure_streaming(
         progress(name, done, turns)
 
     progress("starting", 0, turns)
-    flags = ("--model", str(artifact.path), "--slots", str(_SLOTS))
+    flags = ("--model", str(artifact.path), "--slots", str(SLOTS))
     with (
         started_worker(*flags) as worker,
-        Engine.load(artifact.path, slots=_SLOTS) as engine,
+        Engine.load(artifact.path, slots=SLOTS) as engine,
     ):
         worker.until_ready()
         bystanders = Bystanders([worker.process.pid])
-        rows = []
-        for streams in STREAMS:
-            taken = interleave(
-                {
-                    f"engine, {streams}": lambda n=streams: _engine(engine, n, tokens),  # type: ignore[misc]
-                    f"worker, {streams}": lambda n=streams: asyncio.run(  # type: ignore[misc]
-                        _worker(worker.port, n, tokens)
-                    ),
-                },
-                rounds,
-                turn,
-            )
-            alone, served = taken.values()
-            rows.append(StreamingRow(streams, alone, served))
+
+        def alone(streams: int) -> float:
+            prompts = [_PROMPT.format(number=number) for number in range(streams)]
+            return completion_rate(engine, prompts, tokens)
+
+        def served(streams: int) -> float:
+            return asyncio.run(_worker(worker.port, streams, tokens))
+
+        rows = measure_overhead(("engine", alone), ("worker", served), rounds, turn)
         share = bystanders.share()
-    return Streaming(artifact.manifest.precision, tokens, tuple(rows), share)
-
-
-def _engine(engine: Engine, streams: int, tokens: int) -> float:
-    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    began = time.monotonic()
-    for number in range(streams):
-        prompt = _PROMPT.format(number=number)
-        engine.submit(Request(f"{number}", prompt, tokens, GREEDY), told.put)
-    left, count = streams, 0
-    while left:
-        match told.get():
-            case Finished(completion_tokens=done):
-                count, left = count + done, left - 1
-            case Failed(error=error):
-                raise error
-    return count / (time.monotonic() - began)
+    return Streaming(artifact.manifest.precision, tokens, rows, share)
 
 
 async def _worker(port: int, streams: int, tokens: int) -> float:

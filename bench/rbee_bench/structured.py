@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import statistics
 import threading
 import time
@@ -13,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.interleave import interleave
-from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
 from rbee_bench.subject import Progress
 from rbee_runtime import Artifact, Engine, JsonSchema, Request, RuntimeFault
-from rbee_runtime.events import Event, Failed, Finished, Piece
+from rbee_runtime.events import Piece
 from rbee_runtime.request import GREEDY
 
-STREAMS: Final = (1, 16)
-_SLOTS: Final = 16
 _PROMPT: Final = "A list of the people in village number {number}, as JSON:\n"
 _PEOPLE: Final[dict[str, Any]] = {
     "type": "array",
@@ -39,36 +35,6 @@ _PEOPLE: Final[dict[str, Any]] = {
     "minItems": 1000,
 }
 """More than any completion here holds: all of them have the same number of tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class StructuredRow:
-    """One number of streams.
-
-    Attributes:
-        streams: How many at once.
-        free: Tokens a second of completions held to nothing, one a round.
-        held: Of completions held to a schema, one a round.
-    """
-
-    streams: int
-    free: tuple[float, ...]
-    held: tuple[float, ...]
-
-    @property
-    def cost(self) -> float:
-        """Share of the rate that is lost, in the middle round."""
-        return 1.0 - paired_ratio(self.held, self.free)
-
-    @property
-    def spread(self) -> float:
-        """Of the rounds' ratios; see :func:`~rbee_bench.stats.spread`."""
-        return spread([h / f for h, f in zip(self.held, self.free, strict=True)])
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Tokens a second in the middle round, free and held."""
-        return statistics.median(self.free), statistics.median(self.held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +57,7 @@ class Structured:
 
     precision: str
     tokens: int
-    rows: tuple[StructuredRow, ...]
+    rows: tuple[OverheadRow, ...]
     first: float
     again: float
     memory: int
@@ -115,27 +81,21 @@ def measure_structured(
         progress(name, done, turns)
 
     progress("starting", 0, turns)
-    with Engine.load(artifact.path, slots=_SLOTS) as engine:
+    with Engine.load(artifact.path, slots=SLOTS) as engine:
         bystanders = Bystanders([])
-        _rate(engine, 1, tokens, None)
+
+        def free(streams: int) -> float:
+            return completion_rate(engine, _prompts(streams), tokens)
+
+        def held(streams: int) -> float:
+            return completion_rate(engine, _prompts(streams), tokens, JsonSchema(_PEOPLE))
+
+        free(1)
         before = engine.memory().total
         first = _first_token(engine)
         memory = engine.memory().total - before
         again = statistics.median(_first_token(engine) for _ in range(5))
-        rows = []
-        for streams in STREAMS:
-            taken = interleave(
-                {
-                    f"free, {streams}": lambda n=streams: _rate(engine, n, tokens, None),  # type: ignore[misc]
-                    f"held, {streams}": lambda n=streams: _rate(  # type: ignore[misc]
-                        engine, n, tokens, JsonSchema(_PEOPLE)
-                    ),
-                },
-                rounds,
-                turn,
-            )
-            free, held = taken.values()
-            rows.append(StructuredRow(streams, free, held))
+        rows = measure_overhead(("free", free), ("held", held), rounds, turn)
         alone = _gaps(engine, "alone")
         turn("alone")
         with _Others(engine, [None]):
@@ -148,7 +108,7 @@ def measure_structured(
     return Structured(
         artifact.manifest.precision,
         tokens,
-        tuple(rows),
+        rows,
         first - again,
         again,
         memory,
@@ -160,21 +120,8 @@ def measure_structured(
     )
 
 
-def _rate(engine: Engine, streams: int, tokens: int, held_to: JsonSchema | None) -> float:
-    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    began = time.monotonic()
-    for number in range(streams):
-        prompt = _PROMPT.format(number=number)
-        name = f"{number}"
-        engine.submit(Request(name, prompt, tokens, GREEDY, constraint=held_to), told.put)
-    left, count = streams, 0
-    while left:
-        match told.get():
-            case Finished(completion_tokens=done):
-                count, left = count + done, left - 1
-            case Failed(error=error):
-                raise error
-    return count / (time.monotonic() - began)
+def _prompts(count: int) -> list[str]:
+    return [_PROMPT.format(number=number) for number in range(count)]
 
 
 def _first_token(engine: Engine) -> float:

@@ -196,11 +196,19 @@ def test_start(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert "until ready" in capsys.readouterr().out
 
 
+def test_streaming(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("streaming --tokens 8 --rounds 1") == 0
+    rows = program.result("streaming")["rows"]
+    assert [row["streams"] for row in rows] == [1, 16]
+    assert all(row["without"][0] > 0 and row["under"][0] > 0 for row in rows)
+    assert "over HTTP" in capsys.readouterr().out
+
+
 def test_structured(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("structured --tokens 8 --rounds 1") == 0
     result = program.result("structured")
     assert [row["streams"] for row in result["rows"]] == [1, 16]
-    assert all(row["free"][0] > 0 and row["held"][0] > 0 for row in result["rows"])
+    assert all(row["without"][0] > 0 and row["under"][0] > 0 for row in result["rows"])
     assert result["alone"]
     assert result["attacked"]
     assert "costly schemas" in capsys.readouterr().out
