@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -37,20 +38,26 @@ async def ready_url(hive: Hive) -> str:
     return f"http://127.0.0.1:{beat.body['worker']['port']}"
 
 
+@asynccontextmanager
+async def streaming(hive: Hive) -> AsyncIterator[tuple[httpx.AsyncClient, AsyncIterator[bytes]]]:
+    """A client of the worker, and a completion that has begun and never ends by itself."""
+    async with (
+        httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
+        client.stream("POST", "/v1/inference", json=GOOD) as answer,
+    ):
+        chunks = answer.aiter_raw()
+        read = b""
+        while b'"output"' not in read:
+            read += await anext(chunks)
+        yield client, chunks
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_drains(tmp_path: Path, hive: Hive, number: signal.Signals) -> None:
     with started(STAND_IN, *flags(tmp_path, hive, "--grace", "0.5")) as worker:
-        async with (
-            httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
-            client.stream("POST", "/v1/inference", json=GOOD) as answer,
-        ):
-            chunks = answer.aiter_raw()
-            read = b""
-            while b'"output"' not in read:
-                read += await anext(chunks)
+        async with streaming(hive) as (_, chunks):
             worker.send(number)
-            async for chunk in chunks:
-                read += chunk
+            read = b"".join([chunk async for chunk in chunks])
         assert b'"stop_reason":"CANCELLED"' in read
         assert read.endswith(b"data: [DONE]\n\n")
         assert await asyncio.to_thread(worker.exit_code) == 0
@@ -61,12 +68,7 @@ async def test_the_first_signal_drains(tmp_path: Path, hive: Hive, number: signa
 
 async def test_the_second_signal_stops_at_once(tmp_path: Path, hive: Hive) -> None:
     with started(STAND_IN, *flags(tmp_path, hive, "--grace", "3600")) as worker:
-        async with (
-            httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
-            client.stream("POST", "/v1/inference", json=GOOD) as answer,
-        ):
-            chunks = answer.aiter_raw()
-            await anext(chunks)
+        async with streaming(hive) as (client, chunks):
             worker.send(signal.SIGTERM)
             # The first signal has been heard once the worker is no longer ready.
             while (await client.get("/v1/ready")).json()["ready"]:
@@ -81,12 +83,7 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, hive: Hive) -> No
 async def test_two_at_once_are_one(tmp_path: Path, hive: Hive) -> None:
     """As ``timeout`` sends them."""
     with started(STAND_IN, *flags(tmp_path, hive, "--grace", "0.5")) as worker:
-        async with (
-            httpx.AsyncClient(base_url=await ready_url(hive), timeout=10) as client,
-            client.stream("POST", "/v1/inference", json=GOOD) as answer,
-        ):
-            chunks = answer.aiter_raw()
-            await anext(chunks)
+        async with streaming(hive) as (_, chunks):
             worker.send(signal.SIGTERM)
             worker.send(signal.SIGTERM)
             read = b"".join([chunk async for chunk in chunks])
