@@ -75,11 +75,7 @@ class GgufCheckpoint:
             raise CheckpointError(f"{self.path}: tensor {place.name} is missing")
         shape, data = stored.shape[::-1], stored.data
         if place.experts is not None:
-            if len(shape) != 3 or shape[0] != place.experts:
-                raise CheckpointError(
-                    f"{self.path}: tensor {place.name} does not hold the matrices of "
-                    f"{place.experts} experts"
-                )
+            place.check_stack(self.path, shape)
             if place.rows is not None:
                 data = data[:, place.rows]
             rows = data.shape[0] * data.shape[1]

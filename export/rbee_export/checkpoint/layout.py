@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.errors import CheckpointError
 
 _LAYER_NAME = re.compile(r"layers\.(\d+)\.(\w+)")
 
@@ -31,6 +34,13 @@ class Stored:
     order: NDArray[np.intp] | None = None
     add: float = 0.0
     experts: int | None = None
+
+    def check_stack(self, path: Path, shape: Sequence[int]) -> None:
+        """Raise a ``CheckpointError`` unless the shape is ``[experts, rows, columns]``."""
+        if len(shape) != 3 or shape[0] != self.experts:
+            raise CheckpointError(
+                f"{path}: tensor {self.name} does not hold the matrices of {self.experts} experts"
+            )
 
 
 def split_name(name: str) -> tuple[int | None, str, str]:

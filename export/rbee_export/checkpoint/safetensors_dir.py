@@ -187,10 +187,7 @@ def read_tensor(
             f"{shard}: tensor {place.name} has type {kind}; supported are {', '.join(_KINDS)}"
         )
     if expert is not None:
-        if len(shape) != 3 or shape[0] != place.experts:
-            raise CheckpointError(
-                f"{path}: tensor {place.name} does not hold the matrices of {place.experts} experts"
-            )
+        place.check_stack(path, shape)
         shape = shape[1:]
     first = 0
     if place.rows is not None and shape:
