@@ -12,17 +12,11 @@ from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint
 from rbee_export.checkpoint.encoder_config import EncoderConfig
 from rbee_export.checkpoint.matryoshka import read_matryoshka
+from rbee_export.decoder_limits import check_decoder
 from rbee_export.embedder_evaluation import embedder_graph
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
 from rbee_export.errors import ExportError
-from rbee_export.export import (
-    GRAPH,
-    TOKENIZER,
-    WEIGHTS,
-    check_decoder,
-    reference,
-    write_manifest,
-)
+from rbee_export.export import GRAPH, TOKENIZER, WEIGHTS, reference, write_manifest
 from rbee_export.fidelity import Progress
 from rbee_export.options import EXPORTER, Options
 from rbee_export.staging import file_entry, staged_directory

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from rbee_export.calibration import calibration_ids
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
 from rbee_export.decoder import build
+from rbee_export.decoder_limits import check_decoder
 from rbee_export.dialect import (
     CalibratedDialect,
     OrtDialect,
@@ -24,7 +25,6 @@ from rbee_export.dialect import (
     sampler_graph,
 )
 from rbee_export.engine_builder import build_engine
-from rbee_export.errors import CheckpointError, UnsupportedModel
 from rbee_export.fidelity import Progress, Text, measure
 from rbee_export.options import EXPORTER, Options, TensorRtTarget
 from rbee_export.staging import file_entry, staged_directory
@@ -45,9 +45,6 @@ from rbee_runtime.artifact import (
     Shapes,
     Source,
 )
-
-_LONGEST_CONTEXT = 1 << 21
-"""Positions whose rotary tables still fit into memory."""
 
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
 GREEDY, SAMPLER = "greedy.onnx", "sampler.onnx"
@@ -246,41 +243,6 @@ def _engines(
             )
         )
     return tuple(engines)
-
-
-def check_decoder(name: str, c: DecoderConfig) -> None:
-    """Refuse what the graph could be built from, but not run.
-
-    Args:
-        name: The checkpoint's.
-        c: Its configuration.
-
-    Raises:
-        CheckpointError: A number of it is none that a model has.
-        UnsupportedModel: The attention operator does not do it.
-    """
-    sizes = [c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab]
-    if c.experts is not None:
-        sizes += [c.experts.intermediate, c.experts.shared + 1]
-    if min(*sizes, c.context_length) < 1:
-        raise CheckpointError(f"{name}: a dimension of its configuration is below 1")
-    if c.heads % c.kv_heads:
-        raise CheckpointError(f"{name}: {c.heads} query heads cannot share {c.kv_heads} key heads")
-    if c.context_length > _LONGEST_CONTEXT or max(c.head_dim, c.heads) > 4096:
-        raise CheckpointError(
-            f"{name}: a context of {c.context_length}, or {c.heads} heads of "
-            f"{c.head_dim}, is no model's"
-        )
-    if c.head_dim % 16:
-        raise UnsupportedModel(
-            f"{name}: head dimension {c.head_dim} is not a multiple of 16, "
-            "which the attention operator needs"
-        )
-    if any(a.rope is not None and a.rope.dims % 16 for a in c.attention):
-        raise UnsupportedModel(
-            f"{name}: the rotated part of a head is not a multiple of 16 wide, "
-            "which the attention operator needs"
-        )
 
 
 def reference(name: str) -> str:
