@@ -6,11 +6,11 @@ import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 from rbee_runtime.errors import EngineClosed, QueueFull, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, StopReason
 from rbee_runtime.request import Request
+from rbee_runtime.streams import Submitter
 
 Advance = Callable[[], None]
 """Called whenever a completion has ended."""
@@ -32,13 +32,6 @@ class Completion:
     def stop_reason(self) -> StopReason:
         """Why it ended."""
         return self.finished.reason
-
-
-class Submitter(Protocol):
-    """What takes requests; see :class:`~rbee_runtime.engine.Engine`."""
-
-    def submit(self, request: Request, sink: Callable[[Event], None]) -> None: ...  # noqa: D102
-    def cancel(self, request_id: str) -> bool: ...  # noqa: D102
 
 
 def complete_all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
@@ -17,7 +16,7 @@ from rbee_runtime.completion import Completion, complete_all, whole
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.constraint.grammar import Grammars
 from rbee_runtime.errors import ContextOverflow, InvalidRequest, InvalidSetting
-from rbee_runtime.events import Event, Failed, Finished, Piece, Started
+from rbee_runtime.events import Finished, Piece, Started
 from rbee_runtime.live import Sink
 from rbee_runtime.loading import open_verified, report_ready
 from rbee_runtime.loop import DecodeLoop
@@ -28,6 +27,7 @@ from rbee_runtime.scheduler import Scheduler
 from rbee_runtime.sequence import Sequence as TokenSequence
 from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.step import PREFILL_CHUNK
+from rbee_runtime.streams import astream, stream
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
 
@@ -279,47 +279,11 @@ class Engine:
         Raises:
             RuntimeFault: As :meth:`submit`, or what the request failed with.
         """
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.submit(request, events.put)
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.cancel(request.request_id)
+        return stream(self, request)
 
-    async def astream(self, request: Request) -> AsyncGenerator[Started | Piece | Finished]:
+    def astream(self, request: Request) -> AsyncGenerator[Started | Piece | Finished]:
         """As :meth:`stream`, for ``async for``: the event loop is never held up."""
-        import asyncio  # which no start is to wait for
-
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def pass_on(event: Event) -> None:
-            try:
-                loop.call_soon_threadsafe(events.put_nowait, event)
-            except RuntimeError:  # the event loop has been closed, and nobody waits any more
-                self.cancel(request.request_id)
-
-        submission = asyncio.create_task(asyncio.to_thread(self.submit, request, pass_on))
-        try:
-            await asyncio.shield(submission)
-            while True:
-                event = await events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            if submission.done():
-                self.cancel(request.request_id)
-            else:  # it cannot be called back before it is in the engine
-                submission.add_done_callback(lambda _: self.cancel(request.request_id))
+        return astream(self, request)
 
     def status(self) -> EngineStatus:
         """Return what the engine is doing."""
