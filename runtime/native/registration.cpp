@@ -1,9 +1,12 @@
 // The library's doors: what ONNX Runtime calls when the library is registered with a session, and
 // what the engine calls by itself.
+#include <limits>
+
 #include "block_product.h"
 #include "elementwise.h"
 #include "experts.h"
 #include "group_query_attention.h"
+#include "log_softmax.h"
 #include "operator.h"
 #include "packed_attention.h"
 #include "sampler.h"
@@ -66,7 +69,7 @@ const rbee::Kernels* kernels() {
 // throughout, which those with weights in blocks do not.
 RBEE_EXPORT void rbee_choose_exactly(int on) { rbee::choose_exactly(on != 0); }
 
-// Whether the function below has kernels here.
+// Whether the functions below have kernels here.
 RBEE_EXPORT int rbee_can_draw() { return kernels() != nullptr; }
 
 // Draws a token for each row of logits, float[rows, vocab]: what the engine calls between steps.
@@ -77,4 +80,13 @@ RBEE_EXPORT void rbee_draw(float* logits, size_t rows, size_t vocab,
     tokens[row] =
         chosen != nullptr ? rbee::draw(*chosen, logits + row * vocab, vocab, how[row]) : -1;
   }
+}
+
+// Finds the `top` largest log probabilities in a row of logits, float[vocab], and their tokens; returns
+// what they are relative to. NaN without kernels.
+RBEE_EXPORT double rbee_log_softmax(const float* logits, size_t vocab, size_t top,
+                                    int64_t* likeliest, double* values) {
+  const rbee::Kernels* chosen = kernels();
+  return chosen != nullptr ? rbee::log_softmax(*chosen, logits, vocab, top, likeliest, values)
+                           : std::numeric_limits<double>::quiet_NaN();
 }

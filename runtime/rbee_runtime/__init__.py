@@ -32,6 +32,7 @@ from rbee_runtime.errors import (
     RuntimeFault,
 )
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
+from rbee_runtime.logprobs import TokenLogprob, TokenLogprobs
 from rbee_runtime.memory import MemoryUse
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.status import EngineStatus, LoadProgress
@@ -88,6 +89,8 @@ __all__ = [
     "Started",
     "StopReason",
     "Task",
+    "TokenLogprob",
+    "TokenLogprobs",
     "Tokenizer",
     "task_of",
 ]

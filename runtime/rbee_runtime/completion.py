@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rbee_runtime.errors import EngineClosed, QueueFull, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, StopReason
+from rbee_runtime.logprobs import TokenLogprobs
 from rbee_runtime.request import Request
 from rbee_runtime.streams import Submitter
 
@@ -23,10 +24,13 @@ class Completion:
     Attributes:
         text: The answer.
         finished: Why it ended, its token counts and times.
+        logprobs: What is known of each of its tokens, where that was asked for; see
+            :class:`~rbee_runtime.events.Piece` for which are left out.
     """
 
     text: str
     finished: Finished
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def stop_reason(self) -> StopReason:
@@ -45,6 +49,7 @@ def complete_all(
     """
     events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
     texts = [""] * len(requests)
+    logprobs: list[list[TokenLogprobs]] = [[] for _ in requests]
     ends: dict[int, Finished] = {}
     with ExitStack() as stack:
         waiting: Iterator[tuple[int, Request]] = iter(enumerate(requests))
@@ -64,11 +69,14 @@ def complete_all(
             number, event = events.get()
             if isinstance(event, Piece):
                 texts[number] += event.text
+                logprobs[number] += event.logprobs
             elif isinstance(event, Finished | Failed):
                 ends[number] = whole(event)
                 underway -= 1
                 advance()
-    return [Completion(text, ends[number]) for number, text in enumerate(texts)]
+    return [
+        Completion(text, ends[number], tuple(logprobs[number])) for number, text in enumerate(texts)
+    ]
 
 
 def _numbered(events: queue.SimpleQueue[tuple[int, Event]], number: int) -> Callable[[Event], None]:

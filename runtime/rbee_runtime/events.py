@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rbee_runtime.errors import RuntimeFault
+from rbee_runtime.logprobs import TokenLogprobs
 
 
 class StopReason(StrEnum):
@@ -42,12 +43,17 @@ class Piece:
     """Text that has become certain: whole characters, past any stop string that could still match.
 
     Attributes:
-        text: Never empty. The texts of a request concatenate to its decoded completion exactly.
+        text: The texts of a request concatenate to its decoded completion exactly. Empty only in a
+            last piece, of tokens without text whose log probabilities were asked for.
         tokens: Completion tokens sampled so far, this piece's included.
+        logprobs: Where they were asked for, the tokens whose text begins in this piece. A request's
+            pieces tell of every token once, in their order, but for an end-of-text token and for
+            those whose text a stop string took away altogether.
     """
 
     text: str
     tokens: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

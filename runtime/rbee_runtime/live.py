@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rbee_runtime.events import Event, Finished, Started
+from rbee_runtime.events import Event, Finished, Piece, Started
 from rbee_runtime.sequence import Sequence
 from rbee_runtime.served import Served
 
@@ -38,6 +38,12 @@ class Live(Served[Event]):
         """Note the time of its first token."""
         if self._first_token == 0.0:
             self._first_token = time.monotonic()
+
+    def tell_text(self, text: str) -> None:
+        """Tell of text that became certain, and of the tokens that go with it, if there is any."""
+        logprobs = self.sequence.take_logprobs(text)
+        if text or logprobs:
+            self.tell(Piece(text, len(self.sequence.tokens), logprobs))
 
     def finished(self) -> Finished:
         """Return the event that tells of its end, which has come."""

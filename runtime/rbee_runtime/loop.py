@@ -152,14 +152,14 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
             text = sequence.accept(token)
         except InferenceFailed as fault:
             return Failed(fault)
-        if text:
+        if sequence.untold is not None:
+            live.tell_text(text)
+        elif text:
             live.tell(Piece(text, len(sequence.tokens)))
         return live.finished() if sequence.phase is Phase.FINISHED else None
 
     def _drop(self, live: Live) -> None:
-        text = live.sequence.finish(StopReason.CANCELLED)
-        if text:
-            live.tell(Piece(text, len(live.sequence.tokens)))
+        live.tell_text(live.sequence.finish(StopReason.CANCELLED))
         self._end(live, live.finished())
 
     def _free(self, live: Live) -> None:

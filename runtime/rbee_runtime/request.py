@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.errors import InvalidRequest
+from rbee_runtime.logprobs import MOST_ALTERNATIVES
 
 U64_MAX = 2**64 - 1
 
@@ -37,6 +38,9 @@ class SamplingParams:
         min_p: Keep tokens at least this fraction as likely as the most likely one; 0.0 is off.
         seed: Seed of this request's own random stream, an unsigned 64-bit integer; ``None``
             draws one, reported in :class:`~rbee_runtime.events.Started`.
+        logprobs: Tell with each token how likely the model held it to be, and this many of the
+            likeliest in its place, 0 to 20; ``None`` tells nothing. The probabilities are those
+            before everything above: see :class:`~rbee_runtime.logprobs.TokenLogprobs`.
 
     Raises:
         InvalidRequest: A value lies outside its range.
@@ -51,6 +55,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _require(0.0 < self.repetition_penalty <= 2.0, "repetition_penalty", "in (0.0, 2.0]")
@@ -65,6 +70,8 @@ class SamplingParams:
         _require(
             self.seed is None or 0 <= self.seed <= U64_MAX, "seed", "an unsigned 64-bit integer"
         )
+        asked = 0 if self.logprobs is None else self.logprobs
+        _require(0 <= asked <= MOST_ALTERNATIVES, "logprobs", f"in 0..{MOST_ALTERNATIVES}")
 
 
 GREEDY = SamplingParams(temperature=0.0)

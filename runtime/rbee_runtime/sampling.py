@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from rbee_runtime.drawing import Draw, How, draw
 from rbee_runtime.kernels import NoKernels
 from rbee_runtime.kernels.drawing import native_draw
+from rbee_runtime.kernels.log_softmax import native_log_softmax
+from rbee_runtime.log_softmax import LogSoftmax, Measure, log_softmax
+from rbee_runtime.logprobs import TokenLogprob, TokenLogprobs
 from rbee_runtime.request import SamplingParams
 
 _COLDEST = 1e-20
@@ -30,6 +33,8 @@ class RowSampler:
         counts_tokens: Whether it matters which tokens came before.
         drawn: Tokens drawn so far.
         last: The last of them; -1 before the first.
+        asks_logprobs: Whether how likely its tokens are is to be known.
+        logprobs: What is known of the last token, where that was asked for.
         allowed: ``bool[vocab]``, the tokens that may come next; ``None`` for all. Whoever knows a
             grammar sets it between two tokens.
     """
@@ -40,6 +45,9 @@ class RowSampler:
         self.allowed: NDArray[np.bool_] | None = None
         self._seen = _Seen(prompt if params.repetition_penalty != 1.0 else ())
         self.drawn, self.last = 0, -1
+        self.asks_logprobs = params.logprobs is not None
+        self.logprobs: TokenLogprobs | None = None
+        self._measured: tuple[NDArray[np.float32], LogSoftmax] | None = None
         self.counts_tokens = (
             params.repetition_penalty != 1.0
             or params.frequency_penalty != 0.0
@@ -47,6 +55,7 @@ class RowSampler:
         )
         self._biased = np.fromiter(params.logit_bias, np.intp, len(params.logit_bias))
         self._bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self._always_adjusts = self.counts_tokens or self._biased.size > 0
         warm = params.temperature > 0.0
         inverse = float(inverse_temperature(params.temperature)) if warm else 0.0
         self._filters = (inverse, params.top_k, params.top_p, params.min_p)
@@ -72,11 +81,24 @@ class RowSampler:
         self.drawn, self.last = self.drawn + 1, token
         if self.counts_tokens:
             self._seen.add(token)
+        if self._measured is not None:
+            logits, (whole, likeliest, values) = self._measured
+            top = tuple(map(TokenLogprob, likeliest, values))
+            self.logprobs = TokenLogprobs(token, float(logits[token]) - whole, top)
+
+    def measure(self, logits: NDArray[np.float32]) -> None:
+        """Find out what is to be known of the token that is recorded next.
+
+        Args:
+            logits: ``float32[vocab]``, as the model left them, and still so when it is recorded.
+        """
+        top = min(self.params.logprobs or 0, logits.size)
+        self._measured = logits, best_log_softmax()(logits, top)
 
     @property
     def adjusts(self) -> bool:
         """Whether :meth:`adjust` does anything to logits."""
-        return self.counts_tokens or self._biased.size > 0 or self.allowed is not None
+        return self._always_adjusts or self.allowed is not None
 
     @property
     def is_plainly_greedy(self) -> bool:
@@ -158,13 +180,18 @@ def sample(logits: NDArray[np.float32], rows: Sequence[RowSampler]) -> list[int 
         logit to go by: the model's arithmetic overflowed.
     """
     for row, scores in zip(rows, logits, strict=True):
+        if row.asks_logprobs:
+            # To draw the largest leaves logits as they are.
+            row.measure(scores if row.is_plainly_greedy else scores.copy())
         if row.adjusts:
             row.adjust(scores)
     tokens: list[int | None] = []
     for row, token in zip(rows, best_draw()(logits, [row.how() for row in rows]), strict=True):
-        if token >= 0:
-            row.record(token)
-        tokens.append(token if token >= 0 else None)
+        if token < 0:
+            tokens.append(None)
+            continue
+        row.record(token)
+        tokens.append(token)
     return tokens
 
 
@@ -180,3 +207,12 @@ def best_draw() -> Draw:
         return native_draw()
     except NoKernels:
         return draw
+
+
+@cache
+def best_log_softmax() -> Measure:
+    """Return what finds log probabilities here: the native kernels, where they can be used."""
+    try:
+        return native_log_softmax()
+    except NoKernels:
+        return log_softmax

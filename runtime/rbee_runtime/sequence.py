@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from rbee_runtime.constraint.grammar import Grammar
 from rbee_runtime.events import StopReason
+from rbee_runtime.logprobs import TokenLogprobs, UntoldLogprobs
 from rbee_runtime.request import Request
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.stopping import StopMatcher
@@ -35,6 +36,8 @@ class Sequence:
         reused: Of these, how many an earlier sequence had computed.
         tokens: Completion ids so far, an end-of-text id not among them.
         stop_reason: Why it finished.
+        untold: Tokens whose log probabilities are to be told and were not yet; ``None`` where
+            nobody asked for any.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Sequence:
         self._eos = eos
         self._decoder = IncrementalDecoder(tokenizer)
         self._matcher = StopMatcher(request.stop)
+        asked = request.sampling.logprobs is not None
+        self.untold = UntoldLogprobs() if asked else None
 
     @property
     def stop_sequence(self) -> str | None:
@@ -114,7 +119,10 @@ class Sequence:
         if token in self._eos:
             return self.finish(StopReason.EOS)
         self.tokens.append(token)
-        text = self._matcher.push(self._decoder.push(token))
+        decoded = self._decoder.push(token)
+        if self.untold is not None and self.sampler.logprobs is not None:
+            self.untold.add(self.sampler.logprobs, len(decoded))
+        text = self._matcher.push(decoded)
         if self._matcher.matched is not None:
             self.phase, self.stop_reason = Phase.FINISHED, StopReason.STOP_SEQUENCE
         elif self._completes_grammar(token):
@@ -137,3 +145,10 @@ class Sequence:
         self.phase = Phase.FINISHED
         self.stop_reason = reason if self._matcher.matched is None else StopReason.STOP_SEQUENCE
         return text
+
+    def take_logprobs(self, text: str) -> tuple[TokenLogprobs, ...]:
+        """Return what is to be told of tokens together with text that became certain."""
+        if self.untold is None:
+            return ()
+        rest = self.stop_reason not in (None, StopReason.STOP_SEQUENCE)
+        return self.untold.take(len(text), rest=rest)

@@ -12,7 +12,7 @@ from rbee_runtime.errors import ArtifactError, InvalidRequest
 
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
-    from rbee_runtime.constraint.spelling import Spelling
+    from rbee_runtime.constraint.spelling import Speller, Spelling
 
 _REPLACEMENT = "\ufffd"
 """What decoding puts in the place of bytes that are no whole character (yet)."""
@@ -47,6 +47,7 @@ class Tokenizer:
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._byte_ids = _byte_tokens(tokenizer)
         self._texts: dict[int, str] = {}
+        self._speller: Speller | None = None  # made when first asked for
 
     @classmethod
     def open(
@@ -138,6 +139,23 @@ class Tokenizer:
 
         return spell(self._tokenizer)
 
+    def spelled(self, token_id: int) -> bytes | None:
+        """Return the bytes that one id adds to a text; ``None`` for one that has none.
+
+        They may be some bytes of a character, or begin with a space that is left out where the
+        text begins.
+        """
+        from rbee_runtime.constraint.spelling import Speller, Unspelled
+
+        name = self.name(token_id)
+        if not name or self.is_special(token_id):
+            return None
+        try:
+            self._speller = self._speller or Speller(self._tokenizer)
+        except Unspelled:
+            return self.decode_alone(token_id).encode()
+        return self._speller.spell(name, token_id)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, special tokens left out, broken characters as U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -153,6 +171,10 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Return whether :meth:`decode` leaves this id out."""
         return token_id in self._special_ids
+
+    def name(self, token_id: int) -> str:
+        """Return what an id is called, special or not; empty for a gap in the vocabulary."""
+        return self._tokenizer.id_to_token(token_id) or ""
 
     def is_byte(self, token_id: int) -> bool:
         """Return whether this id is one byte, whose text hangs on the bytes beside it."""

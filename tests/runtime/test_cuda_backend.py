@@ -7,6 +7,7 @@ import logging
 import re
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,28 @@ def test_it_draws_what_the_cpu_draws(family: str, graphs: bool, artifacts: dict[
     gpu.warm_up()
     assert continued(gpu, params, prompts, 24) == continued(cpu, params, prompts, 24)
     assert continued(gpu, [GREEDY] * 3, prompts, 6) == continued(cpu, [GREEDY] * 3, prompts, 6)
+
+
+def test_log_probabilities_are_of_the_logits_it_leaves(artifacts: dict[str, Path]) -> None:
+    """Of prompts and of captured steps, though what it draws is of other ones."""
+    fake = open_on_fake(artifacts["llama"], FakeCuda())
+    fake.warm_up()
+    params = [replace(one, logprobs=2) for one in (GREEDY, WARM, PENALISED)]
+    samplers = [RowSampler(one, IDS[:20]) for one in params]
+    cpu = open_cpu(artifacts["llama"], slots=4)
+    steps = [Step.of(slot, 0, IDS[:20], 320) for slot in range(3)]
+    steps.append(Step(0, [Row(20, (token,), 320) for token in IDS[20:23]]))
+    for step in steps:
+        own = samplers if len(step.rows) > 1 else samplers[step.slot : step.slot + 1]
+        drawn = fake.advance(step, own)
+        for logits, sampler, token in zip(cpu.run(step), own, drawn, strict=True):
+            exact = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+            known = sampler.logprobs
+            assert known is not None
+            assert known.token == token
+            assert abs(known.logprob - exact[token]) < 1e-4
+            likeliest = np.sort(exact)[:-3:-1]
+            np.testing.assert_allclose([one.logprob for one in known.top], likeliest, atol=1e-4)
 
 
 @pytest.fixture

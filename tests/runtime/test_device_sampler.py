@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -79,6 +80,42 @@ def test_every_token_is_the_hosts(params: list[SamplingParams], seed: int, quart
         if quarters:  # which tie often
             logits = np.rint(logits * 4) / np.float32(4)
         assert device.draw(logits, mine) == sample(logits.copy(), theirs)
+
+
+@given(params=st.lists(PARAMS, min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_log_probabilities_are_the_hosts(params: list[SamplingParams], seed: int) -> None:
+    """Of the logits as the model left them, of the rows that ask alone."""
+    random = np.random.default_rng(seed)
+    prompt = random.integers(0, VOCAB, 9).tolist()
+    asked = [random.choice([None, 0, 1, 20]) for _ in params]
+    params = [replace(one, logprobs=top) for one, top in zip(params, asked, strict=True)]
+    mine = [RowSampler(one, prompt) for one in params]
+    theirs = [RowSampler(one, prompt) for one in params]
+    device = OnDevice(4)
+    for _ in range(3):
+        logits = random.normal(0, 3, (len(params), VOCAB)).astype(np.float32)
+        drawn = device.draw(logits, mine)
+        assert drawn == sample(logits.copy(), theirs)
+        for row, token, one, other in zip(logits, drawn, mine, theirs, strict=True):
+            assert one.logprobs == other.logprobs
+            if one.logprobs is None:
+                assert one.params.logprobs is None
+                continue
+            weights = np.exp(row.astype(np.float64))
+            assert one.logprobs.token == token
+            assert abs(one.logprobs.logprob - np.log(weights[token] / weights.sum())) < 1e-5
+
+
+def test_a_row_without_a_token_has_no_log_probabilities() -> None:
+    logits = np.zeros((2, VOCAB), np.float32)
+    logits[0, 9] = np.nan
+    samplers = [RowSampler(SamplingParams(seed=1, logprobs=3), ()) for _ in range(2)]
+    assert OnDevice(2).draw(logits, samplers)[0] is None
+    assert [one.logprobs is None for one in samplers] == [True, False]
+    others = [RowSampler(SamplingParams(seed=1, logprobs=3), ()) for _ in range(2)]
+    assert sample(logits, others)[0] is None
+    assert [one.logprobs is None for one in others] == [True, False]
 
 
 @pytest.mark.parametrize("vocab", [1, 63, 64, 65, 5000])

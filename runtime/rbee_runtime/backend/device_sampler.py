@@ -123,10 +123,18 @@ class DeviceSampler:
         drawn: list[int | None] = [
             None if token < 0 else token for token in tokens[: len(samplers)].tolist()
         ]
-        for token, sampler in zip(drawn, samplers, strict=True):
+        for row, (token, sampler) in enumerate(zip(drawn, samplers, strict=True)):
             if token is not None:
+                if sampler.asks_logprobs:
+                    sampler.measure(self._read(row))
                 sampler.record(token)
         return drawn
+
+    def _read(self, row: int) -> NDArray[np.float32]:
+        """Bring a row of logits, which drawing leaves as they were, to the host."""
+        logits = np.empty(self._vocab, np.float32)
+        self._device.read(self._logits[row], logits)
+        return logits
 
     def _hold(self, slot: int, sampler: RowSampler) -> int:
         """See that a slot's rows are a request's; return the token they have not counted, or -1."""

@@ -24,21 +24,46 @@ def spell(tokenizer: tokenizers.Tokenizer) -> Spelling:
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     spelling: Spelling = [None] * (max(vocabulary.values(), default=-1) + 1)
-    kinds = {one["type"]: one for one in _decoders(tokenizer)}
-    added = tokenizer.get_added_tokens_decoder()
-    if "ByteLevel" in kinds:
-        _spell_letters(vocabulary, spelling)
-        for number, token in added.items():
-            spelling[number] = token.content.encode()
-    elif "ByteFallback" in kinds or "Metaspace" in kinds:
-        _spell_pieces(vocabulary, spelling, _space(kinds))
-    else:
-        raise Unspelled
-    for number, spelled in enumerate(spelling):
+    speller = Speller(tokenizer)
+    for name, number in vocabulary.items():
+        spelled = speller.spell(name, number)
         # No text has the byte 0xFF.
-        if (number in added and added[number].special) or b"\xff" in (spelled or b""):
-            spelling[number] = None
+        spelling[number] = None if spelled is None or b"\xff" in spelled else spelled
     return spelling
+
+
+class Speller:
+    """Knows the bytes that single tokens of a tokenizer add to a text.
+
+    Raises:
+        Unspelled: The tokenizer's decoder is neither byte-level nor that of SentencePiece.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        kinds = {one["type"]: one for one in _decoders(tokenizer)}
+        self._bytes_of = _letters() if "ByteLevel" in kinds else None
+        if self._bytes_of is None and not kinds.keys() & {"ByteFallback", "Metaspace"}:
+            raise Unspelled
+        self._space = _space(kinds)
+        self._single = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(0x100)}
+        self._added: Mapping[int, Any] = tokenizer.get_added_tokens_decoder()
+
+    def spell(self, name: str, number: int) -> bytes | None:
+        """Return what a token adds, given its name and its id; ``None`` if no text has it."""
+        added = self._added.get(number)
+        if added is not None and added.special:
+            return None
+        if self._bytes_of is None:
+            # Text, but for single bytes and spaces, as Llama 2's.
+            return self._single.get(name) or name.replace(self._space, " ").encode()
+        if added is not None:
+            content: str = added.content
+            return content.encode()
+        # A letter for every byte, as GPT-2's.
+        try:
+            return name.translate(self._bytes_of).encode("latin-1")
+        except UnicodeEncodeError:
+            return None  # no token of this kind: nothing decodes to it
 
 
 def _decoders(tokenizer: tokenizers.Tokenizer) -> Iterator[Mapping[str, Any]]:
@@ -51,16 +76,6 @@ def _decoders(tokenizer: tokenizers.Tokenizer) -> Iterator[Mapping[str, Any]]:
         yield one
 
 
-def _spell_letters(vocabulary: Mapping[str, int], spelling: Spelling) -> None:
-    """Spell tokens that have a letter for every byte, as GPT-2's."""
-    bytes_of = _letters()
-    for name, number in vocabulary.items():
-        try:
-            spelling[number] = name.translate(bytes_of).encode("latin-1")
-        except UnicodeEncodeError:
-            continue  # no token of this kind: nothing decodes to it
-
-
 def _letters() -> dict[int, int]:
     """Return the byte that each letter stands for: printable ones for themselves."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -68,13 +83,6 @@ def _letters() -> dict[int, int]:
     # What stands for a byte, but is none, must not pass for one.
     hidden = dict.fromkeys(others, 0x10FFFF)
     return hidden | {byte: byte for byte in plain} | {0x100 + n: b for n, b in enumerate(others)}
-
-
-def _spell_pieces(vocabulary: Mapping[str, int], spelling: Spelling, space: str) -> None:
-    """Spell tokens that are text, but for single bytes and spaces, as Llama 2's."""
-    single = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(0x100)}
-    for name, number in vocabulary.items():
-        spelling[number] = single.get(name) or name.replace(space, " ").encode()
 
 
 def _space(kinds: Mapping[str, Mapping[str, Any]]) -> str:

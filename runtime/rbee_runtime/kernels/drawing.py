@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,8 @@ def native_draw() -> Draw:
     Raises:
         NoKernels: The native kernels are not to be used here.
     """
-    try:
-        loaded = ctypes.CDLL(str(library()))
-        function, runs_here = loaded.rbee_draw, loaded.rbee_can_draw()
-    except (OSError, AttributeError, DeviceError) as error:
-        raise NoKernels(f"they cannot be loaded: {error}") from error
-    if not runs_here:
-        raise NoKernels("the processor does not run them")
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    function.argtypes = [pointer, size, size, ctypes.c_char_p, pointer]
-    function.restype = None
+    function = called_directly("rbee_draw", [pointer, size, size, ctypes.c_char_p, pointer])
 
     def draw(logits: NDArray[np.float32], how: Sequence[How]) -> list[int]:
         rows, vocab = logits.shape
@@ -45,3 +38,26 @@ def native_draw() -> Draw:
         return list(tokens)
 
     return draw
+
+
+def called_directly(name: str, arguments: list[Any], returns: Any = None) -> Callable[..., Any]:
+    """Return a function of the library that works on rows of logits.
+
+    Args:
+        name: What it is called there.
+        arguments: The types of its arguments, of :mod:`ctypes`.
+        returns: That of what it returns.
+
+    Raises:
+        NoKernels: The native kernels are not to be used here.
+    """
+    try:
+        loaded = ctypes.CDLL(str(library()))
+        function, runs_here = getattr(loaded, name), loaded.rbee_can_draw()
+    except (OSError, AttributeError, DeviceError) as error:
+        raise NoKernels(f"they cannot be loaded: {error}") from error
+    if not runs_here:
+        raise NoKernels("the processor does not run them")
+    function.argtypes, function.restype = arguments, returns
+    called: Callable[..., Any] = function
+    return called
