@@ -104,6 +104,12 @@ class StandInTokenizer:
             raise InvalidRequest("messages", "the chat template failed: no")
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
 
+    def spelled(self, token_id: int) -> bytes | None:
+        return None if token_id == 2 else f"<{token_id}>".encode()
+
+    def name(self, token_id: int) -> str:
+        return {2: "</s>"}.get(token_id, "")
+
 
 @dataclass
 class StandInEngine:

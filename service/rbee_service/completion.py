@@ -14,6 +14,7 @@ from rbee_runtime.events import Started as EngineStarted
 from rbee_service.events import (
     End,
     InferenceEvent,
+    MeasuredOutput,
     Metrics,
     Output,
     StopReason,
@@ -112,7 +113,14 @@ class CompletionTranslator:
                     story='"Ah," said the worker, "it begins like this."',
                 )
             )
-        told.append(Output(TokenOutput(event.text, self._pieces)))
+        number, logprobs = self._pieces, event.logprobs
+        told.append(
+            Output(
+                MeasuredOutput(event.text, number, logprobs)
+                if logprobs
+                else TokenOutput(event.text, number)
+            )
+        )
         self._pieces += 1
         if now - self._metrics_at >= _METRICS_EVERY:
             self._metrics_at = now

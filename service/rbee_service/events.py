@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+from rbee_runtime.logprobs import TokenLogprobs
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -28,6 +30,17 @@ class TokenOutput:
 
     t: str
     i: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredOutput(TokenOutput):
+    """Text of a language model for a route that asked how likely its tokens were.
+
+    Attributes:
+        logprobs: The tokens whose text begins in it; see :class:`rbee_runtime.events.Piece`.
+    """
+
+    logprobs: tuple[TokenLogprobs, ...]
 
 
 @dataclass(frozen=True, slots=True)

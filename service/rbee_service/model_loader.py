@@ -41,6 +41,12 @@ class ChatTokenizer(Protocol):
             InvalidRequest: The model has no chat template, or it rejects the messages.
         """
 
+    def spelled(self, token_id: int) -> bytes | None:
+        """Return the bytes that one id adds to a text; ``None`` for one that has none."""
+
+    def name(self, token_id: int) -> str:
+        """Return what an id is called, special or not; empty for a gap in the vocabulary."""
+
 
 class CacheMemory(MemoryUse, Protocol):
     """What a model holds in memory, in bytes.

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
+from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
 
 
 class PromptTokens(TypedDict):
@@ -39,7 +40,7 @@ class ChatChoice(TypedDict):
 
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -48,7 +49,7 @@ class TextChoice(TypedDict):
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -86,7 +87,7 @@ class ChatChunkChoice(TypedDict):
 
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"] | None
 
 
@@ -95,7 +96,7 @@ class TextChunkChoice(TypedDict):
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"] | None
 
 
@@ -153,14 +154,16 @@ class Envelope:
     model: str
     chat: bool
 
-    def whole(self, text: str, account: Account) -> dict[str, object]:
+    def whole(
+        self, text: str, account: Account, logprobs: object | None = None
+    ) -> dict[str, object]:
         """Return an answer that is not streamed."""
         choice: dict[str, object] = {"index": 0}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": finish_reason(account.stop)}
+        choice |= {"logprobs": logprobs, "finish_reason": finish_reason(account.stop)}
         kind = "chat.completion" if self.chat else "text_completion"
         return self._around(kind, [choice]) | {"usage": usage(account)}
 
@@ -168,9 +171,9 @@ class Envelope:
         """Return the chunk that precedes all text, where there is one."""
         return self._chunk({"role": "assistant", "content": ""}) if self.chat else None
 
-    def piece(self, text: str) -> dict[str, object]:
+    def piece(self, text: str, logprobs: object | None = None) -> dict[str, object]:
         """Return a chunk with text."""
-        return self._chunk({"content": text}, text)
+        return self._chunk({"content": text}, text, logprobs=logprobs)
 
     def last(self, ended: End) -> dict[str, object]:
         """Return the chunk that says why it ended."""
@@ -185,14 +188,18 @@ class Envelope:
         return "chat.completion.chunk" if self.chat else "text_completion"
 
     def _chunk(
-        self, delta: dict[str, str], text: str = "", reason: str | None = None
+        self,
+        delta: dict[str, str],
+        text: str = "",
+        reason: str | None = None,
+        logprobs: object | None = None,
     ) -> dict[str, object]:
         choice: dict[str, object] = {"index": 0}
         if self.chat:
             choice["delta"] = delta
         else:
             choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": reason}
+        choice |= {"logprobs": logprobs, "finish_reason": reason}
         return self._around(self._stream_kind, [choice])
 
     def _around(self, kind: str, choices: list[dict[str, object]]) -> dict[str, object]:

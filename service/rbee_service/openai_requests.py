@@ -19,6 +19,7 @@ from rbee_runtime.constraint import Constraint
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
 from rbee_service.openai_formats import ResponseFormat
+from rbee_service.openai_logprobs_fields import ChatLogprobsFields
 from rbee_service.openai_unserved import Part
 
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -176,6 +177,11 @@ class OpenAiFields(Part):
         """What the completion is held to."""
         return None
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many likeliest tokens are told beside each; ``None`` if nothing is told of them."""
+        return None
+
     def to_runtime(
         self,
         request_id: str,
@@ -205,6 +211,7 @@ class OpenAiFields(Part):
                 top_p=self.top_p,
                 min_p=self.min_p,
                 seed=None if self.seed is None else self.seed & U64_MAX,
+                logprobs=self.alternatives,
             ),
             stop=tuple(self.stop),
             deadline=deadline,
@@ -212,7 +219,7 @@ class OpenAiFields(Part):
         )
 
 
-class ChatRequest(OpenAiFields):
+class ChatRequest(ChatLogprobsFields, OpenAiFields):
     """The body of ``POST /v1/chat/completions``.
 
     Attributes:
@@ -243,6 +250,8 @@ class TextRequest(OpenAiFields):
     Attributes:
         prompt: Text or token ids to continue.
         max_tokens: Upper bound on new tokens; OpenAI's default is as low.
+        logprobs: Tell how likely the model held each token, and as many of the likeliest in its
+            place.
     """
 
     prompt: Annotated[
@@ -255,3 +264,9 @@ class TextRequest(OpenAiFields):
         ),
     ]
     max_tokens: Annotated[int, Field(ge=1), WHOLE] = 16
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many likeliest tokens are told beside each; ``None`` if nothing is told of them."""
+        return self.logprobs

@@ -263,7 +263,7 @@ async def test_the_engine_gets_what_was_asked_for(tmp_path: Path) -> None:
 REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"n": 2}, "n", "unsupported_parameter"),
     ({"n": True}, "n", "unsupported_parameter"),
-    ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+    ({"logprobs": "SECRET"}, "logprobs", "invalid_value"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
     ({"user": 1}, "user", "invalid_value"),
@@ -359,7 +359,8 @@ async def test_what_changes_nothing_may_be_said(tmp_path: Path) -> None:
         "service_tier": "auto",
         "tools": [],
         "tool_choice": "none",
-        "logprobs": False,
+        "logprobs": None,
+        "top_logprobs": 0,
         "store": False,
         "response_format": {"type": "text"},
         "stop": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -15,7 +15,7 @@ from sanic import HTTPResponse, Request
 from rbee_runtime.errors import RuntimeFault
 from rbee_runtime.events import Event
 from rbee_service.errors import ApiError, ErrorCode
-from rbee_service.events import End, Failed, Output, TokenOutput
+from rbee_service.events import End, Failed, MeasuredOutput, Output, TokenOutput
 from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.descriptions import DEADLINE, refusals
@@ -32,6 +32,11 @@ from rbee_service.openai_answers import (
     TextCompletionBody,
 )
 from rbee_service.openai_errors import OpenAiErrorBody, failure_body
+from rbee_service.openai_logprobs import (
+    ChatLogprobsTeller,
+    LogprobsTeller,
+    TextLogprobsTeller,
+)
 from rbee_service.openai_parsing import parse_openai
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
 from rbee_service.openapi import Answer, Content, Operation, Stream
@@ -147,11 +152,17 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
             request_id,
             lambda: body.to_runtime(request_id, prompt, max_tokens, manner.deadline),
         ) as begun:
+            logprobs = None
+            if body.alternatives is not None:
+                kind = ChatLogprobsTeller if chat else TextLogprobsTeller
+                logprobs = kind(inferences.loaded.tokenizer)
             if body.stream:
-                await stream_reply(request, _chunks(begun, envelope, body.include_usage))
+                chunks = _chunks(begun, envelope, body.include_usage, logprobs)
+                await stream_reply(request, chunks)
                 return None
-            said = "".join([output.t async for output in begun.outputs()])
-        return json_reply(envelope.whole(said, begun.account))
+            outputs = [output async for output in begun.outputs()]
+        said = "".join([output.t for output in outputs])
+        return json_reply(envelope.whole(said, begun.account, _told(logprobs, outputs)))
 
     for path in ("/v1/chat", "/v1/completions"):
         shape_failures(app, path, failure_body)
@@ -161,7 +172,10 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
 
 
 async def _chunks(
-    begun: Begun[Event, TokenOutput], envelope: Envelope, include_usage: bool
+    begun: Begun[Event, TokenOutput],
+    envelope: Envelope,
+    include_usage: bool,
+    logprobs: LogprobsTeller | None,
 ) -> AsyncGenerator[bytes, None]:
     # Where the tokens are counted in the end, every chunk before says that it does not count them.
     uncounted: dict[str, object] = {"usage": None} if include_usage else {}
@@ -175,7 +189,8 @@ async def _chunks(
                 for event in batch:
                     match event:
                         case Output():
-                            chunk += encode_data(envelope.piece(event.output.t) | uncounted)
+                            told = _told(logprobs, [event.output])
+                            chunk += encode_data(envelope.piece(event.output.t, told) | uncounted)
                         case End() | Failed():
                             lacking = begun.lacking
                             if lacking is not None:
@@ -191,3 +206,12 @@ async def _chunks(
         structlog.get_logger().exception("An event could not be told")
         internal = ApiError(ErrorCode.INTERNAL, "internal error")
         yield encode_data(failure_body(internal)) + DONE
+
+
+def _told(logprobs: LogprobsTeller | None, outputs: Sequence[TokenOutput]) -> object | None:
+    """Return what a client is told of the tokens of some text; ``None`` if it did not ask."""
+    if logprobs is None:
+        return None
+    return logprobs.tell(
+        [one for text in outputs if isinstance(text, MeasuredOutput) for one in text.logprobs]
+    )
