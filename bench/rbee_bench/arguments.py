@@ -121,6 +121,7 @@ def parser(purpose: str) -> Parser:
 def _service(commands: argparse._SubParsersAction[Parser]) -> None:
     for name, purpose in (
         ("streaming", "what it costs that tokens go out over HTTP"),
+        ("logprobs", "what it costs that tokens come with log probabilities"),
         ("structured", "what it costs that completions are held to a JSON schema"),
     ):
         command = _on_model(commands, name, purpose)

@@ -28,6 +28,7 @@ from rbee_bench.hostile import Hostile
 from rbee_bench.large import Large, LargeFault
 from rbee_bench.limits import Limits
 from rbee_bench.load import Load
+from rbee_bench.logprobs import Logprobs
 from rbee_bench.machine import Machine
 from rbee_bench.markdown import to_markdown
 from rbee_bench.measuring import Result, measure
@@ -168,6 +169,8 @@ def _layout(result: Result) -> RenderableType:
             return report_served.quick_report(result)
         case Streaming():
             return report_service.streaming_report(result)
+        case Logprobs():
+            return report_service.logprobs_report(result)
         case Structured():
             return report_service.structured_report(result)
         case Load():

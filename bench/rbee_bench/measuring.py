@@ -24,6 +24,7 @@ from rbee_bench.hostile import Hostile, measure_hostile
 from rbee_bench.large import CASES, Large, measure_large
 from rbee_bench.limits import Limits, measure_limits
 from rbee_bench.load import Load, measure_load
+from rbee_bench.logprobs import Logprobs, measure_logprobs
 from rbee_bench.machine import Machine
 from rbee_bench.parity import Parity, measure_parity
 from rbee_bench.prefill import Prefill, measure_prefill, prefill_specs
@@ -57,6 +58,7 @@ Result = (
     | Cold
     | Quick
     | Streaming
+    | Logprobs
     | Structured
     | Load
     | Hostile
@@ -147,6 +149,9 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
             case "streaming":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_streaming(artifact, arguments.tokens, arguments.rounds, progress)
+            case "logprobs":
+                artifact = subject.artifact(arguments.precision, progress)
+                return measure_logprobs(artifact, arguments.tokens, arguments.rounds, progress)
             case "structured":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_structured(artifact, arguments.tokens, arguments.rounds, progress)

@@ -11,6 +11,7 @@ from rbee_bench import layout
 from rbee_bench.faults import Faults
 from rbee_bench.hostile import Hostile
 from rbee_bench.load import Load
+from rbee_bench.logprobs import ALTERNATIVES, Logprobs
 from rbee_bench.percentiles import Percentiles
 from rbee_bench.streaming import Streaming
 from rbee_bench.structured import Structured
@@ -34,6 +35,21 @@ def faults_report(result: Faults) -> RenderableType:
 def streaming_report(result: Streaming) -> RenderableType:
     """Lay out what :func:`~rbee_bench.streaming.measure_streaming` found."""
     return Group(*_overhead(result, "engine alone", "over HTTP"))
+
+
+def logprobs_report(result: Logprobs) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.logprobs.measure_logprobs` found."""
+    table = layout.table(
+        f"{result.precision}, {result.tokens} tokens a completion; tokens a second",
+        ("who answers", "streams", "without", f"logprobs: {ALTERNATIVES}", "cost", "spread"),
+    )
+    noise = {}
+    for row in result.rows:
+        without, told = row.rates
+        noise[f"{row.place}, {row.streams} streams"] = row.spread
+        figures = f"{without:.0f}", f"{told:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
+        table.add_row(row.place, str(row.streams), *figures)
+    return Group(table, *layout.noise(noise, result.bystanders))
 
 
 def structured_report(result: Structured) -> RenderableType:

@@ -204,6 +204,15 @@ def test_streaming(program: Program, capsys: pytest.CaptureFixture[str]) -> None
     assert "over HTTP" in capsys.readouterr().out
 
 
+def test_logprobs(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("logprobs --tokens 8 --rounds 1") == 0
+    rows = program.result("logprobs")["rows"]
+    places = [("engine", 1), ("engine", 16), ("worker", 1), ("worker", 16)]
+    assert [(row["place"], row["streams"]) for row in rows] == places
+    assert all(row["without"][0] > 0 and row["told"][0] > 0 for row in rows)
+    assert "logprobs: 5" in capsys.readouterr().out
+
+
 def test_structured(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("structured --tokens 8 --rounds 1") == 0
     result = program.result("structured")
