@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NotRequired
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -36,7 +37,7 @@ class AnswerMessage(TypedDict):
 
 
 class ChatChoice(TypedDict):
-    """The one answer to a chat."""
+    """An answer to a chat."""
 
     index: int
     message: AnswerMessage
@@ -45,7 +46,7 @@ class ChatChoice(TypedDict):
 
 
 class TextChoice(TypedDict):
-    """The one continuation of a text."""
+    """A continuation of a text."""
 
     index: int
     text: str
@@ -83,7 +84,7 @@ class Delta(TypedDict):
 
 
 class ChatChunkChoice(TypedDict):
-    """Some of the one answer to a chat."""
+    """Some of an answer to a chat."""
 
     index: int
     delta: Delta
@@ -92,7 +93,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class TextChunkChoice(TypedDict):
-    """Some of the one continuation of a text."""
+    """Some of a continuation of a text."""
 
     index: int
     text: str
@@ -147,18 +148,20 @@ class Envelope:
         created: Unix time in seconds.
         model: Reference of the model.
         chat: Whether it answers a chat, or continues a text.
+        index: Which of several choices it tells of.
     """
 
     id: str
     created: int
     model: str
     chat: bool
+    index: int = 0
 
     def whole(
         self, text: str, account: Account, logprobs: object | None = None
     ) -> dict[str, object]:
         """Return an answer that is not streamed."""
-        choice: dict[str, object] = {"index": 0}
+        choice: dict[str, object] = {"index": self.index}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
@@ -194,7 +197,7 @@ class Envelope:
         reason: str | None = None,
         logprobs: object | None = None,
     ) -> dict[str, object]:
-        choice: dict[str, object] = {"index": 0}
+        choice: dict[str, object] = {"index": self.index}
         if self.chat:
             choice["delta"] = delta
         else:
@@ -225,3 +228,20 @@ def usage(account: Account) -> Usage:
         "total_tokens": account.tokens_in + account.tokens_out,
         "prompt_tokens_details": {"cached_tokens": account.tokens_reused},
     }
+
+
+def account_of(choices: Sequence[Account]) -> Account:
+    """Return what several choices took together: their prompt counts once."""
+    first = choices[0]
+    return replace(first, tokens_out=sum(choice.tokens_out for choice in choices))
+
+
+def together(choices: Sequence[dict[str, Any]], account: Account) -> dict[str, object]:
+    """Return an answer that has the choices of several.
+
+    Args:
+        choices: Whole answers of one choice each.
+        account: What they took together.
+    """
+    all_of_them = [choice for answer in choices for choice in answer["choices"]]
+    return choices[0] | {"choices": all_of_them, "usage": usage(account)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -22,6 +22,7 @@ from rbee_service.openai_formats import ResponseFormat
 from rbee_service.openai_logprobs_fields import ChatLogprobsFields
 from rbee_service.openai_unserved import Part
 
+MOST_CHOICES: Final = 16
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
 _TOKEN_ID = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 _STOPS = Annotated[list[StopString], Field(max_length=4)]
@@ -105,13 +106,15 @@ class OpenAiFields(Part):
     Attributes:
         model: Must be the one that is served.
         max_tokens: Upper bound on new tokens; ``None`` for as many as the context holds.
+        n: How many choices are answered with.
         temperature: 0 is greedy.
         top_p: 1.0 is off.
         frequency_penalty: 0.0 is off.
         presence_penalty: 0.0 is off.
         logit_bias: By token id.
         stop: Strings that end the completion.
-        seed: Of the request's random stream; drawn when left out.
+        seed: Of the first choice's random stream, each further one has the next; drawn when left
+            out.
         stream: Whether the text is wanted as it comes.
         stream_options: How.
         top_k: 0 is off.
@@ -125,6 +128,7 @@ class OpenAiFields(Part):
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] = 1
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     top_p: Fraction = 1.0
     frequency_penalty: _PENALTY = 0.0
@@ -188,6 +192,7 @@ class OpenAiFields(Part):
         prompt: str | list[int],
         max_tokens: int | None,
         deadline: float | None,
+        index: int = 0,
     ) -> Request:
         """Return the engine's form of this request.
 
@@ -196,6 +201,7 @@ class OpenAiFields(Part):
             prompt: Text or token ids to continue.
             max_tokens: Upper bound on new tokens.
             deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
+            index: Which of the choices.
         """
         return Request(
             request_id=request_id,
@@ -210,7 +216,7 @@ class OpenAiFields(Part):
                 top_k=min(self.top_k, TOP_K_CEILING),
                 top_p=self.top_p,
                 min_p=self.min_p,
-                seed=None if self.seed is None else self.seed & U64_MAX,
+                seed=None if self.seed is None else (self.seed + index) & U64_MAX,
                 logprobs=self.alternatives,
             ),
             stop=tuple(self.stop),

@@ -261,8 +261,8 @@ async def test_the_engine_gets_what_was_asked_for(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
-    ({"n": 2}, "n", "unsupported_parameter"),
-    ({"n": True}, "n", "unsupported_parameter"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": True}, "n", "invalid_value"),
     ({"logprobs": "SECRET"}, "logprobs", "invalid_value"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),

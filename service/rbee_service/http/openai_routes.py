@@ -6,7 +6,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,6 +20,7 @@ from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import End, Failed, MeasuredOutput, Output, TokenOutput
 from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
+from rbee_service.http.concurrently import merged
 from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.inferences import Begun, Inferences
 from rbee_service.http.intake import read_manner
@@ -30,6 +33,8 @@ from rbee_service.openai_answers import (
     Envelope,
     TextChunkBody,
     TextCompletionBody,
+    account_of,
+    together,
 )
 from rbee_service.openai_errors import OpenAiErrorBody, failure_body
 from rbee_service.openai_logprobs import (
@@ -145,24 +150,29 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         request_id = uuid.uuid4().hex
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
         envelope = Envelope(name, int(time.time()), inferences.model, chat)
-        async with inferences.begun(
-            LANGUAGE_MODEL,
-            request,
-            name,
-            request_id,
-            lambda: body.to_runtime(request_id, prompt, max_tokens, manner.deadline),
-        ) as begun:
-            logprobs = None
-            if body.alternatives is not None:
-                kind = ChatLogprobsTeller if chat else TextLogprobsTeller
-                logprobs = kind(inferences.loaded.tokenizer)
+        async with AsyncExitStack() as stack:
+            choices = []
+            for index in range(body.n):
+                own_id = f"{request_id}-{index}" if index else request_id
+                ask = partial(
+                    body.to_runtime, own_id, prompt, max_tokens, manner.deadline, index=index
+                )
+                begun = await stack.enter_async_context(
+                    inferences.begun(LANGUAGE_MODEL, request, name, own_id, ask)
+                )
+                logprobs: LogprobsTeller | None = None
+                if body.alternatives is not None:
+                    kind = ChatLogprobsTeller if chat else TextLogprobsTeller
+                    logprobs = kind(inferences.loaded.tokenizer)
+                choices.append(_Choice(begun, replace(envelope, index=index), logprobs))
             if body.stream:
-                chunks = _chunks(begun, envelope, body.include_usage, logprobs)
-                await stream_reply(request, chunks)
+                await stream_reply(request, _chunks(choices, body.include_usage))
                 return None
-            outputs = [output async for output in begun.outputs()]
-        said = "".join([output.t for output in outputs])
-        return json_reply(envelope.whole(said, begun.account, _told(logprobs, outputs)))
+            async with aclosing(merged([one.begun.outputs() for one in choices])) as outputs:
+                async for index, output in outputs:
+                    choices[index].outputs.append(output)
+        account = account_of([one.begun.account for one in choices])
+        return json_reply(together([one.whole() for one in choices], account))
 
     for path in ("/v1/chat", "/v1/completions"):
         shape_failures(app, path, failure_body)
@@ -171,47 +181,71 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
 
 
-async def _chunks(
-    begun: Begun[Event, TokenOutput],
-    envelope: Envelope,
-    include_usage: bool,
-    logprobs: LogprobsTeller | None,
-) -> AsyncGenerator[bytes, None]:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One of the choices of an answer.
+
+    Attributes:
+        begun: Its inference.
+        envelope: Around it.
+        logprobs: Tells of its tokens, where that was asked for.
+        outputs: What of it has come, where it is not streamed.
+    """
+
+    begun: Begun[Event, TokenOutput]
+    envelope: Envelope
+    logprobs: LogprobsTeller | None
+    outputs: list[TokenOutput] = field(default_factory=list)
+
+    def whole(self) -> dict[str, object]:
+        """Return the answer, as if there was no other choice."""
+        said = "".join([output.t for output in self.outputs])
+        return self.envelope.whole(said, self.begun.account, self.told(self.outputs))
+
+    def told(self, outputs: Sequence[TokenOutput]) -> object | None:
+        """Return what a client is told of the tokens of some text; ``None`` if it did not ask."""
+        if self.logprobs is None:
+            return None
+        return self.logprobs.tell(
+            [one for text in outputs if isinstance(text, MeasuredOutput) for one in text.logprobs]
+        )
+
+
+async def _chunks(choices: Sequence[_Choice], include_usage: bool) -> AsyncGenerator[bytes, None]:
     # Where the tokens are counted in the end, every chunk before says that it does not count them.
     uncounted: dict[str, object] = {"usage": None} if include_usage else {}
+    left = len(choices)
     try:
-        first = envelope.first()
-        if first is not None:
-            yield encode_data(first | uncounted)
-        async with aclosing(begun.inference.batches()) as batches:
-            async for batch in batches:
-                chunk = b""
+        for choice in choices:
+            first = choice.envelope.first()
+            if first is not None:
+                yield encode_data(first | uncounted)
+        streams = [choice.begun.inference.batches() for choice in choices]
+        async with aclosing(merged(streams)) as batches:
+            async for index, batch in batches:
+                choice, chunk = choices[index], b""
                 for event in batch:
                     match event:
                         case Output():
-                            told = _told(logprobs, [event.output])
-                            chunk += encode_data(envelope.piece(event.output.t, told) | uncounted)
+                            output = event.output
+                            piece = choice.envelope.piece(output.t, choice.told([output]))
+                            chunk += encode_data(piece | uncounted)
                         case End() | Failed():
-                            lacking = begun.lacking
+                            lacking = choice.begun.lacking
                             if lacking is not None:
-                                chunk += encode_data(failure_body(lacking))
-                            elif isinstance(event, End):
-                                chunk += encode_data(envelope.last(event) | uncounted)
-                            if lacking is None and include_usage:
-                                chunk += encode_data(envelope.count(begun.account))
-                            chunk += DONE
+                                yield chunk + encode_data(failure_body(lacking)) + DONE
+                                return
+                            if isinstance(event, End):
+                                chunk += encode_data(choice.envelope.last(event) | uncounted)
+                            left -= 1
+                if left == 0:
+                    if include_usage:
+                        account = account_of([one.begun.account for one in choices])
+                        chunk += encode_data(choice.envelope.count(account))
+                    chunk += DONE
                 yield chunk
     except Exception:
         # A client must read an end even where the fault is ours.
         structlog.get_logger().exception("An event could not be told")
         internal = ApiError(ErrorCode.INTERNAL, "internal error")
         yield encode_data(failure_body(internal)) + DONE
-
-
-def _told(logprobs: LogprobsTeller | None, outputs: Sequence[TokenOutput]) -> object | None:
-    """Return what a client is told of the tokens of some text; ``None`` if it did not ask."""
-    if logprobs is None:
-        return None
-    return logprobs.tell(
-        [one for text in outputs if isinstance(text, MeasuredOutput) for one in text.logprobs]
-    )
