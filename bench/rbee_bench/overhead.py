@@ -12,7 +12,7 @@ from typing import Final
 
 from rbee_bench.interleave import interleave
 from rbee_bench.stats import paired_ratio, spread
-from rbee_runtime import Engine, JsonSchema, Request
+from rbee_runtime import Engine, JsonSchema, Request, SamplingParams
 from rbee_runtime.events import Event, Failed, Finished
 from rbee_runtime.request import GREEDY
 
@@ -78,13 +78,18 @@ def measure_overhead(
 
 
 def completion_rate(
-    engine: Engine, prompts: Sequence[str], tokens: int, held_to: JsonSchema | None = None
+    engine: Engine,
+    prompts: Sequence[str],
+    tokens: int,
+    *,
+    held_to: JsonSchema | None = None,
+    sampling: SamplingParams = GREEDY,
 ) -> float:
-    """Complete prompts at once, greedily, and return the tokens a second of them together."""
+    """Complete prompts at once and return the tokens a second of them together."""
     told: queue.SimpleQueue[Event] = queue.SimpleQueue()
     began = time.monotonic()
     for number, prompt in enumerate(prompts):
-        request = Request(f"{number}", prompt, tokens, GREEDY, constraint=held_to)
+        request = Request(f"{number}", prompt, tokens, sampling, constraint=held_to)
         engine.submit(request, told.put)
     left, count = len(prompts), 0
     while left:

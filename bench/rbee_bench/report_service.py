@@ -44,11 +44,12 @@ def logprobs_report(result: Logprobs) -> RenderableType:
         ("who answers", "streams", "without", f"logprobs: {ALTERNATIVES}", "cost", "spread"),
     )
     noise = {}
-    for row in result.rows:
-        without, told = row.rates
-        noise[f"{row.place}, {row.streams} streams"] = row.spread
-        figures = f"{without:.0f}", f"{told:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
-        table.add_row(row.place, str(row.streams), *figures)
+    for place, rows in (("engine", result.engine), ("worker", result.worker)):
+        for row in rows:
+            without, told = row.rates
+            noise[f"{place}, {row.streams} streams"] = row.spread
+            figures = f"{without:.0f}", f"{told:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
+            table.add_row(place, str(row.streams), *figures)
     return Group(table, *layout.noise(noise, result.bystanders))
 
 

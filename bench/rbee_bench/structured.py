@@ -88,7 +88,7 @@ def measure_structured(
             return completion_rate(engine, _prompts(streams), tokens)
 
         def held(streams: int) -> float:
-            return completion_rate(engine, _prompts(streams), tokens, JsonSchema(_PEOPLE))
+            return completion_rate(engine, _prompts(streams), tokens, held_to=JsonSchema(_PEOPLE))
 
         free(1)
         before = engine.memory().total
