@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from support import tool_families
 from support.makers import (
     MakeArtifact,
     MakeEncoder,
     MakeFamily,
     MakeGguf,
     MakeLlama,
+    MakeToolArtifact,
     OpenOnce,
     TinyGguf,
 )
@@ -203,6 +205,29 @@ def make_gguf(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Mak
             weights = save_gguf(file, checkpoint, kind, **overrides)
             made[key] = TinyGguf(file, checkpoint, weights)
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tool_artifact(
+    tmp_path_factory: pytest.TempPathFactory, make_llama: MakeLlama, make_artifact: MakeArtifact
+) -> MakeToolArtifact:
+    """``make_tool_artifact(name)``: the artifact of a model that knows functions as a family does;
+    see ``support.tool_families``.
+
+    The same name gives the same directory: copy it before changing it.
+    """
+    root = tmp_path_factory.mktemp("tool-families")
+
+    @functools.cache
+    def make(name: str) -> Path:
+        checkpoint = make_llama(vocab_size=tool_families.VOCAB)
+        directory = root / name.replace(" ", "-")
+        return make_artifact(
+            tool_families.save_tool_family(checkpoint, directory, tool_families.FAMILIES[name]),
+            "int8",
+        )
 
     return make
 

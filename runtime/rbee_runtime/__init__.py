@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact, Manifest, Task, task_of
 from rbee_runtime.completion import Completion
-from rbee_runtime.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.constraint import Constraint, Function, JsonSchema, Regex, ToolCalls
 from rbee_runtime.errors import (
     ArtifactError,
     ContextOverflow,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
     from rbee_runtime.embedding.request import EmbeddingRequest
     from rbee_runtime.engine import Engine
+    from rbee_runtime.tools import CallReader
 
 # Left to itself, ONNX Runtime tells its makers of the machine and the program at every start, and
 # keeps on disk what it could not send. It looks when it is loaded, which is later than this.
@@ -53,6 +54,7 @@ __all__ = [
     "GREEDY",
     "Artifact",
     "ArtifactError",
+    "CallReader",
     "Completion",
     "Constraint",
     "ContextOverflow",
@@ -71,6 +73,7 @@ __all__ = [
     "Event",
     "Failed",
     "Finished",
+    "Function",
     "InferenceFailed",
     "InputTooLong",
     "InvalidRequest",
@@ -92,12 +95,14 @@ __all__ = [
     "TokenLogprob",
     "TokenLogprobs",
     "Tokenizer",
+    "ToolCalls",
     "task_of",
 ]
 
 
 _LATER: Mapping[str, str] = MappingProxyType(
     {
+        "CallReader": "tools",
         "Embedded": "embedding.events",
         "Embedder": "embedder",
         "EmbedderArtifact": "artifact",

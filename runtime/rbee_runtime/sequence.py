@@ -6,11 +6,12 @@ from enum import Enum, auto
 
 from rbee_runtime.constraint.grammar import Grammar
 from rbee_runtime.events import StopReason
+from rbee_runtime.incremental_decoder import IncrementalDecoder
 from rbee_runtime.logprobs import TokenLogprobs, UntoldLogprobs
 from rbee_runtime.request import Request
 from rbee_runtime.sampling import RowSampler
 from rbee_runtime.stopping import StopMatcher
-from rbee_runtime.tokenizer import IncrementalDecoder, Tokenizer
+from rbee_runtime.tokenizer import Tokenizer
 
 
 class Phase(Enum):
@@ -64,7 +65,7 @@ class Sequence:
         self.tokens: list[int] = []
         self.stop_reason: StopReason | None = None
         self._eos = eos
-        self._decoder = IncrementalDecoder(tokenizer)
+        self._decoder = IncrementalDecoder(tokenizer, grammar.shown if grammar else ())
         self._matcher = StopMatcher(request.stop)
         asked = request.sampling.logprobs is not None
         self.untold = UntoldLogprobs() if asked else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,9 +14,7 @@ from rbee_runtime.errors import ArtifactError, InvalidRequest
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
     from rbee_runtime.constraint.spelling import Speller, Spelling
-
-_REPLACEMENT = "\ufffd"
-"""What decoding puts in the place of bytes that are no whole character (yet)."""
+    from rbee_runtime.tools import CallManner
 
 
 _BEFORE = "\x02"
@@ -27,6 +26,8 @@ class Tokenizer:
 
     Attributes:
         chat_template: Jinja source, where the model has one.
+        added: Names of the tokens that are found in a text before all others.
+        specials: Ids of those of them that :meth:`decode` leaves out, by name.
     """
 
     def __init__(
@@ -44,6 +45,10 @@ class Tokenizer:
         self.chat_template = chat_template
         self._template: ChatTemplate | None = None  # compiled when first used
         added = tokenizer.get_added_tokens_decoder()
+        self.added: tuple[str, ...] = tuple(token.content for token in added.values())
+        self.specials: dict[str, int] = {
+            token.content: i for i, token in added.items() if token.special
+        }
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._byte_ids = _byte_tokens(tokenizer)
         self._texts: dict[int, str] = {}
@@ -180,10 +185,23 @@ class Tokenizer:
         """Return whether this id is one byte, whose text hangs on the bytes beside it."""
         return token_id in self._byte_ids
 
+    @cached_property
+    def call_manner(self) -> CallManner:
+        """How this model is told of functions that it may call, and writes calls.
+
+        Raises:
+            InvalidRequest: The model has no chat template, or one that fails.
+        """
+        from rbee_runtime.tools.probe import find_manner
+
+        return find_manner(self)
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
     ) -> str:
         """Return the prompt that asks for the next assistant message.
 
@@ -193,6 +211,7 @@ class Tokenizer:
         Args:
             messages: Each with ``role`` and ``content``.
             tools: JSON schemas of the functions that the model may call.
+            add_generation_prompt: Whether what begins the next message is added.
 
         Raises:
             InvalidRequest: The model has no template, or the template rejects the messages.
@@ -207,7 +226,7 @@ class Tokenizer:
             "messages": messages,
             "tools": tools,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
         }
         try:
@@ -232,51 +251,3 @@ def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> frozenset[int]:
     ids = frozenset(i for i in names if i is not None)
     letter = tokenizer.token_to_id("<0x41>")
     return ids if letter is not None and tokenizer.decode([letter]) == "A" else frozenset()
-
-
-class IncrementalDecoder:
-    """Turns a growing sequence of ids into text, a piece at a time, never splitting a character.
-
-    The pieces, with that of :meth:`flush`, concatenate to ``tokenizer.decode`` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        # Ids are decoded after a few that came before them, since many decoders treat a text's
-        # start differently (they strip a leading space there).
-        self._context: list[int] = []
-        self._context_text = ""
-        self._pending: list[int] = []
-
-    def push(self, token_id: int) -> str:
-        """Add one id and return the text that became certain, which may be empty."""
-        if self._tokenizer.is_special(token_id):
-            return ""
-        self._pending.append(token_id)
-        if self._tokenizer.is_byte(token_id):
-            return ""  # a bad byte after it would turn the whole run of bytes into U+FFFD
-        text = self._tokenizer.decode(self._context + self._pending)
-        if text.endswith(_REPLACEMENT):
-            return ""
-        return self._emit(text)
-
-    def flush(self) -> str:
-        """Return what was held back: bytes that never became a whole character, as U+FFFD."""
-        if not self._pending:
-            return ""
-        return self._emit(self._tokenizer.decode(self._context + self._pending))
-
-    def _emit(self, text: str) -> str:
-        piece = text[len(self._context_text) :]
-        if piece:
-            self._context = self._pending
-            self._context_text = (
-                self._tokenizer.decode_alone(self._context[0])
-                if len(self._context) == 1
-                else self._tokenizer.decode(self._context)
-            )
-        else:
-            # What has no text, as a space that was stripped, is no context by itself.
-            self._context = self._context + self._pending
-        self._pending = []
-        return piece

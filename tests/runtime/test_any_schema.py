@@ -13,15 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbee_runtime.constraint import JsonSchema
+from rbee_runtime.constraint import Function, JsonSchema, ToolCalls
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import InvalidRequest
 from rbee_runtime.events import StopReason
 from rbee_runtime.request import SamplingParams
+from rbee_runtime.tools import Arguments, CallBegun, CallReader
+from rbee_runtime.tools.in_words import FORM
 
 PROMPT = "Once upon a time"
 
-_REFUSED = "Unsatisfiable|no text fulfils it|a whole number cannot be|several multipleOf beside"
+_REFUSED = "Unsatisfiable|no text fulfils it|a whole number (cannot|beyond)|several multipleOf"
 """What these schemas may be refused for."""
 
 
@@ -124,5 +126,47 @@ def test_what_comes_out_is_what_was_asked_for(
         validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
         value = json.loads(one.text)
         assert validator.is_valid(value), (value, schema)
+    else:
+        assert one.stop_reason is StopReason.MAX_TOKENS
+
+
+parameters = st.builds(
+    lambda one, shared: {
+        "properties": {"x": one},
+        "required": ["x"],
+        "additionalProperties": False,
+        "$defs": {"shared": shared},
+    },
+    nested,
+    scalars,
+)
+
+
+@given(some=st.lists(parameters, min_size=1, max_size=3), seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_arguments_are_what_was_asked_for(
+    engine: Engine, some: list[dict[str, Any]], seed: int
+) -> None:
+    functions = tuple(Function(f"f{n}", schema, f"f{n}") for n, schema in enumerate(some))
+    constraint = ToolCalls(functions, FORM, required=True)
+    try:
+        [one] = engine.complete(
+            [PROMPT],
+            max_tokens=900,
+            sampling=SamplingParams(seed=seed),
+            constraint=constraint,
+        )
+    except InvalidRequest as refused:
+        named = refused.field in {function.called for function in functions}
+        if not named or not re.search(_REFUSED, str(refused)):
+            raise
+        return
+    [begun, *said] = CallReader(FORM, required=True).push(one.text)
+    assert isinstance(begun, CallBegun)
+    if one.stop_reason is StopReason.EOS:
+        arguments = "".join(part.text for part in said if isinstance(part, Arguments))
+        schema = some[int(begun.name[1:])]
+        validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
+        assert validator.is_valid(json.loads(arguments)), (arguments, schema)
     else:
         assert one.stop_reason is StopReason.MAX_TOKENS

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.two_tokenizers import byte_fallback, byte_level
 
-from rbee_runtime.tokenizer import IncrementalDecoder, Tokenizer
+from rbee_runtime.incremental_decoder import IncrementalDecoder
+from rbee_runtime.tokenizer import Tokenizer
 
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     "byte level": byte_level,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rbee_export import Checkpoint
 
 MakeLlama = Callable[..., Path]
+MakeToolArtifact = Callable[[str], Path]
 MakeFamily = Callable[..., Path]
 MakeEncoder = Callable[..., Path]
 MakeArtifact = Callable[..., Path]

@@ -1,8 +1,9 @@
-"""What completions are held to: JSON schemas and regular expressions, and which tokens they allow.
+"""What completions are held to: schemas, expressions and calls, and which tokens they allow.
 
 Only what names a constraint is imported here: who is asked for none does not wait for the rest.
 """
 
-from rbee_runtime.constraint.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.constraint.call_form import CallForm
+from rbee_runtime.constraint.constraint import Constraint, Function, JsonSchema, Regex, ToolCalls
 
-__all__ = ["Constraint", "JsonSchema", "Regex"]
+__all__ = ["CallForm", "Constraint", "Function", "JsonSchema", "Regex", "ToolCalls"]

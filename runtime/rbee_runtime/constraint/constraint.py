@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from rbee_runtime.constraint.call_form import CallForm
+
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
@@ -36,5 +38,42 @@ class Regex:
     called: str = "regex"
 
 
-Constraint: TypeAlias = JsonSchema | Regex
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function that a completion may call.
+
+    Attributes:
+        name: Of letters, digits, ``_`` and ``-``.
+        parameters: JSON schema of its arguments, which are an object.
+        called: What to call the schema in an error.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    called: str = "parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    """The completion is text, or calls of functions whose arguments their schemas admit, or both.
+
+    Text comes first and is free: only where a call begins the completion is held to anything, up to
+    its end. :class:`~rbee_runtime.tools.CallReader` reads what comes of it.
+
+    Attributes:
+        functions: Those that may be called, at least one, each with a name of its own.
+        form: How the model writes calls; see :attr:`~rbee_runtime.tokenizer.Tokenizer.call_manner`.
+        required: Whether the completion is calls and nothing else.
+        parallel: Whether there may be several, where the model writes several.
+        called: What to call it in an error.
+    """
+
+    functions: tuple[Function, ...]
+    form: CallForm
+    required: bool = False
+    parallel: bool = True
+    called: str = "tools"
+
+
+Constraint: TypeAlias = JsonSchema | Regex | ToolCalls
 """What a completion may be held to."""

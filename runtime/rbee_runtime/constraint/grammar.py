@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -11,9 +10,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_runtime.constraint import Constraint, JsonSchema, Regex
+from rbee_runtime.constraint import Constraint, JsonSchema, Regex, ToolCalls
+from rbee_runtime.constraint.call_check import check_calls
+from rbee_runtime.constraint.call_grammar import shown
 from rbee_runtime.constraint.json_schema import check_schema
 from rbee_runtime.constraint.repetition import MOST_REPETITIONS, repetitions
+from rbee_runtime.constraint.source import arguments_schema, source
 from rbee_runtime.constraint.spelling import Unspelled
 from rbee_runtime.constraint.words import known_to_library
 from rbee_runtime.errors import InferenceFailed, InvalidRequest, OutOfMemory, QueueFull
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     from rbee_runtime.tokenizer import Tokenizer
-
-_SPACE: Final = r"( |\n[ \t]{0,40})?"
-"""What may stand between two parts of JSON. Without a bound a model may go on with it for ever."""
 
 _STACK: Final = 64 << 20
 """Bytes of stack of whatever compiles: what it goes down is as deep as a schema's parts lead."""
@@ -95,15 +94,22 @@ class Grammars:
             except Unspelled:
                 message = f"{name} is not served with this model, whose tokens are not bytes"
                 raise InvalidRequest(name, message) from None
+        specials = self._tokenizer.specials
         try:
-            source = _source(constraint)
+            written = source(constraint, specials, self._eos.tolist())
         except ValueError as error:
             raise InvalidRequest(name, f"{name}: {_reason(str(error))}") from None
-        matcher = LLMatcher(self._library, source, log_level=0, limits=_limits())
+        matcher = LLMatcher(self._library, written, log_level=0, limits=_limits())
         grammar = Grammar(matcher, self._vocab, self._eos)
+        if isinstance(constraint, ToolCalls):
+            grammar.shown = shown(constraint, specials)
         try:
             grammar.begin()
         except InferenceFailed:
+            if isinstance(constraint, ToolCalls):
+                for function in constraint.functions:
+                    # The one whose fault it is says so.
+                    self._compile(JsonSchema(arguments_schema(function), function.called))
             raise InvalidRequest(name, f"{name}: {_reason(matcher.get_error())}") from None
         return grammar
 
@@ -114,6 +120,7 @@ class Grammar:
     Attributes:
         allowed: ``bool[vocab]``, the tokens that may come next; another array whenever they change.
         is_complete: Whether nothing may follow.
+        shown: Special tokens that are part of what the constraint asks for, and so of the text.
     """
 
     def __init__(self, matcher: LLMatcher, vocab: int, eos: NDArray[np.intp]) -> None:
@@ -126,6 +133,7 @@ class Grammar:
         self._left = _ALLOWANCE
         self.allowed: NDArray[np.bool_] = np.zeros(vocab, np.bool_)
         self.is_complete = False
+        self.shown: frozenset[int] = frozenset()
 
     def begin(self) -> None:
         """Find what may come first.
@@ -172,29 +180,6 @@ class Grammar:
             raise InferenceFailed(f"the constraint cannot be followed any further: {reason}")
 
 
-def _source(constraint: Constraint) -> str:
-    """Return a constraint as the library reads it.
-
-    Raises:
-        ValueError: It cannot be written down so.
-    """
-    from llguidance import LLMatcher
-
-    match constraint:
-        case JsonSchema():
-            return LLMatcher.grammar_from_json_schema(
-                json.dumps(constraint.schema),
-                # Fixed here, or a schema could change them.
-                overrides={
-                    "whitespace_pattern": _SPACE,
-                    "coerce_one_of": False,
-                    "lenient": False,
-                },
-            )
-        case Regex():
-            return LLMatcher.grammar_from_regex(constraint.pattern)
-
-
 def _check(constraint: Constraint) -> None:
     """Let a constraint pass that is not too large.
 
@@ -204,6 +189,8 @@ def _check(constraint: Constraint) -> None:
     match constraint:
         case JsonSchema():
             check_schema(constraint)
+        case ToolCalls():
+            check_calls(constraint)
         case Regex(pattern, name):
             if repetitions(pattern) > MOST_REPETITIONS:
                 raise InvalidRequest(name, f"{name} has more than {MOST_REPETITIONS} characters")

@@ -9,16 +9,18 @@ from typing import Any, Final, TypeGuard
 
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.constraint.alternatives import MOST_ALTERNATIVES, Alternatives
+from rbee_runtime.constraint.extent import (
+    MOST_CHARACTERS,
+    MOST_PARTS,
+    MOST_REMAINDERS,
+    Extent,
+)
 from rbee_runtime.constraint.repetition import MOST_REPETITIONS, repetitions
 from rbee_runtime.errors import InvalidRequest
 
-_MOST_CHARACTERS: Final = 1 << 16
-_MOST_PARTS: Final = 1_000
 _LONGEST_STRING: Final = 4_096
-_MOST_REMAINDERS: Final = 10_000
-"""Of all ``multipleOf`` together, in units of the last decimal place of each: ten thousand take a
-tenth of a second to compile.
-"""
+_LARGEST_WHOLE: Final = 2**53
+"""Of ``const`` and ``enum``: the library takes numbers for floats, and would write another one."""
 
 _DEEPEST_JSON: Final = 100
 
@@ -82,7 +84,7 @@ _ANNOTATIONS: Final = frozenset(
 _KNOWN: Final = _OF_NAMES | _OF_ONE | _OF_LISTS | _PLAIN | _ANNOTATIONS
 
 
-def check_schema(constraint: JsonSchema) -> None:
+def check_schema(constraint: JsonSchema) -> Extent:
     """Let a schema pass if all that it asks for can be enforced within bounds.
 
     What compiles and follows a schema takes time, memory and stack as the schema wants, so that is
@@ -99,9 +101,9 @@ def check_schema(constraint: JsonSchema) -> None:
         raise InvalidRequest(name, f"{name} is nested too deeply") from None
     except (TypeError, ValueError):
         raise InvalidRequest(name, f"{name} must be JSON") from None
-    if len(text) > _MOST_CHARACTERS:
+    if len(text) > MOST_CHARACTERS:
         raise InvalidRequest(
-            name, f"{name} has {len(text)} characters, more than {_MOST_CHARACTERS} as JSON"
+            name, f"{name} has {len(text)} characters, more than {MOST_CHARACTERS} as JSON"
         )
     try:
         inspection = _Inspection(constraint)
@@ -109,6 +111,7 @@ def check_schema(constraint: JsonSchema) -> None:
         inspection.require_simple_divisors()
     except RecursionError:
         raise InvalidRequest(name, f"{name} is nested too deeply") from None
+    return inspection.extent(len(text))
 
 
 class _Inspection:
@@ -138,9 +141,9 @@ class _Inspection:
         if not isinstance(schema, Mapping):
             raise self._refusal(place, "must be an object, true or false")
         self._parts += 1
-        if self._parts > _MOST_PARTS:
+        if self._parts > MOST_PARTS:
             raise InvalidRequest(
-                self._name, f"{self._name} has more than {_MOST_PARTS} schemas in it"
+                self._name, f"{self._name} has more than {MOST_PARTS} schemas in it"
             )
         if level > _DEEPEST_JSON:
             raise InvalidRequest(self._name, f"{self._name} is nested too deeply")
@@ -159,10 +162,13 @@ class _Inspection:
             self._merges |= "$ref" in schema
             self._divisors.add(schema["multipleOf"])
         self._remainders += _remainders(schema.get("multipleOf"))
-        if self._remainders > _MOST_REMAINDERS:
-            raise self._refusal(place, f"multipleOf adds up to more than {_MOST_REMAINDERS}")
-        if any(_longest(schema.get(keyword)) > _LONGEST_STRING for keyword in ("const", "enum")):
+        if self._remainders > MOST_REMAINDERS:
+            raise self._refusal(place, f"multipleOf adds up to more than {MOST_REMAINDERS}")
+        values = [schema.get("const"), schema.get("enum")]
+        if any(len(text) > _LONGEST_STRING for text in _scalars(values) if isinstance(text, str)):
             raise self._refusal(place, f"a string of more than {_LONGEST_STRING} characters")
+        if any(abs(n) > _LARGEST_WHOLE for n in _scalars(values) if isinstance(n, int)):
+            raise self._refusal(place, f"a whole number beyond {_LARGEST_WHOLE}")
         if self._alternatives.of(schema) > MOST_ALTERNATIVES:
             raise self._refusal(place, f"more than {MOST_ALTERNATIVES} alternatives")
         if schema.get("format") == "unknown":  # a word of the library's for any text
@@ -178,6 +184,10 @@ class _Inspection:
             raise self._refusal(place, f"a name of more than {_LONGEST_STRING} characters")
         for inner, where in _inner(schema):
             self.enter(inner, f"{place}/{where}", level + 1)
+
+    def extent(self, characters: int) -> Extent:
+        """Return how large what was entered is, of a schema of so many characters."""
+        return Extent(characters, self._parts, self._repetitions, self._remainders)
 
     def require_simple_divisors(self) -> None:
         """Let a schema pass in which no two divisors can come together: their product has no bound.
@@ -225,18 +235,17 @@ def _remainders(divisor: object) -> int:
     return int("".join(map(str, digits))) if len(digits) < 20 else 10**20
 
 
-def _longest(value: object) -> int:
-    """Return the length of the longest string in a value of JSON."""
-    longest, waiting = 0, [value]
+def _scalars(value: object) -> Iterator[object]:
+    """Yield what a value of JSON is made of, the names in it too."""
+    waiting = [value]
     while waiting:
         match waiting.pop():
-            case str() as text:
-                longest = max(longest, len(text))
             case list() as items:
                 waiting += items
             case Mapping() as members:
                 waiting += [*members, *members.values()]
-    return longest
+            case scalar:
+                yield scalar
 
 
 def _names(members: object) -> list[Any]:
