@@ -19,6 +19,7 @@ from rbee_runtime.artifact import MANIFEST_NAME, CacheGeometry, FileEntry, Manif
 from rbee_runtime.errors import EngineClosed, InvalidRequest, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
 from rbee_runtime.request import Request
+from rbee_runtime.tools.in_words import MannerInWords
 from rbee_service.address import listen
 from rbee_service.http.connection import DEFAULT_LIMITS, Limits
 from rbee_service.loading import LayerProgress
@@ -97,7 +98,11 @@ class Memory:
 
 
 class StandInTokenizer:
-    """Writes each message of a chat on a line."""
+    """Writes each message of a chat on a line, and tells of functions in words."""
+
+    @property
+    def call_manner(self) -> MannerInWords:
+        return MannerInWords(self, takes_system=True)  # type: ignore[arg-type]
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         if messages[-1]["content"] == "REFUSE":

@@ -26,13 +26,21 @@ from rbee_service.threads import in_daemon_thread
 if TYPE_CHECKING:
     from rbee_runtime.artifact import EmbedderManifest
     from rbee_runtime.status import LoadProgress
+    from rbee_runtime.tools import CallManner
 
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 EventT_co = TypeVar("EventT_co", covariant=True)
 
 
 class ChatTokenizer(Protocol):
-    """Knows how a model wants a chat written down."""
+    """Knows how a model wants a chat written down.
+
+    Attributes:
+        call_manner: How it is told of functions that it may call.
+    """
+
+    @property
+    def call_manner(self) -> CallManner: ...  # noqa: D102
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt that asks for the next message.

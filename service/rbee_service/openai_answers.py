@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired
 
@@ -11,6 +11,13 @@ from typing_extensions import TypedDict
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
 from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
+from rbee_service.openai_tool_answers import (
+    AnswerDelta,
+    AnsweredCall,
+    CallDelta,
+    CallTeller,
+    FinishReason,
+)
 
 
 class PromptTokens(TypedDict):
@@ -32,8 +39,9 @@ class AnswerMessage(TypedDict):
     """What the model says in a chat."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[AnsweredCall]]
 
 
 class ChatChoice(TypedDict):
@@ -42,7 +50,7 @@ class ChatChoice(TypedDict):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 class TextChoice(TypedDict):
@@ -81,6 +89,7 @@ class Delta(TypedDict):
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    tool_calls: NotRequired[list[CallDelta]]
 
 
 class ChatChunkChoice(TypedDict):
@@ -89,7 +98,7 @@ class ChatChunkChoice(TypedDict):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
 
 
 class TextChunkChoice(TypedDict):
@@ -170,6 +179,19 @@ class Envelope:
         kind = "chat.completion" if self.chat else "text_completion"
         return self._around(kind, [choice]) | {"usage": usage(account)}
 
+    def whole_of(
+        self, teller: CallTeller, account: Account, logprobs: object | None = None
+    ) -> dict[str, object]:
+        """Return an answer to a chat that is not streamed, and may call functions."""
+        message: dict[str, object] = {"role": "assistant", "content": teller.content}
+        message["refusal"] = None
+        if teller.calls:
+            message["tool_calls"] = teller.calls
+        reason = teller.finish_reason(account.stop)
+        choice = {"index": self.index, "message": message}
+        choice |= {"logprobs": logprobs, "finish_reason": reason}
+        return self._around("chat.completion", [choice]) | {"usage": usage(account)}
+
     def first(self) -> dict[str, object] | None:
         """Return the chunk that precedes all text, where there is one."""
         return self._chunk({"role": "assistant", "content": ""}) if self.chat else None
@@ -178,9 +200,16 @@ class Envelope:
         """Return a chunk with text."""
         return self._chunk({"content": text}, text, logprobs=logprobs)
 
-    def last(self, ended: End) -> dict[str, object]:
+    def delta(self, delta: AnswerDelta, logprobs: object | None = None) -> dict[str, object]:
+        """Return a chunk with some of an answer that may call functions."""
+        return self._chunk(delta, logprobs=logprobs)
+
+    def last(
+        self, ended: End, teller: CallTeller | None = None, logprobs: object | None = None
+    ) -> dict[str, object]:
         """Return the chunk that says why it ended."""
-        return self._chunk({}, "", finish_reason(ended.stop_reason))
+        told = finish_reason if teller is None else teller.finish_reason
+        return self._chunk({}, "", told(ended.stop_reason), logprobs)
 
     def count(self, account: Account) -> dict[str, object]:
         """Return the chunk that counts the tokens."""
@@ -192,7 +221,7 @@ class Envelope:
 
     def _chunk(
         self,
-        delta: dict[str, str],
+        delta: Mapping[str, object],
         text: str = "",
         reason: str | None = None,
         logprobs: object | None = None,

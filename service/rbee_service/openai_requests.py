@@ -6,20 +6,20 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
-from typing_extensions import TypedDict
 
-from rbee_runtime.constraint import Constraint
+from rbee_runtime.constraint import Constraint, ToolCalls
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
-from rbee_service.openai_formats import ResponseFormat
+from rbee_service.openai_formats import ResponseFormat, TextFormat
 from rbee_service.openai_logprobs_fields import ChatLogprobsFields
+from rbee_service.openai_messages import Message
+from rbee_service.openai_tools import ToolChoice, Tools, require_known
 from rbee_service.openai_unserved import Part
 
 MOST_CHOICES: Final = 16
@@ -30,30 +30,6 @@ _TEXT = Annotated[str, Field(min_length=1)]
 _TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
 _ONLY = Field(min_length=1, max_length=1)
 _BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
-
-
-class TextPart(TypedDict):
-    """Some of the text of a message."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-
-    type: Literal["text"]
-    text: str
-
-
-def _one_text(content: Any) -> Any:
-    """Return the text of a message's content, which may come in parts."""
-    if not isinstance(content, list):
-        return content
-    texts: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise PydanticCustomError("unsupported_part", "only parts of type text are served")
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError("part", "a part of type text has a text and nothing else")
-        texts.append(part["text"])
-    return "".join(texts)
 
 
 def _list_of_stops(stop: Any) -> Any:
@@ -67,23 +43,6 @@ def _one_prompt(prompt: Any) -> Any:
         case [str() | list(), *_]:
             raise PydanticCustomError("several", "only one prompt is served at a time")
     return prompt
-
-
-class Message(Part):
-    """One message of a chat.
-
-    Attributes:
-        role: Who said it; ``developer`` is the newer name of ``system``.
-        content: What was said.
-    """
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_one_text, json_schema_input_type=str | list[TextPart])]
-
-    def to_template(self) -> dict[str, str]:
-        """Return what a chat template reads."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.content}
 
 
 class StreamOptions(Part):
@@ -192,6 +151,8 @@ class OpenAiFields(Part):
         prompt: str | list[int],
         max_tokens: int | None,
         deadline: float | None,
+        *,
+        calls: ToolCalls | None = None,
         index: int = 0,
     ) -> Request:
         """Return the engine's form of this request.
@@ -201,6 +162,7 @@ class OpenAiFields(Part):
             prompt: Text or token ids to continue.
             max_tokens: Upper bound on new tokens.
             deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
+            calls: What the completion is held to, where it may call functions.
             index: Which of the choices.
         """
         return Request(
@@ -221,7 +183,7 @@ class OpenAiFields(Part):
             ),
             stop=tuple(self.stop),
             deadline=deadline,
-            constraint=self.constraint,
+            constraint=calls or self.constraint,
         )
 
 
@@ -231,12 +193,27 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
     Attributes:
         messages: The chat so far.
         max_completion_tokens: The newer name of ``max_tokens``.
-        response_format: What the answer is held to.
+        response_format: What the answer is held to; not beside tools that may be called.
+        tools: Functions that the model may call.
+        tool_choice: Whether it calls one, and which.
+        parallel_tool_calls: Whether it may call several at once.
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     response_format: ResponseFormat | None = None
+    tools: Tools = Field(default_factory=list)
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+
+    @model_validator(mode="after")
+    def _tools_are_chosen_from(self) -> ChatRequest:
+        require_known(self.tools, self.tool_choice)
+        shaped = not isinstance(self.response_format, TextFormat | None)
+        if shaped and self.tools and self.tool_choice != "none":
+            message = "response_format is served with tools only where tool_choice is none"
+            raise PydanticCustomError("response_format", message)
+        return self
 
     @property
     def constraint(self) -> Constraint | None:

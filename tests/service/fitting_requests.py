@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import schemathesis
@@ -35,14 +36,57 @@ def _fit(body: dict[str, Any]) -> None:
         case {"json_schema": {"schema": dict() as schema}}:
             # Most objects are no schema.
             schema.clear()
+    if isinstance(bias := body.get("logit_bias"), dict):
+        known = re.compile("[0-9]{1,9}")
+        body["logit_bias"] = {
+            str(int(token) % 256) if known.fullmatch(token) else token: value
+            for token, value in bias.items()
+        }
+    if isinstance(body.get("tools"), list):
+        _fit_tools(body)
+    elif body.get("tool_choice") not in (None, "none", "auto") and _is_choice(body["tool_choice"]):
+        del body["tool_choice"]
     if isinstance(model := body.get("model"), str) and len(model) % 8:
         body["model"] = MODEL
 
 
+def _fit_tools(body: dict[str, Any]) -> None:
+    """Let tools have names of their own, and what is chosen be one of them."""
+    names: list[str] = []
+    for tool in body["tools"]:
+        match tool:
+            case {"function": {"name": str() as name} as function}:
+                if name in names and len(name) < 60:
+                    function["name"] = f"{name}{len(names)}"
+                names.append(function["name"])
+                if isinstance(function.get("parameters"), dict):
+                    function["parameters"].clear()
+    choice = body.get("tool_choice")
+    if _is_choice(choice) and not names:
+        del body["tool_choice"]
+    elif isinstance(choice, dict) and _is_choice(choice):
+        choice["function"]["name"] = names[0]
+    if names and body.get("response_format") is not None and choice != "none":
+        del body["response_format"]
+
+
+def _is_choice(choice: Any) -> bool:
+    match choice:
+        case "required" | {"type": "function", "function": {"name": str()}}:
+            return True
+    return False
+
+
 def _brief(message: Any) -> Any:
-    """Return a chat message with the beginning of what it says."""
+    """Return a chat message with the beginning of what it says and calls."""
     if not isinstance(message, dict):
         return message
+    if isinstance(message.get("tool_calls"), list):
+        for call in message["tool_calls"]:
+            match call:
+                case {"function": {"arguments": str()} as function}:
+                    # Most texts are no object of JSON.
+                    function["arguments"] = "{}"
     content = message.get("content")
     if isinstance(content, str):
         return message | {"content": content[:64]}

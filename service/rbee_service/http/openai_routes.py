@@ -7,24 +7,25 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import structlog
 from sanic import HTTPResponse, Request
 
+from rbee_runtime.constraint import ToolCalls
 from rbee_runtime.errors import RuntimeFault
-from rbee_runtime.events import Event
 from rbee_service.errors import ApiError, ErrorCode
-from rbee_service.events import End, Failed, MeasuredOutput, Output, TokenOutput
+from rbee_service.events import End, Failed, Output
 from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.concurrently import merged
 from rbee_service.http.descriptions import DEADLINE, refusals
-from rbee_service.http.inferences import Begun, Inferences
+from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
+from rbee_service.http.openai_choice import Choice
 from rbee_service.http.replies import json_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
@@ -42,8 +43,10 @@ from rbee_service.openai_logprobs import (
     LogprobsTeller,
     TextLogprobsTeller,
 )
+from rbee_service.openai_messages import to_template
 from rbee_service.openai_parsing import parse_openai
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
+from rbee_service.openai_tools import write_chat
 from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, SseDialect, encode_data
 
@@ -124,12 +127,19 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     async def chat(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
-        messages = [message.to_template() for message in body.messages]
+        writing = partial(
+            write_chat,
+            inferences.loaded.tokenizer,
+            to_template(body.messages),
+            body.tools,
+            body.tool_choice,
+            parallel=body.parallel_tool_calls,
+        )
         try:
-            prompt = await asyncio.to_thread(inferences.loaded.tokenizer.render_chat, messages)
+            prompt, calls = await asyncio.to_thread(writing)
         except RuntimeFault as fault:
             raise refusal(fault) from fault
-        return await answer(request, body, prompt, body.new_tokens, chat=True)
+        return await answer(request, body, prompt, body.new_tokens, chat=True, calls=calls)
 
     async def text(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
@@ -143,6 +153,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         max_tokens: int | None,
         *,
         chat: bool,
+        calls: ToolCalls | None = None,
     ) -> HTTPResponse | None:
         check_model(inferences, body.model)
         manner = read_manner(request, SseDialect.OUTPUT)
@@ -155,7 +166,13 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
             for index in range(body.n):
                 own_id = f"{request_id}-{index}" if index else request_id
                 ask = partial(
-                    body.to_runtime, own_id, prompt, max_tokens, manner.deadline, index=index
+                    body.to_runtime,
+                    own_id,
+                    prompt,
+                    max_tokens,
+                    manner.deadline,
+                    calls=calls,
+                    index=index,
                 )
                 begun = await stack.enter_async_context(
                     inferences.begun(LANGUAGE_MODEL, request, name, own_id, ask)
@@ -164,13 +181,13 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
                 if body.alternatives is not None:
                     kind = ChatLogprobsTeller if chat else TextLogprobsTeller
                     logprobs = kind(inferences.loaded.tokenizer)
-                choices.append(_Choice(begun, replace(envelope, index=index), logprobs))
+                choices.append(Choice(begun, replace(envelope, index=index), calls, logprobs))
             if body.stream:
                 await stream_reply(request, _chunks(choices, body.include_usage))
                 return None
             async with aclosing(merged([one.begun.outputs() for one in choices])) as outputs:
                 async for index, output in outputs:
-                    choices[index].outputs.append(output)
+                    choices[index].take(output)
         account = account_of([one.begun.account for one in choices])
         return json_reply(together([one.whole() for one in choices], account))
 
@@ -181,37 +198,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """One of the choices of an answer.
-
-    Attributes:
-        begun: Its inference.
-        envelope: Around it.
-        logprobs: Tells of its tokens, where that was asked for.
-        outputs: What of it has come, where it is not streamed.
-    """
-
-    begun: Begun[Event, TokenOutput]
-    envelope: Envelope
-    logprobs: LogprobsTeller | None
-    outputs: list[TokenOutput] = field(default_factory=list)
-
-    def whole(self) -> dict[str, object]:
-        """Return the answer, as if there was no other choice."""
-        said = "".join([output.t for output in self.outputs])
-        return self.envelope.whole(said, self.begun.account, self.told(self.outputs))
-
-    def told(self, outputs: Sequence[TokenOutput]) -> object | None:
-        """Return what a client is told of the tokens of some text; ``None`` if it did not ask."""
-        if self.logprobs is None:
-            return None
-        return self.logprobs.tell(
-            [one for text in outputs if isinstance(text, MeasuredOutput) for one in text.logprobs]
-        )
-
-
-async def _chunks(choices: Sequence[_Choice], include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenerator[bytes, None]:
     # Where the tokens are counted in the end, every chunk before says that it does not count them.
     uncounted: dict[str, object] = {"usage": None} if include_usage else {}
     left = len(choices)
@@ -227,16 +214,16 @@ async def _chunks(choices: Sequence[_Choice], include_usage: bool) -> AsyncGener
                 for event in batch:
                     match event:
                         case Output():
-                            output = event.output
-                            piece = choice.envelope.piece(output.t, choice.told([output]))
-                            chunk += encode_data(piece | uncounted)
+                            for piece in choice.pieces(event.output):
+                                chunk += encode_data(piece | uncounted)
                         case End() | Failed():
                             lacking = choice.begun.lacking
                             if lacking is not None:
                                 yield chunk + encode_data(failure_body(lacking)) + DONE
                                 return
                             if isinstance(event, End):
-                                chunk += encode_data(choice.envelope.last(event) | uncounted)
+                                for piece in choice.last(event):
+                                    chunk += encode_data(piece | uncounted)
                             left -= 1
                 if left == 0:
                     if include_usage:

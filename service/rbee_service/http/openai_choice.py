@@ -1,0 +1,86 @@
+"""One of the choices of an answer of the OpenAI API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rbee_runtime.constraint import ToolCalls
+from rbee_runtime.events import Event
+from rbee_runtime.logprobs import TokenLogprobs
+from rbee_service.events import End, MeasuredOutput, TokenOutput
+from rbee_service.http.inferences import Begun
+from rbee_service.openai_answers import Envelope
+from rbee_service.openai_logprobs import LogprobsTeller
+from rbee_service.openai_tool_answers import CallTeller
+
+
+class Choice:
+    """One of the choices of an answer: read whole, or told while it comes.
+
+    Args:
+        begun: Its inference.
+        envelope: Around it.
+        calls: What it is held to, where it may call functions.
+        logprobs: Tells of its tokens, where that was asked for.
+
+    Attributes:
+        begun: Its inference.
+        envelope: Around it.
+    """
+
+    def __init__(
+        self,
+        begun: Begun[Event, TokenOutput],
+        envelope: Envelope,
+        calls: ToolCalls | None,
+        logprobs: LogprobsTeller | None,
+    ) -> None:
+        self.begun = begun
+        self.envelope = envelope
+        self._calls = None if calls is None else CallTeller(calls)
+        self._logprobs = logprobs
+        self._texts: list[str] = []
+        self._untold: list[TokenLogprobs] = []
+
+    def take(self, output: TokenOutput) -> None:
+        """Keep some text for the whole."""
+        self._texts.append(output.t)
+        self._keep_logprobs(output)
+
+    def whole(self) -> dict[str, object]:
+        """Return the answer, as if there was no other choice."""
+        text, account, logprobs = "".join(self._texts), self.begun.account, self._tell()
+        if self._calls is None:
+            return self.envelope.whole(text, account, logprobs)
+        self._calls.push(text)
+        self._calls.flush(account.stop)
+        return self.envelope.whole_of(self._calls, account, logprobs)
+
+    def pieces(self, output: TokenOutput) -> Iterator[dict[str, object]]:
+        """Yield the chunks that tell of some text: none while it may become a call's syntax."""
+        self._keep_logprobs(output)
+        if self._calls is None:
+            yield self.envelope.piece(output.t, self._tell())
+            return
+        for delta in self._calls.push(output.t):
+            yield self.envelope.delta(delta, self._tell())
+
+    def last(self, ended: End) -> Iterator[dict[str, object]]:
+        """Yield the chunks that tell what was held back, and why it ended."""
+        if self._calls is not None:
+            for delta in self._calls.flush(ended.stop_reason):
+                yield self.envelope.delta(delta, self._tell())
+        # Of tokens that nothing was said of: the syntax that ends a call.
+        rest = self._tell() if self._untold else None
+        yield self.envelope.last(ended, self._calls, rest)
+
+    def _keep_logprobs(self, output: TokenOutput) -> None:
+        if isinstance(output, MeasuredOutput):
+            self._untold += output.logprobs
+
+    def _tell(self) -> object | None:
+        """Return what a client is told of the tokens so far, once; ``None`` if it did not ask."""
+        if self._logprobs is None:
+            return None
+        untold, self._untold = self._untold, []
+        return self._logprobs.tell(untold)
