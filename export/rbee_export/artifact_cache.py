@@ -124,7 +124,7 @@ def manage(arguments: argparse.Namespace, console: Console) -> RenderableType | 
         return Group(_table(found), summary) if found else summary
     removed, kept = prune(found, arguments.limit)
     if cache.is_dir():
-        remove_left_behind(cache)
+        remove_left_behind(cache, _NAME)
     in_use = f"; {_counted(kept)}, in use and left" if kept else ""
     console.print(f"{_counted(removed)} removed from {cache}{in_use}")
     return None

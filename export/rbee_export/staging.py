@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,16 +72,21 @@ def remove_directory(target: Path) -> None:
         _remove(staging)
 
 
-def remove_left_behind(directory: Path) -> None:
+def remove_left_behind(directory: Path, name: re.Pattern[str]) -> None:
     """Remove what killed exports have left in a directory of artifacts.
+
+    Args:
+        directory: Where they were to be.
+        name: What artifacts are called there. Whatever else looks alike is somebody's own.
 
     Raises:
         OSError: It cannot be removed.
     """
     for staging in directory.glob(".*.partial"):
         target = staging.with_name(staging.stem.removeprefix("."))
-        with contextlib.suppress(BeingWritten), _locked(_lock(target), target):
-            _remove(staging)
+        if name.fullmatch(target.name):
+            with contextlib.suppress(BeingWritten), _locked(_lock(target), target):
+                _remove(staging)
 
 
 def file_entry(role: Role, file: Path) -> FileEntry:

@@ -86,17 +86,19 @@ def test_what_is_in_use_stays_and_what_is_no_artifact_too(
     (used,) = (path for path in cache.iterdir() if precision_of(path) == "fp32")
     (cache / f".{'0' * 32}.partial").mkdir()  # a killed export's
     shutil.copytree(used, cache / "of my own")
+    (cache / ".of my own.partial").mkdir()
+    mine = {"of my own", ".of my own.partial"}
     capsys.readouterr()
     with in_use(used):
         assert main(["cache", str(cache)]) == 0
         assert capsys.readouterr().out.count(" in use ") == 1
         assert main(["cache", str(cache), "--clear"]) == 0
-        assert {path.name for path in cache.iterdir()} == {used.name, "of my own"}
+        assert {path.name for path in cache.iterdir()} == {used.name, *mine}
         told = capsys.readouterr()
         assert re.search(r"2 artifacts, .* kB removed from .*; 1 artifact, .*, in use", told.err)
         assert told.out == ""
     assert main(["cache", str(cache), "--clear"]) == 0
-    assert {path.name for path in cache.iterdir()} == {"of my own"}
+    assert {path.name for path in cache.iterdir()} == mine
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
