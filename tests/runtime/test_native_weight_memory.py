@@ -20,6 +20,8 @@ OUTPUTS, INPUTS, BLOCK = 2048, 2048, 32
 WEIGHTS = OUTPUTS * INPUTS * 18 // 32
 """Bytes of a product's weights as the kernels pack them: 4 bits, and 16 for each block's scale."""
 
+TAKEN_AT_ONCE = 64 * MB
+
 
 @pytest.fixture
 def product(tmp_path: Path) -> ir.Model:
@@ -38,6 +40,7 @@ def product(tmp_path: Path) -> ir.Model:
 
 def in_large_pages() -> int:
     """Return bytes of this process's memory that are in pages of 2 MB."""
+    gc.collect()
     rollup = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
     found = re.search(r"AnonHugePages: +(\d+) kB", rollup)
     return int(found[1]) * 1024 if found else 0
@@ -45,11 +48,14 @@ def in_large_pages() -> int:
 
 def gives_large_pages() -> bool:
     """Return whether the system has such pages, by asking for some."""
-    before = in_large_pages()
     with mmap.mmap(-1, 8 * MB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as asked:
-        asked.madvise(mmap.MADV_HUGEPAGE)
-        asked.write(bytes(8 * MB))
-        return in_large_pages() > before
+        try:
+            before = in_large_pages()
+            asked.madvise(mmap.MADV_HUGEPAGE)
+            asked.write(bytes(8 * MB))
+            return in_large_pages() > before
+        except OSError:  # the system was built without them, or does not tell
+            return False
 
 
 @needs_kernels
@@ -73,13 +79,14 @@ def test_what_is_closed_leaves_its_neighbours_their_weights(product: ir.Model) -
 
 @needs_kernels
 def test_memory_of_weights_is_given_back(product: ir.Model) -> None:
-    session(product, native=True)
-    gc.collect()
+    """But for the rest of the address space taken at once, which what is still open may share."""
+    still_open = session(product, native=True)
     before = psutil.Process().memory_info().rss
-    for _ in range(40):
+    for _ in range(80):
         session(product, native=True)
         gc.collect()
-    assert psutil.Process().memory_info().rss - before < 10 * WEIGHTS
+    assert psutil.Process().memory_info().rss - before < TAKEN_AT_ONCE + 10 * WEIGHTS
+    del still_open
 
 
 def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
