@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -125,6 +126,7 @@ def test_a_long_export_says_now_and_then_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = ["--model", str(tiny_llama), "--precision", "int4", "--no-verify", "--print-path"]
+    monkeypatch.setattr(stages, "SILENCE", 3600.0)
     assert main([*flags, "--out", str(tmp_path / "short")]) == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
     monkeypatch.setattr(stages, "SILENCE", 0.001)
@@ -132,9 +134,24 @@ def test_a_long_export_says_now_and_then_how_far_it_is(
     told = capsys.readouterr()
     *lines, outcome = told.err.splitlines()
     assert outcome.startswith(f"{tmp_path / 'long'}  int4, ")
-    assert "rbee-export: layers, 50%" in lines
     assert all(re.fullmatch(r"rbee-export: [a-z]+, \d+%", line) for line in lines)
     assert told.out == f"{tmp_path / 'long'}\n"
+
+
+def test_a_stage_is_told_for_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Log(io.StringIO):
+        def write(self, text: str) -> int:
+            written.put(text)
+            return len(text)
+
+    monkeypatch.setattr(stages, "SILENCE", 0.001)
+    with stages.Stages(Console(file=Log(), width=80, force_terminal=False)) as shown:
+        for reached, said in (((0, 0), "layers"), ((1, 2), "layers, 50%")):
+            shown.show("layers", *reached)
+            while written.get(timeout=30) != f"rbee-export: {said}\n":
+                pass
 
 
 def test_no_change_is_not_shown_as_a_loss() -> None:
