@@ -110,6 +110,9 @@ async def _export(model: Path, cache: Path) -> Path:
     if code != 0:
         # It is told by this program now, not by that one.
         complaint = complaint.removeprefix("rbee-export: ")
+        if code < 0:  # as where memory ran out: what it said last is how far it was
+            ended = f"{model}: the exporter was ended by {signal.Signals(-code).name}"
+            raise ArtifactError(f"{ended}; it last said: {complaint}" if complaint else ended)
         raise ArtifactError(complaint or f"{model}: the exporter ended with exit code {code}")
     if not printed:
         raise ArtifactError(f"{model}: the exporter named no artifact")

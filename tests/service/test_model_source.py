@@ -112,6 +112,16 @@ async def test_an_exporter_without_words(exporter: Path, checkpoint: Path, scrip
         await resolve_model(checkpoint, Path("cache"))
 
 
+async def test_how_far_a_killed_exporter_was_is_not_why(exporter: Path, checkpoint: Path) -> None:
+    (exporter / "script").write_text(
+        'print("rbee-export: layers, 50%", file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n'
+    )
+    with pytest.raises(
+        ArtifactError, match=r"the exporter was ended by SIGKILL; it last said: layers, 50%$"
+    ):
+        await resolve_model(checkpoint, Path("cache"))
+
+
 async def test_cancelling_ends_the_exporter(exporter: Path, checkpoint: Path) -> None:
     (exporter / "script").write_text(
         'print("at work", file=sys.stderr, flush=True)\ntime.sleep(60)'
