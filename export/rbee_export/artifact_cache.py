@@ -27,7 +27,9 @@ Limit = timedelta | int
 """What a cache is pruned to: what was used so lately, or so many bytes."""
 
 _NAME = re.compile(r"[0-9a-f]{32}")
-"""What exports into a cache are called. Whatever else lies there is somebody's own."""
+"""What exports into a cache are called. Whatever else lies there is somebody's own, as are links:
+to what was moved to another disk, for one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def cached_artifacts(cache: Path) -> list[CachedArtifact]:
             path, sum(file.stat().st_size for file in path.iterdir()), path.stat().st_mtime
         )
         for path in (cache.iterdir() if cache.is_dir() else ())
-        if _NAME.fullmatch(path.name) and (path / MANIFEST_NAME).is_file()
+        if _NAME.fullmatch(path.name) and not path.is_symlink() and (path / MANIFEST_NAME).is_file()
     ]
     return sorted(found, key=lambda one: one.last_used, reverse=True)
 

@@ -87,7 +87,8 @@ def test_what_is_in_use_stays_and_what_is_no_artifact_too(
     (cache / f".{'0' * 32}.partial").mkdir()  # a killed export's
     shutil.copytree(used, cache / "of my own")
     (cache / ".of my own.partial").mkdir()
-    mine = {"of my own", ".of my own.partial"}
+    (cache / ("0" * 32)).symlink_to(cache / "of my own")
+    mine = {"of my own", ".of my own.partial", "0" * 32}
     capsys.readouterr()
     with in_use(used):
         assert main(["cache", str(cache)]) == 0
