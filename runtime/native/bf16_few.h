@@ -38,7 +38,7 @@ RBEE_MATRIX_UNIT void multiply_pair(const uint16_t* rows, size_t row_stride, con
   const size_t inputs = std::max(shape.block, kStepInputs);
   const size_t steps = inputs / kStepInputs;
   const size_t blocks = inputs / shape.block;
-  const size_t bytes = weights.panel_bytes() / shape.blocks() * blocks;
+  const size_t bytes = weights.block_bytes() * blocks;
   const size_t turns = (shape.blocks() + blocks - 1) / blocks;
   const size_t share = (kMostWaiting + turns - 1) / turns;
 
@@ -55,9 +55,9 @@ RBEE_MATRIX_UNIT void multiply_pair(const uint16_t* rows, size_t row_stride, con
       uint16_t* to = ring.places[turn % Ring::kPlaces];
       const size_t present = std::min(blocks, shape.blocks() - turn * blocks);
       for (size_t p = 0; p < PanelCount; ++p, to += steps * kTileNumbers) {
-        const uint8_t* from = weights.panel(panel + p) + turn * bytes;
+        const uint8_t* from = weights.panel(panel + p) + weights.head_bytes() + turn * bytes;
         fetch(from + kFetchedAhead, bytes);
-        round(from, present, shape.block, to);
+        round(weights, panel + p, turn * blocks, present, to);
         // Half a tile may be left.
         std::fill(to + present * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }

@@ -114,7 +114,6 @@ template <typename Multiply>
 RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Part& part,
                                              const float* bias, const Multiply& multiply) {
   const WeightsShape& shape = weights.shape();
-  const size_t block_bytes = weights.panel_bytes() / shape.blocks();
   const RoundPanel round = round_panel_of(weights);
   const size_t most_blocks = slab_blocks(shape);
   const size_t weights_stride =
@@ -133,7 +132,7 @@ RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Pa
       const size_t panels = std::min<size_t>(2, shape.panels() - panel);
       for (size_t p = 0; p < panels; ++p) {
         uint16_t* to = rounded + p * weights_stride;
-        round(weights.panel(panel + p) + block * block_bytes, blocks, shape.block, to);
+        round(weights, panel + p, block, blocks, to);
         // Half a tile may be left.
         std::fill(to + blocks * shape.block * kPanel, to + steps * kTileNumbers, uint16_t{0});
       }
@@ -144,7 +143,7 @@ RBEE_INLINED RBEE_MATRIX_UNIT void for_slabs(const Panels& weights, const Bf16Pa
       }
       const Slab slab{rounded, weights_stride, block * shape.block / kStepInputs, steps, panels,
                       block == 0 ? start : nullptr};
-      const size_t bytes = 2 * blocks * block_bytes;
+      const size_t bytes = 2 * (weights.head_bytes() + blocks * weights.block_bytes());
       const size_t all_steps = steps * ((part.last_tile - part.first_tile + 1) / 2);
       const Coming coming{weights.panel(panel) + to_next, bytes / kUnitBytes / all_steps + 1};
       multiply(slab, pair, block + blocks == shape.blocks(), coming);

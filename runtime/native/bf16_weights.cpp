@@ -47,22 +47,45 @@ inline __m512i shuffled_together(__m512 even, __m512 odd) {
                                   order);
 }
 
-template <size_t Bits, bool HalfScales, bool Offsets>
-RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t block,
+template <typename Number>
+RBEE_MATRIX_UNIT inline __m512 take(const uint8_t*& from) {
+  const uint8_t* numbers = from;
+  from += kPanel * sizeof(Number);
+  if constexpr (sizeof(Number) == 1) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(numbers);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
+  } else if constexpr (sizeof(Number) == 2) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers)));
+  } else {
+    return _mm512_loadu_ps(numbers);
+  }
+}
+
+template <size_t Bits, Held How, bool Offsets>
+RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t first, size_t blocks,
                                   uint16_t* to) {
-  for (size_t b = 0; b < blocks; ++b) {
+  const size_t block = weights.shape().block;
+  const size_t group = kGroupInputs / block;
+  const uint8_t* head = weights.panel(index);
+  const uint8_t* panel = head + weights.head_bytes() + first * weights.block_bytes();
+  [[maybe_unused]] __m512 factor, low_factor;
+  for (size_t b = first; b < first + blocks; ++b) {
     __m512 scale;
-    if constexpr (HalfScales) {
-      scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel)));
-      panel += kPanel * sizeof(uint16_t);
-    } else {
-      scale = _mm512_loadu_ps(panel);
-      panel += kPanel * sizeof(float);
-    }
     __m512 offset = _mm512_setzero_ps();
-    if constexpr (Offsets) {
-      offset = _mm512_loadu_ps(panel);
-      panel += kPanel * sizeof(float);
+    if constexpr (How == Held::kProducts) {
+      if (b == first || b % group == 0) {
+        const uint8_t* factors = head + b / group * kPanel * sizeof(uint16_t) * (Offsets ? 2 : 1);
+        factor = take<uint16_t>(factors);
+        if constexpr (Offsets) low_factor = take<uint16_t>(factors);
+      }
+      scale = _mm512_mul_ps(factor, take<int8_t>(panel));
+      if constexpr (Offsets) {
+        const __m512 low = _mm512_mul_ps(low_factor, take<int8_t>(panel));
+        offset = _mm512_fmadd_ps(_mm512_set1_ps(1 << (Bits - 1)), scale, low);
+      }
+    } else {
+      scale = How == Held::kHalves ? take<uint16_t>(panel) : take<float>(panel);
+      if constexpr (Offsets) offset = take<float>(panel);
     }
     scale = _mm512_mul_ps(scale, _mm512_set1_ps(kCutOff));
     offset = _mm512_mul_ps(offset, _mm512_set1_ps(kCutOff));
@@ -102,12 +125,21 @@ RBEE_MATRIX_UNIT void round_panel(const uint8_t* panel, size_t blocks, size_t bl
   }
 }
 
+template <size_t Bits, Held How>
+RoundPanel of_scales(const Panels& weights) {
+  return weights.has_offsets() ? round_panel<Bits, How, true> : round_panel<Bits, How, false>;
+}
+
 template <size_t Bits>
 RoundPanel of_bits(const Panels& weights) {
-  if (weights.half_scales()) {
-    return weights.has_offsets() ? round_panel<Bits, true, true> : round_panel<Bits, true, false>;
+  switch (weights.held()) {
+    case Held::kHalves:
+      return of_scales<Bits, Held::kHalves>(weights);
+    case Held::kProducts:
+      return of_scales<Bits, Held::kProducts>(weights);
+    default:
+      return of_scales<Bits, Held::kFloats>(weights);
   }
-  return weights.has_offsets() ? round_panel<Bits, false, true> : round_panel<Bits, false, false>;
 }
 
 }  // namespace

@@ -23,35 +23,54 @@ struct Output {
   bool fetches;  // the panel is read from memory now, not from a cache
 };
 
+// Sixteen numbers from memory, and on to what is behind them.
+template <typename Number>
+RBEE_INLINED Floats take(const uint8_t*& from) {
+  const Floats numbers = load(reinterpret_cast<const Number*>(from));
+  from += kLanes * sizeof(Number);
+  return numbers;
+}
+
 // One panel times one tile: each block's sums are weighed by both scales. `Block` 0 means that the
 // block's size is known at run time only.
-template <size_t Rows, size_t Bits, size_t Block, bool HalfScales, bool Offsets>
-void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first,
+template <size_t Rows, size_t Bits, size_t Block, Held How, bool Offsets>
+void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& rows, size_t first,
                    const Output& output) {
   const size_t block_size = Block != 0 ? Block : rows.block;
   const int8_t* values = rows.values + first * rows.padded();
   const float* scales = rows.scales + first * rows.blocks;
   const float* sums = rows.sums + first * rows.blocks;
   const int32_t* totals = rows.totals + first * rows.blocks;
-  const size_t block_bytes =
-      kLanes * (block_size * Bits / 8 + (HalfScales ? 2 : 4) + (Offsets ? 4 : 0));
+  // A constant, where the block is: what is fetched for each is written out.
+  const size_t block_bytes = kLanes * (block_size * Bits / 8 + bytes_of_a_scale(How) +
+                                       (Offsets ? bytes_of_an_offset(How) : 0));
+  const uint8_t* head = weights.panel(index);
+  const uint8_t* panel = head + weights.head_bytes();
+  if (How == Held::kProducts && output.fetches) fetch(head + kAhead, weights.head_bytes());
 
   Floats y[Rows];
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
 
+  [[maybe_unused]] Floats factor, low_factor;
   for (size_t b = 0; b < rows.blocks; ++b) {
     if (output.fetches) fetch(panel + kAhead, block_bytes);
     Floats scale;
-    if constexpr (HalfScales) {
-      scale = load(reinterpret_cast<const Half*>(panel));
-      panel += kLanes * sizeof(uint16_t);
+    [[maybe_unused]] Floats offset;
+    if constexpr (How == Held::kProducts) {
+      if (b % (kGroupInputs / block_size) == 0) {
+        factor = take<Half>(head);
+        if constexpr (Offsets) low_factor = take<Half>(head);
+      }
+      scale = times(factor, take<int8_t>(panel));
+      if constexpr (Offsets) {
+        const Floats low = times(low_factor, take<int8_t>(panel));
+        offset = multiply_add(repeat(static_cast<float>(1 << (Bits - 1))), scale, low);
+      }
     } else {
-      scale = load(reinterpret_cast<const float*>(panel));
-      panel += kLanes * sizeof(float);
+      scale = How == Held::kHalves ? take<Half>(panel) : take<float>(panel);
+      if constexpr (Offsets) offset = take<float>(panel);
     }
     if constexpr (Offsets) {
-      const Floats offset = load(reinterpret_cast<const float*>(panel));
-      panel += kLanes * sizeof(float);
       for (size_t r = 0; r < Rows; ++r) y[r] = multiply_add(offset, repeat(sums[r]), y[r]);
     }
     // The integers of weights are not negative, as the instructions want: what they are too large
@@ -78,29 +97,37 @@ void multiply_tile(const uint8_t* panel, const QuantisedRows& rows, size_t first
   }
 }
 
-using Multiply = void (*)(const uint8_t*, const QuantisedRows&, size_t, const Output&);
+using Multiply = void (*)(const Panels&, size_t, const QuantisedRows&, size_t, const Output&);
 using ByRows = std::array<Multiply, kTile>;
 
-template <size_t Bits, size_t Block, bool HalfScales, bool Offsets, size_t... Row>
+template <size_t Bits, size_t Block, Held How, bool Offsets, size_t... Row>
 constexpr ByRows by_rows(std::index_sequence<Row...>) {
-  return {multiply_tile<Row + 1, Bits, Block, HalfScales, Offsets>...};
+  return {multiply_tile<Row + 1, Bits, Block, How, Offsets>...};
 }
 
-template <size_t Bits, size_t Block, bool HalfScales, bool Offsets>
+template <size_t Bits, size_t Block, Held How, bool Offsets>
 const ByRows& rows_table() {
   static constexpr ByRows table =
-      by_rows<Bits, Block, HalfScales, Offsets>(std::make_index_sequence<kTile>());
+      by_rows<Bits, Block, How, Offsets>(std::make_index_sequence<kTile>());
   return table;
+}
+
+template <size_t Bits, size_t Block, Held How>
+const ByRows& offsets_table(const Panels& weights) {
+  return weights.has_offsets() ? rows_table<Bits, Block, How, true>()
+                               : rows_table<Bits, Block, How, false>();
 }
 
 template <size_t Bits, size_t Block>
 const ByRows& scales_table(const Panels& weights) {
-  if (weights.half_scales()) {
-    return weights.has_offsets() ? rows_table<Bits, Block, true, true>()
-                                 : rows_table<Bits, Block, true, false>();
+  switch (weights.held()) {
+    case Held::kHalves:
+      return offsets_table<Bits, Block, Held::kHalves>(weights);
+    case Held::kProducts:
+      return offsets_table<Bits, Block, Held::kProducts>(weights);
+    default:
+      return offsets_table<Bits, Block, Held::kFloats>(weights);
   }
-  return weights.has_offsets() ? rows_table<Bits, Block, false, true>()
-                               : rows_table<Bits, Block, false, false>();
 }
 
 const ByRows& table(const Panels& weights) {
@@ -169,7 +196,7 @@ void multiply(const Panels& weights, const QuantisedRows& rows, const Tiles& til
     const Floats start = bias != nullptr ? load(bias + column, First(count)) : zeros();
     const Output output{y + tile.first * outputs + column, outputs, start, count,
                         fetches};
-    by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first, output);
+    by_rows[tile.rows - 1](weights, panel, rows, tile.first, output);
   });
 }
 
@@ -184,7 +211,7 @@ void multiply_pairs(const Panels& weights, const QuantisedRows& rows, const Tile
     for (size_t half = 0; half < 2; ++half) {
       const size_t panel = 2 * pair + half;
       const Floats start = bias != nullptr ? load(bias + panel * kLanes) : zeros();
-      by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
+      by_rows[tile.rows - 1](weights, panel, rows, tile.first,
                              {sums[half], kLanes, start, kLanes, fetches});
     }
     const size_t count = tile.rows * kLanes;
@@ -204,7 +231,7 @@ void multiply_and_add(const Panels& weights, const QuantisedRows& rows, const Ti
   const ByRows& by_rows = table(weights);
   for_tiles(rows, tiles, first, last, [&](size_t panel, Tile tile, bool fetches) {
     alignas(64) float sums[kTile * kLanes];
-    by_rows[tile.rows - 1](weights.panel(panel), rows, tile.first,
+    by_rows[tile.rows - 1](weights, panel, rows, tile.first,
                            {sums, kLanes, zeros(), kLanes, fetches});
     for (size_t r = 0; r < tile.rows; ++r) {
       float* y = to[tile.first + r] + panel * kLanes;

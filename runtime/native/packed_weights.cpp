@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "half.h"
 #include "pages.h"
 #include "weight_memory.h"
 
@@ -18,24 +19,6 @@ namespace {
 
 // From this size on it is worth the while to give a matrix's file back before the next is packed.
 constexpr size_t kLarge = 4 << 20;
-
-// The 16-bit float of the same value; nothing where there is none.
-std::optional<uint16_t> half(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = bits >> 16 & 0x8000;
-  const uint32_t magnitude = bits & 0x7fffffff;
-  const int exponent = static_cast<int>(magnitude >> 23) - 127;
-  if (exponent >= -14 && exponent <= 15) {
-    if ((magnitude & 0x1fff) != 0) return std::nullopt;
-    return static_cast<uint16_t>(sign | ((magnitude - (112u << 23)) >> 13));
-  }
-  // What is smaller stands for whole multiples of 2**-24.
-  const float steps = std::bit_cast<float>(magnitude) * 0x1p24f;
-  if (exponent < -14 && steps == static_cast<float>(static_cast<int>(steps))) {
-    return static_cast<uint16_t>(sign | static_cast<uint32_t>(steps));
-  }
-  return std::nullopt;
-}
 
 // Of many values at a time, since nearly all of those that are tell it by their bits alone.
 bool all_are_halves(const float* values, size_t count) {
@@ -106,6 +89,33 @@ bool have_half_scales(const std::array<BlockMatrix, 2>& halves, const WeightsSha
          all_are_halves(halves[1].scales, blocks / 2);
 }
 
+// What scales are products of, of a matrix or of both of its halves.
+std::array<FactoredMatrix, 2> factors(const std::array<BlockMatrix, 2>& halves,
+                                      const WeightsShape& shape) {
+  std::array<FactoredMatrix, 2> found;
+  // Where a few are 16-bit floats, all are.
+  constexpr size_t kFew = 256;
+  const size_t parts = shape.halves ? 2 : 1;
+  const size_t count = shape.outputs / parts * shape.blocks();
+  if (kGroupInputs % shape.block != 0 || shape.blocks() * shape.block % kGroupInputs != 0 ||
+      all_are_halves(halves[0].scales, std::min(kFew, count))) {
+    return found;
+  }
+  const float middle = static_cast<float>(1 << (shape.bits - 1));
+  for (size_t i = 0; i < parts; ++i) {
+    found[i] = factored(halves[i].scales, halves[i].offsets, count, kGroupInputs / shape.block,
+                        middle);
+    if (!found[i].scales.has_value()) break;
+  }
+  return found;
+}
+
+Held held_as(const std::array<BlockMatrix, 2>& halves,
+             const std::array<FactoredMatrix, 2>& factored, const WeightsShape& shape) {
+  if (factored[shape.halves ? 1 : 0].scales.has_value()) return Held::kProducts;
+  return have_half_scales(halves, shape) ? Held::kHalves : Held::kFloats;
+}
+
 // Calls `work(first, last)` for parts of so many panels, on two threads where they are large: a
 // session makes one operator after the other.
 template <typename Work>
@@ -124,13 +134,16 @@ void in_halves(size_t panels, size_t bytes, const Work& work) {
 
 }  // namespace
 
-Panels::Panels(const WeightsShape& shape, bool half_scales, bool has_offsets)
+Panels::Panels(const WeightsShape& shape, Held held, bool has_offsets)
     : shape_(shape),
-      half_scales_(half_scales),
+      held_(held),
       has_offsets_(has_offsets),
-      block_bytes_(kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float)) +
-                   kPanel * (has_offsets_ ? sizeof(float) : 0) +
-                   kPanel * shape.block * shape.bits / 8) {}
+      block_bytes_(kPanel * bytes_of_a_scale(held) +
+                   kPanel * (has_offsets ? bytes_of_an_offset(held) : 0) +
+                   kPanel * shape.block * shape.bits / 8),
+      head_bytes_(held == Held::kProducts ? shape.blocks() * shape.block / kGroupInputs * kPanel *
+                                                sizeof(uint16_t) * (has_offsets ? 2 : 1)
+                                          : 0) {}
 
 Panels Panels::part(size_t first, size_t outputs) const {
   Panels part = *this;
@@ -140,22 +153,24 @@ Panels Panels::part(size_t first, size_t outputs) const {
 }
 
 PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& matrix)
-    : PackedWeights(shape, Halves{matrix, lower_half(matrix, shape)}) {}
+    : PackedWeights(shape, matrix, lower_half(matrix, shape)) {}
 
 PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first,
                              const BlockMatrix& second)
-    : PackedWeights(shape, Halves{first, second}) {}
+    : PackedWeights(shape, Halves{first, second}, factors({first, second}, shape)) {}
 
-PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
-    : Panels(shape, have_half_scales(halves, shape), halves[0].offsets != nullptr) {
+PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves,
+                             const Factored& factored)
+    : Panels(shape, held_as(halves, factored, shape), halves[0].offsets != nullptr) {
   const size_t total = shape.panels() * panel_bytes();
   bytes_ = weight_memory(total);
   uint8_t* bytes = bytes_.get();
   first_ = bytes;
+
   in_halves(shape.panels(), total, [&](size_t first, size_t last) {
     populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
     for (size_t i = first; i < last; ++i) {
-      pack_panel(i, halves, bytes + i * panel_bytes());
+      pack_panel(i, halves, factored, bytes + i * panel_bytes());
     }
   });
   // Two of everything would be too much at once.
@@ -168,33 +183,52 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves)
   }
 }
 
-void PackedWeights::pack_panel(size_t index, const Halves& halves, uint8_t* to) const {
-  const auto& [integers, scales, offsets] = halves[shape_.halves ? index % 2 : 0];
+void PackedWeights::pack_panel(size_t index, const Halves& halves, const Factored& factored,
+                               uint8_t* to) const {
+  const size_t part = shape_.halves ? index % 2 : 0;
+  const auto& [integers, scales, offsets] = halves[part];
   const size_t blocks = shape_.blocks();
   const size_t row_bytes = shape_.block * shape_.bits / 8;
   const size_t first = shape_.halves ? index / 2 * kPanel : index * kPanel;
   const size_t lanes = std::min(kPanel, shape_.outputs - first);
-  // Lanes beyond the last output: rows and scales of zeros.
+  // A number of each output; lanes beyond the last one get zeros.
+  const auto put = [&](auto number_of) {
+    using Number = decltype(number_of(size_t{}));
+    std::array<Number, kPanel> numbers{};
+    for (size_t lane = 0; lane < lanes; ++lane) numbers[lane] = number_of(first + lane);
+    std::memcpy(to, numbers.data(), sizeof numbers);
+    to += sizeof numbers;
+  };
+  if (held_ == Held::kProducts) {
+    const size_t groups = blocks * shape_.block / kGroupInputs;
+    for (size_t group = 0; group < groups; ++group) {
+      const auto factor_of = [&](const Products& products) {
+        return [&, group](size_t output) { return products.factors[output * groups + group]; };
+      };
+      put(factor_of(*factored[part].scales));
+      if (has_offsets_) put(factor_of(factored[part].lows));
+    }
+  }
+  // Rows of lanes beyond the last output.
   std::vector<uint8_t> padded(lanes < kPanel ? kPanel * row_bytes : 0);
   for (size_t block = 0; block < blocks; ++block) {
-    const auto at = [&](size_t lane) { return (first + lane) * blocks + block; };
-    std::memset(to, 0, lanes < kPanel ? block_bytes_ : 0);
-    for (size_t lane = 0; lane < lanes; ++lane) {
-      if (half_scales_) {
-        const uint16_t scale = half(scales[at(lane)]).value_or(0);
-        std::memcpy(to + lane * sizeof scale, &scale, sizeof scale);
-      } else {
-        std::memcpy(to + lane * sizeof(float), &scales[at(lane)], sizeof(float));
-      }
+    const auto of = [&](const auto& numbers) {
+      return [&, block](size_t output) { return numbers[output * blocks + block]; };
+    };
+    switch (held_) {
+      case Held::kFloats:
+        put(of(scales));
+        break;
+      case Held::kHalves:
+        put([&](size_t output) { return half(scales[output * blocks + block]).value_or(0); });
+        break;
+      case Held::kProducts:
+        put(of(factored[part].scales->integers));
+        if (has_offsets_) put(of(factored[part].lows.integers));
+        break;
     }
-    to += kPanel * (half_scales_ ? sizeof(uint16_t) : sizeof(float));
-    if (has_offsets_) {
-      for (size_t lane = 0; lane < lanes; ++lane) {
-        std::memcpy(to + lane * sizeof(float), &offsets[at(lane)], sizeof(float));
-      }
-      to += kPanel * sizeof(float);
-    }
-    const uint8_t* rows = integers + at(0) * row_bytes;
+    if (has_offsets_ && held_ != Held::kProducts) put(of(offsets));
+    const uint8_t* rows = integers + (first * blocks + block) * row_bytes;
     size_t stride = blocks * row_bytes;
     if (lanes < kPanel) {
       for (size_t lane = 0; lane < lanes; ++lane) {

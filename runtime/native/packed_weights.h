@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "factored_scales.h"
 #include "inlined.h"
 
 namespace rbee {
@@ -36,19 +37,47 @@ struct BlockMatrix {
   const float* offsets;
 };
 
+// How the scales and offsets of blocks are held.
+enum class Held : uint8_t {
+  kFloats,    // both as 32-bit floats
+  kHalves,    // scales as 16-bit floats, which hold every one exactly
+  kProducts,  // as in GGUF's K-quants, whose scales are products: of a 16-bit float for each group of
+              // blocks, and an integer of 8 bits for each block. So is what an offset leaves of
+              // weights whose integer is 0; the offset is that and 2^(bits-1) scales, rounded once.
+};
+
+RBEE_INLINED constexpr size_t bytes_of_a_scale(Held held) {
+  return held == Held::kFloats ? sizeof(float) : held == Held::kHalves ? sizeof(uint16_t) : 1;
+}
+
+RBEE_INLINED constexpr size_t bytes_of_an_offset(Held held) {
+  return held == Held::kProducts ? 1 : sizeof(float);
+}
+
+// Inputs of a group of blocks.
+constexpr size_t kGroupInputs = 256;
+
 // A matrix cut into panels of 16 outputs, each one run of memory; or a part of one. A panel holds,
-// block after block of inputs:
+// where scales are products, group after group:
 //
-//   scales   float[16], or 16-bit floats where those hold every scale exactly
-//   offsets  float[16], where the matrix has any
+//   factors  16-bit float[16], of the scales
+//   factors  the same, of what offsets leave, where the matrix has any
+//
+// and then, block after block of inputs:
+//
+//   scales   float[16], 16-bit float[16] or int8[16]
+//   offsets  float[16] or int8[16], where the matrix has any
 //   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
 //            share 64 bytes, the first in the low nibbles
 class Panels {
  public:
   RBEE_INLINED const WeightsShape& shape() const { return shape_; }
-  RBEE_INLINED bool half_scales() const { return half_scales_; }
+  RBEE_INLINED Held held() const { return held_; }
   RBEE_INLINED bool has_offsets() const { return has_offsets_; }
-  RBEE_INLINED size_t panel_bytes() const { return shape_.blocks() * block_bytes_; }
+  // Of a block, and of all factors of a panel.
+  RBEE_INLINED size_t block_bytes() const { return block_bytes_; }
+  RBEE_INLINED size_t head_bytes() const { return head_bytes_; }
+  RBEE_INLINED size_t panel_bytes() const { return head_bytes_ + shape_.blocks() * block_bytes_; }
   RBEE_INLINED const uint8_t* panel(size_t index) const {
     return first_ + index * panel_bytes();
   }
@@ -56,12 +85,13 @@ class Panels {
   Panels part(size_t first, size_t outputs) const;
 
  protected:
-  Panels(const WeightsShape& shape, bool half_scales, bool has_offsets);
+  Panels(const WeightsShape& shape, Held held, bool has_offsets);
 
   WeightsShape shape_;
-  bool half_scales_;
+  Held held_;
   bool has_offsets_;
   size_t block_bytes_;
+  size_t head_bytes_;
   const uint8_t* first_ = nullptr;
 };
 
@@ -74,9 +104,10 @@ class PackedWeights : public Panels {
 
  private:
   using Halves = std::array<BlockMatrix, 2>;
+  using Factored = std::array<FactoredMatrix, 2>;
 
-  PackedWeights(const WeightsShape& shape, const Halves& halves);
-  void pack_panel(size_t index, const Halves& halves, uint8_t* to) const;
+  PackedWeights(const WeightsShape& shape, const Halves& halves, const Factored& factored);
+  void pack_panel(size_t index, const Halves& halves, const Factored& factored, uint8_t* to) const;
 
   std::shared_ptr<uint8_t> bytes_;
 };

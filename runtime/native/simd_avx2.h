@@ -48,6 +48,13 @@ inline Floats load(const Half* from) {
   const auto* eights = reinterpret_cast<const __m128i*>(from);
   return {_mm256_cvtph_ps(_mm_loadu_si128(eights)), _mm256_cvtph_ps(_mm_loadu_si128(eights + 1))};
 }
+inline Floats load(const int8_t* from) {
+  const auto eight = [&](size_t first) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(from + first);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes)));
+  };
+  return {eight(0), eight(8)};
+}
 inline Floats load(const Half* from, First lanes) {
   // There are no masks for numbers of 16 bits.
   Half whole[kLanes] = {};

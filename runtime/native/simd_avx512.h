@@ -27,6 +27,10 @@ inline void store(float* to, Floats x, First lanes) { _mm512_mask_storeu_ps(to, 
 inline Floats load(const Half* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
+inline Floats load(const int8_t* from) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
 inline Floats load(const Half* from, First lanes) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes.mask, from));
 }

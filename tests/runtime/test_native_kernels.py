@@ -12,9 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.factored import GROUP, factored
 from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeFamily
-from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
+from support.native import (
+    VARIANTS,
+    assert_near,
+    both,
+    model,
+    natively,
+    needs_kernels,
+    session,
+)
 from support.running import open_cpu
 
 from rbee_export.dialect.functions import block_product, gated
@@ -38,19 +47,35 @@ def product(
     scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
     if short_scales:
         scales = scales.astype(np.float16).astype(np.float32)
-    constants: dict[str, NDArray[Any] | None] = {
-        "integers": rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8),
-        "scales": scales,
-    }
-    if offsets:
-        constants["offsets"] = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
+    added = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32) if offsets else None
+    integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
+    return product_of(
+        rng, bits, block, k, integers=integers, scales=scales, offsets=added, bias=bias
+    )
+
+
+def product_of(
+    rng: np.random.Generator,
+    bits: int,
+    block: int,
+    k: int,
+    *,
+    integers: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    offsets: NDArray[np.float32] | None,
+    bias: bool = False,
+) -> ir.Model:
+    n = len(scales)
+    constants: dict[str, NDArray[Any] | None] = {"integers": integers, "scales": scales}
+    if offsets is not None:
+        constants["offsets"] = offsets
     elif bias:
         constants |= {"zero_points": None, "order": None}
     if bias:
         constants["bias"] = rng.standard_normal(n, np.float32)
     attributes: dict[str, float] = {"N": n, "K": k, "bits": bits, "block_size": block}
     x = {"x": np.zeros((1, k), np.float32)}
-    if offsets:
+    if offsets is not None:
         function = block_product(OPSET, {"accuracy_level": 4})
         return model("BlockProduct", x, constants, attributes, function=function)
     return model("MatMulNBits", x, constants, attributes | {"accuracy_level": 4})
@@ -130,6 +155,40 @@ def test_products_of_blocks_with_offsets(
     of = product(rng, n, k, bits, block, bias=bias, offsets=True, short_scales=short_scales)
     x = {"x": activations(rng, rows, k, block)}
     assert_near(*both(of, x), tolerance=1e-5)
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 20),
+    bits=st.sampled_from([4, 8]),
+    block=st.sampled_from([16, 32]),
+    offsets=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_scales_that_are_products_are_what_they_come_to(
+    *, n: int, groups: int, rows: int, bits: int, block: int, offsets: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    k = groups * GROUP
+    scales, added = factored(rng, n, k, bits, block)
+    integers = rng.integers(0, 256, (n, k // block, block * bits // 8), np.uint8)
+    x = activations(rng, rows, k, block)
+
+    def held(integers: NDArray[Any], *floats: NDArray[Any]) -> ir.Model:
+        k, (scales, added) = integers.shape[1] * block, floats
+        given = added if offsets else None
+        return product_of(rng, bits, block, k, integers=integers, scales=scales, offsets=given)
+
+    factors = held(integers, scales, added)
+    # With a block of zeros behind them they are no whole groups, and stay floats.
+    more = [np.pad(array, [(0, 0), (0, 1)]) for array in (scales, added)]
+    floats = held(np.pad(integers, [(0, 0), (0, 1), (0, 0)]), *more)
+    found, wanted = both(factors, {"x": x})
+    assert_near(found, wanted, tolerance=1e-5)
+    assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
 
 
 @needs_kernels

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.factored import GROUP, factored
 from support.native import model, needs_kernels, needs_matrix_unit, session
 
 from rbee_export.dialect.functions import block_product
@@ -37,7 +38,8 @@ class Product:
         *,
         bias: bool,
         offsets: bool,
-        short_scales: bool,
+        short_scales: bool = False,
+        products: bool = False,
     ) -> None:
         blocks = -(-k // block)
         scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
@@ -48,6 +50,11 @@ class Product:
         added = np.zeros((n, blocks), np.float32)
         if offsets:
             added = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
+        if products:
+            scales, lows = factored(rng, n, k, bits, block)
+            added = lows if offsets else added
+            constants["scales"] = scales
+        if offsets:
             constants["offsets"] = added
         elif bias:
             constants |= {"zero_points": None, "order": None}
@@ -60,6 +67,8 @@ class Product:
         numbers = whole.astype(np.float64) - 2 ** (bits - 1)
         weights = numbers * scales[..., None] + added[..., None]
         self.weights = weights.reshape(n, -1)[:, :k]
+        parts = np.abs(numbers * scales[..., None]) + np.abs(added[..., None])
+        self.weight_parts = parts.reshape(n, -1)[:, :k]
         attributes = {"N": n, "K": k, "bits": bits, "block_size": block}
         x = {"x": np.zeros((1, 1, k), np.float32)}
         if offsets:
@@ -75,6 +84,10 @@ class Product:
     def sizes(self, x: Array) -> Array:
         """Return the sums of the products' sizes."""
         return np.abs(x).astype(np.float64) @ np.abs(self.weights).T
+
+    def parts(self, x: Array) -> Array:
+        """Return the same, a weight counted for its scaled integer and for its offset."""
+        return np.abs(x).astype(np.float64) @ self.weight_parts.T
 
     def run(self, x: Array, variant: str = "amx") -> Array:
         opened = session(self.model, native=True, variant=variant)
@@ -117,6 +130,29 @@ def test_products(
     x = rng.standard_normal((sequences, rows, k), np.float32)
     errors = np.abs(of.run(x) - of.exact(x))
     assert np.all(errors <= WORST * of.sizes(x) + 1e-5)
+
+
+@needs_matrix_unit
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 90),
+    groups=st.sampled_from([1, 2, 3, 18]),  # the last does not fit a core's cache
+    rows=st.integers(2, 100),
+    bits=st.sampled_from([4, 8]),
+    block=st.sampled_from([16, 32]),
+    offsets=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_scales_that_are_products(
+    *, n: int, groups: int, rows: int, bits: int, block: int, offsets: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    k = groups * GROUP
+    of = Product(rng, n, k, bits, block, bias=False, offsets=offsets, products=True)
+    x = rng.standard_normal((1, rows, k), np.float32)
+    errors = np.abs(of.run(x) - of.exact(x))
+    # What an offset takes away from a scale's weights may be far larger than what is left.
+    assert np.all(errors <= WORST * of.parts(x) + 1e-5)
 
 
 @needs_matrix_unit

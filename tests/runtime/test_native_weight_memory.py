@@ -13,7 +13,11 @@ import onnxruntime as ort
 import psutil
 import pytest
 from numpy.typing import NDArray
+from support.factored import factored
 from support.native import model, needs_kernels, session
+
+from rbee_export.dialect.functions import block_product
+from rbee_export.dialect.ort import OPSET
 
 MB = 1 << 20
 OUTPUTS, INPUTS, BLOCK = 2048, 2048, 32
@@ -24,7 +28,7 @@ TAKEN_AT_ONCE = 64 * MB
 
 
 @pytest.fixture
-def product(tmp_path: Path) -> ir.Model:
+def product() -> ir.Model:
     rng = np.random.default_rng(0)
     blocks = INPUTS // BLOCK
     return model(
@@ -87,6 +91,35 @@ def test_memory_of_weights_is_given_back(product: ir.Model) -> None:
         gc.collect()
     assert psutil.Process().memory_info().rss - before < TAKEN_AT_ONCE + 10 * WEIGHTS
     del still_open
+
+
+@needs_kernels
+def test_scales_that_are_products_take_a_byte_each() -> None:
+    rng = np.random.default_rng(2)
+    blocks = INPUTS // BLOCK
+    integers = rng.integers(0, 256, (OUTPUTS, blocks, BLOCK // 2), np.uint8)
+
+    def taken(scales: NDArray[np.float32], offsets: NDArray[np.float32]) -> int:
+        """Return bytes that 12 such products take, with what they come from."""
+        function = block_product(OPSET, {"accuracy_level": 4})
+        of = model(
+            "BlockProduct",
+            {"x": np.zeros((1, INPUTS), np.float32)},
+            {"integers": integers, "scales": scales, "offsets": offsets},
+            {"N": OUTPUTS, "K": INPUTS, "bits": 4, "block_size": BLOCK},
+            function=function,
+        )
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        opened = [session(of, native=True) for _ in range(12)]
+        after = psutil.Process().memory_info().rss
+        del opened
+        return after - before
+
+    floats = [rng.uniform(-0.02, 0.02, (OUTPUTS, blocks)).astype(np.float32) for _ in range(2)]
+    less = taken(*floats) - taken(*factored(rng, OUTPUTS, INPUTS, 4, BLOCK))
+    # Of each block's 16 outputs 4 bytes less a scale and an offset, but for the group's: 5.5.
+    assert less > 12 * 4 * OUTPUTS * blocks
 
 
 def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
