@@ -80,7 +80,10 @@ class PlainMessage(Part):
 
 def _object_in_json(text: str) -> str:
     try:
-        whole = isinstance(json.loads(text or "{}"), dict)
+        found = json.loads(text or "{}")
+        # Half of a surrogate pair may be escaped in JSON, and can be in no prompt.
+        json.dumps(found, ensure_ascii=False).encode()
+        whole = isinstance(found, dict)
     except (ValueError, RecursionError):
         whole = False
     if not whole:

@@ -425,7 +425,7 @@ MANY = [tool(f"f{n}") for n in range(129)]
                 "messages[0].tool_calls[0].function.arguments",
                 "must be a JSON object, written as a string",
             )
-            for arguments in ("SECRET", "[]", '{"a": ', "[" * 100_000)
+            for arguments in ("SECRET", "[]", '{"a": ', "[" * 100_000, r'{"a": "\ud800"}')
         ),
     ],
 )
