@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -272,31 +271,3 @@ def test_a_marker_of_any_letters(qwen: Engine, marker: str) -> None:
             assert grammar.allowed[token]
             grammar.advance(token)
         assert grammar.is_complete
-
-
-def test_a_marker_is_one_in_letters_too(make_tool_artifact: MakeToolArtifact) -> None:
-    """As its special token and its name in letters are the same in the text that is told."""
-    with Engine.load(make_tool_artifact("mistral"), backend="cpu", slots=1) as engine:
-        constraint = held_to(engine)
-        grammar = engine._grammars.compile(constraint)
-        letters = [engine.tokenizer.encode(c)[0] for c in "[TOOL_CALLS] "]
-        for token in letters:
-            assert grammar.allowed[token]
-            grammar.advance(token)
-        assert grammar.allowed.sum() <= 2
-        assert "[TOOL_CALLS]" in engine.tokenizer.specials
-
-
-def test_in_text_any_special_token_may_come(make_tool_artifact: MakeToolArtifact) -> None:
-    with Engine.load(make_tool_artifact("mistral"), backend="cpu", slots=1) as engine:
-        specials = engine.tokenizer.specials
-        grammar = engine._grammars.compile(held_to(engine))
-        assert grammar.allowed[list(specials.values())].all()
-        grammar.advance(specials["[INST]"])
-        grammar.advance(engine.tokenizer.encode("a")[0])
-        assert grammar.allowed[list(specials.values())].all()
-        bare = replace(held_to(engine), form=FAMILIES["llama"].form)
-        grammar = engine._grammars.compile(bare)
-        # Text that is not told must not stand before what is a call only at the beginning.
-        assert not grammar.allowed[specials["[INST]"]]
-        assert grammar.allowed[list(engine.manifest.eos_token_ids)].all()

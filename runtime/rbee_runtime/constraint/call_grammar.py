@@ -79,8 +79,11 @@ def _after_text(
         token = specials.get(marker)
         yield "marked: spelled" if token is None else f"marked: spelled | TEXT? <[{token}]>"
     else:
-        yield f"start: (FIRST{more})? | {json.dumps(marker)} calls"
-        yield rf"FIRST: /[^\x{{{ord(marker[0]):x}}}](.|\n)*/"
+        # Some decoders leave out a space that an answer begins with: a marker would be first then.
+        marked = rf"\x{{{ord(marker[0]):x}}}"
+        yield f"start: (FIRST{more} | SPACE)? | {json.dumps(marker)} calls"
+        yield rf"FIRST: / ?[^ {marked}](.|\n)*|  (.|\n)*/"
+        yield "SPACE: / /"
 
 
 def _literal(text: str, specials: Mapping[str, int]) -> str:

@@ -94,7 +94,8 @@ class Grammars:
             except Unspelled:
                 message = f"{name} is not served with this model, whose tokens are not bytes"
                 raise InvalidRequest(name, message) from None
-        specials = self._tokenizer.specials
+        # Some tokenizers have tokens that the model has no logits for.
+        specials = {name: i for name, i in self._tokenizer.specials.items() if i < self._vocab}
         try:
             written = source(constraint, specials, self._eos.tolist())
         except ValueError as error:
