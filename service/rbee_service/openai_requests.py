@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from rbee_runtime.constraint import Constraint, ToolCalls
+from rbee_runtime.constraint import Constraint
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
 from rbee_service.openai_formats import ResponseFormat, TextFormat
@@ -152,7 +152,7 @@ class OpenAiFields(Part):
         max_tokens: int | None,
         deadline: float | None,
         *,
-        calls: ToolCalls | None = None,
+        constraint: Constraint | None = None,
         index: int = 0,
     ) -> Request:
         """Return the engine's form of this request.
@@ -162,7 +162,7 @@ class OpenAiFields(Part):
             prompt: Text or token ids to continue.
             max_tokens: Upper bound on new tokens.
             deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
-            calls: What the completion is held to, where it may call functions.
+            constraint: What the completion is held to.
             index: Which of the choices.
         """
         return Request(
@@ -183,7 +183,7 @@ class OpenAiFields(Part):
             ),
             stop=tuple(self.stop),
             deadline=deadline,
-            constraint=calls or self.constraint,
+            constraint=constraint,
         )
 
 

@@ -166,3 +166,18 @@ async def test_each_token_is_told_once(tmp_path: Path) -> None:
         "No <tool_",
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    "held_to", [{"tools": TOOLS}, {"response_format": {"type": "json_object"}}, {}]
+)
+async def test_all_choices_are_held_to_one_object(tmp_path: Path, held_to: Any) -> None:
+    """Which the engine compiles once."""
+    engine = StandInEngine()
+    body = {"model": MODEL, "messages": HELLO, "n": 3} | held_to
+    async with served(tmp_path, engine) as (client, _):
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    first, *others = (one.constraint for one in engine.submitted)
+    assert len(others) == 2
+    assert (first is None) == (not held_to)
+    assert all(one is first for one in others)

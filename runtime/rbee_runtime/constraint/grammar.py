@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
@@ -60,11 +62,14 @@ class Grammars:
         self._eos = np.asarray(sorted(eos), np.intp)
         self._turn = threading.Lock()
         self._library: LLTokenizer | None = None
+        self._latest: tuple[Constraint, weakref.ref[Grammar]] | None = None
 
     def compile(self, constraint: Constraint) -> Grammar:
         """Return what holds one completion to a constraint. Takes milliseconds, or many of them.
 
-        One is compiled at a time, so that no more than one core is taken from the engine.
+        One is compiled at a time, so that no more than one core is taken from the engine. Where the
+        same constraint is asked for again, and the first completion held to it is not done, it is
+        not compiled again: so the choices of one request share one.
 
         Raises:
             InvalidRequest: The constraint is malformed, cannot be enforced, or is too large; or
@@ -72,11 +77,20 @@ class Grammars:
             QueueFull: Others take too long to be compiled.
             OutOfMemory: There is none for the stack that compiling may take.
         """
-        _check(constraint)
+        latest = self._latest
+        if latest is None or latest[0] is not constraint:
+            _check(constraint)
         if not self._turn.acquire(timeout=_PATIENCE):
             raise QueueFull("too many constraints are being compiled")
         try:
-            return _on_a_deep_stack(lambda: self._compile(constraint))
+            latest = self._latest
+            known = latest[1]() if latest is not None and latest[0] is constraint else None
+            if known is not None:
+                with suppress(InferenceFailed):
+                    return known.again()
+            grammar = _on_a_deep_stack(lambda: self._compile(constraint))
+            self._latest = (constraint, weakref.ref(grammar))
+            return grammar
         finally:
             self._turn.release()
 
@@ -126,6 +140,7 @@ class Grammar:
 
     def __init__(self, matcher: LLMatcher, vocab: int, eos: NDArray[np.intp]) -> None:
         self._matcher = matcher
+        self._unused = matcher  # nothing is known of it before it has begun
         self._vocab = vocab
         self._eos = eos
         # One more than the model has: the end of the text, which may be any of several tokens.
@@ -144,6 +159,21 @@ class Grammar:
         """
         self._require_sound()
         self._find()
+        self._unused = self._matcher.deep_copy()
+
+    def again(self) -> Grammar:
+        """Return the constraint as at its beginning, for another completion.
+
+        What either explores both know, and the library's limits on that are those of both: so it
+        is not for completions that have nothing to do with each other.
+
+        Raises:
+            InferenceFailed: The limits are reached.
+        """
+        grammar = Grammar(self._unused.deep_copy(), self._vocab, self._eos)
+        grammar.shown = self.shown
+        grammar.begin()
+        return grammar
 
     def advance(self, token: int) -> None:
         """Take the token that came and find what may follow.

@@ -161,6 +161,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         request_id = uuid.uuid4().hex
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
         envelope = Envelope(name, int(time.time()), inferences.model, chat)
+        held_to = calls or body.constraint  # one for all choices, so that it is compiled once
         async with AsyncExitStack() as stack:
             choices = []
             for index in range(body.n):
@@ -171,7 +172,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
                     prompt,
                     max_tokens,
                     manner.deadline,
-                    calls=calls,
+                    constraint=held_to,
                     index=index,
                 )
                 begun = await stack.enter_async_context(
