@@ -82,9 +82,9 @@ def write_random_gguf(file: Path, sample: Path, shape: GgufShape, kind: str = "q
     reader = gguf.GGUFReader(sample)
     for name, field in reader.fields.items():
         if name.startswith("tokenizer."):
-            kind, *inner = field.types
+            outer, *inner = field.types
             part = inner[-1] if inner else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=part)
+            writer.add_key_value(name, field.contents(), outer, sub_type=part)
     vocab = len(reader.fields["tokenizer.ggml.tokens"].data)
     writer.add_block_count(shape.layers)
     writer.add_context_length(4096)
