@@ -22,8 +22,8 @@ struct FactoredMatrix {
 };
 
 // Factors `count` scales, and as many offsets unless they are null, of groups of so many one after
-// another. An offset is `middle` scales and such a product, rounded once. Each comes out again bit by
-// bit, or nothing does.
+// another. An offset is `middle` scales and such a product, rounded once. Each comes out again bit
+// by bit, or nothing does.
 FactoredMatrix factored(const float* scales, const float* offsets, size_t count, size_t group,
                         float middle);
 

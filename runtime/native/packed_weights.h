@@ -37,13 +37,14 @@ struct BlockMatrix {
   const float* offsets;
 };
 
-// How the scales and offsets of blocks are held.
+// How the scales and offsets of blocks are held. As products they are in GGUF's K-quants: a scale of
+// a 16-bit float, which a group of blocks shares, and of an integer of 8 bits, and just so what an
+// offset leaves of weights whose integer is 0. The offset is that and 2^(bits-1) scales, rounded
+// once.
 enum class Held : uint8_t {
   kFloats,    // both as 32-bit floats
-  kHalves,    // scales as 16-bit floats, which hold every one exactly
-  kProducts,  // as in GGUF's K-quants, whose scales are products: of a 16-bit float for each group of
-              // blocks, and an integer of 8 bits for each block. So is what an offset leaves of
-              // weights whose integer is 0; the offset is that and 2^(bits-1) scales, rounded once.
+  kHalves,    // scales as 16-bit floats, which hold every one exactly; offsets as 32-bit ones
+  kProducts,  // both as products
 };
 
 RBEE_INLINED constexpr size_t bytes_of_a_scale(Held held) {

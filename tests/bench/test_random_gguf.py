@@ -12,12 +12,13 @@ from rbee_runtime import Engine
 
 
 @pytest.mark.parametrize(("experts", "family"), [(0, "qwen3"), (6, "qwen3_moe")])
+@pytest.mark.parametrize(("kind", "width"), [("q4_0", 64), ("q4_k", 256)])
 def test_it_runs_and_its_words_do_not_run_away(
-    experts: int, family: str, sample_gguf: Path, tmp_path: Path
+    *, experts: int, family: str, kind: str, width: int, sample_gguf: Path, tmp_path: Path
 ) -> None:
     file, artifact = tmp_path / "random.gguf", tmp_path / "artifact"
-    shape = GgufShape(2, 64, 64, heads=4, kv_heads=2, experts=experts, active=2)
-    write_random_gguf(file, sample_gguf, shape)
+    shape = GgufShape(2, width, width, heads=4, kv_heads=2, experts=experts, active=2)
+    write_random_gguf(file, sample_gguf, shape, kind)
     checkpoint = open_checkpoint(file)
     manifest = export(checkpoint, artifact, Options(), digest(checkpoint.files))
     assert (manifest.family, manifest.precision) == (family, "gguf")
