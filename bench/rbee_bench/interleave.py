@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import TypeVar
+
+from rbee_bench.subject import Progress
 
 T = TypeVar("T")
 
@@ -29,3 +32,9 @@ def interleave(
             taken[name].append(measure())
             turn(name)
     return {name: tuple(values[1:]) for name, values in taken.items()}
+
+
+def counted(progress: Progress, turns: int) -> Callable[[str], None]:
+    """Return what tells of each turn that is done, of so many, by its name."""
+    done = count(1)
+    return lambda name: progress(name, next(done), turns)

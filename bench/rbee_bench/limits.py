@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from rbee_bench.bystanders import Bystanders
-from rbee_bench.interleave import interleave
+from rbee_bench.interleave import counted, interleave
 from rbee_bench.peers import Reads
 from rbee_bench.subject import Progress
 
@@ -123,13 +123,7 @@ def measure_limits(threads: int, progress: Progress) -> Limits:
         "fp32": _product("MatMul", _FP32, threads),
         "int8": _product("MatMulInteger", _INT8, threads),
     }
-    done = 0
-
-    def turn(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, len(subjects) * (_ROUNDS + 1))
-
+    turn = counted(progress, len(subjects) * (_ROUNDS + 1))
     bystanders = Bystanders()
     taken = interleave({name: partial(_best, one) for name, one in subjects.items()}, _ROUNDS, turn)
     return Limits(threads, taken["memory"], taken["fp32"], taken["int8"], bystanders.share())

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import counted
 from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
 from rbee_bench.sse_client import StreamFault, ask
 from rbee_bench.subject import Progress
@@ -51,13 +52,7 @@ def measure_logprobs(artifact: Artifact, tokens: int, rounds: int, progress: Pro
         StreamFault: An answer was not whole.
     """
     turns = 2 * len(STREAMS) * 2 * (rounds + 1)
-    done = 0
-
-    def turn(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, turns)
-
+    turn = counted(progress, turns)
     progress("starting", 0, turns)
     flags = ("--model", str(artifact.path), "--model-ref", _MODEL, "--slots", str(SLOTS))
     with (

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import counted
 from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
 from rbee_bench.sse_client import StreamFault, ask, events
 from rbee_bench.subject import Progress
@@ -46,13 +47,7 @@ def measure_streaming(
         StreamFault: A stream was not in order.
     """
     turns = len(STREAMS) * 2 * (rounds + 1)
-    done = 0
-
-    def turn(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, turns)
-
+    turn = counted(progress, turns)
     progress("starting", 0, turns)
     flags = ("--model", str(artifact.path), "--slots", str(SLOTS))
     with (

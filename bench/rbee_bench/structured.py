@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import counted
 from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
 from rbee_bench.subject import Progress
 from rbee_runtime import Artifact, Engine, JsonSchema, Request, RuntimeFault
@@ -73,13 +74,7 @@ def measure_structured(
 ) -> Structured:
     """Complete prompts held to a schema and held to nothing, by turns, then under attack."""
     turns = len(STREAMS) * 2 * (rounds + 1) + 3
-    done = 0
-
-    def turn(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, turns)
-
+    turn = counted(progress, turns)
     progress("starting", 0, turns)
     with Engine.load(artifact.path, slots=SLOTS) as engine:
         bystanders = Bystanders([])

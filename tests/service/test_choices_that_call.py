@@ -10,13 +10,13 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
-from stand_in import MODEL, StandInEngine, bodies, finished, ready, running, served
+from stand_in import MODEL, StandInEngine, bodies, finished, served
 from support.makers import MakeToolArtifact
+from support.openai_client import asked_of
 
 from rbee_runtime.events import Event, Piece, Started, StopReason
 from rbee_runtime.logprobs import TokenLogprobs
 from rbee_runtime.request import Request
-from rbee_service.model_loader import load_model
 
 HELLO: list[Any] = [{"role": "user", "content": "Rain in Köln?"}]
 CITY = {"type": "string", "maxLength": 6}
@@ -43,13 +43,8 @@ async def client(
     request: pytest.FixtureRequest, tmp_path: Path, make_tool_artifact: MakeToolArtifact
 ) -> AsyncIterator[openai.AsyncOpenAI]:
     artifact = make_tool_artifact(request.param)
-    flags = ("--model", str(artifact), "--model-ref", "tiny", "--slots", "2")
-    async with running(tmp_path, load_model, *flags) as worker:
-        await ready(worker)
-        async with openai.AsyncOpenAI(
-            base_url=f"{worker.url}/v1", api_key="none", max_retries=0, timeout=30
-        ) as client:
-            yield client
+    async with asked_of(artifact, tmp_path) as client:
+        yield client
 
 
 def written(tokens: list[ChatCompletionTokenLogprob]) -> str:

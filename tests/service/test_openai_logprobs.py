@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 from stand_in import MODEL, StandInEngine, finished, ready, running, served
+from support.openai_client import asked_of
 from support.two_tokenizers import byte_fallback, byte_level
 
 from rbee_runtime.events import Event, Piece, Started, StopReason
@@ -32,13 +33,8 @@ BYTES: dict[str, Any] = {"logit_bias": {str(3 + byte): 4.0 for byte in "🙂é".
 
 @pytest.fixture
 async def client(tmp_path: Path, tiny_artifact: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
-    async with running(tmp_path, load_model, *flags) as worker:
-        await ready(worker)
-        async with openai.AsyncOpenAI(
-            base_url=f"{worker.url}/v1", api_key="none", max_retries=0, timeout=30
-        ) as client:
-            yield client
+    async with asked_of(tiny_artifact, tmp_path) as client:
+        yield client
 
 
 def spelled(tokens: Iterable[ChatCompletionTokenLogprob]) -> str:

@@ -12,14 +12,14 @@ import jsonschema_rs
 import openai
 import pytest
 from pydantic import BaseModel, Field
-from stand_in import MODEL, StandInEngine, bodies, finished, ready, running, served, text
+from stand_in import MODEL, StandInEngine, bodies, finished, served, text
 from support.makers import MakeArtifact, MakeToolArtifact
+from support.openai_client import asked_of
 from support.tool_families import FAMILIES
 
 from rbee_runtime.constraint import Function, ToolCalls
 from rbee_runtime.events import Event, Piece, Started, StopReason
 from rbee_runtime.tools.in_words import FORM
-from rbee_service.model_loader import load_model
 
 HELLO: list[Any] = [{"role": "user", "content": "Rain in Köln?"}]
 WEATHER: dict[str, Any] = {
@@ -57,7 +57,7 @@ TOLD: list[Any] = [*CALLED, {"role": "tool", "tool_call_id": "call_1", "content"
 async def client(
     request: pytest.FixtureRequest, tmp_path: Path, make_tool_artifact: MakeToolArtifact
 ) -> AsyncIterator[openai.AsyncOpenAI]:
-    async for client in asked_of(make_tool_artifact(request.param), tmp_path):
+    async with asked_of(make_tool_artifact(request.param), tmp_path) as client:
         yield client
 
 
@@ -65,18 +65,8 @@ async def client(
 async def qwen(
     tmp_path: Path, make_tool_artifact: MakeToolArtifact
 ) -> AsyncIterator[openai.AsyncOpenAI]:
-    async for client in asked_of(make_tool_artifact("qwen2"), tmp_path):
+    async with asked_of(make_tool_artifact("qwen2"), tmp_path) as client:
         yield client
-
-
-async def asked_of(artifact: Path, directory: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    flags = ("--model", str(artifact), "--model-ref", "tiny", "--slots", "2")
-    async with running(directory, load_model, *flags) as worker:
-        await ready(worker)
-        async with openai.AsyncOpenAI(
-            base_url=f"{worker.url}/v1", api_key="none", max_retries=0, timeout=30
-        ) as client:
-            yield client
 
 
 def require_valid(message: Any) -> None:
@@ -219,7 +209,7 @@ async def test_a_call_that_is_cut_off_says_so(qwen: openai.AsyncOpenAI) -> None:
 async def test_a_real_model_that_knows_nothing_of_functions(
     tmp_path: Path, sample_gguf: Path, make_artifact: MakeArtifact
 ) -> None:
-    async for client in asked_of(make_artifact(sample_gguf), tmp_path):
+    async with asked_of(make_artifact(sample_gguf), tmp_path) as client:
         asking = ASKING | {"messages": [{"role": "user", "content": "What is 17 plus 25?"}]}
         number = {"type": "integer", "minimum": 0, "maximum": 99}
         add = {"type": "object", "properties": {"a": number, "b": number}, "required": ["a", "b"]}

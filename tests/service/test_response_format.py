@@ -12,10 +12,10 @@ import jsonschema_rs
 import openai
 import pytest
 from pydantic import BaseModel, Field
-from stand_in import MODEL, StandInEngine, ready, running, served, text
+from stand_in import MODEL, StandInEngine, served, text
+from support.openai_client import asked_of
 
 from rbee_runtime.constraint import JsonSchema
-from rbee_service.model_loader import load_model
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 ASKING: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 400}
@@ -34,13 +34,8 @@ class Hive(BaseModel):
 
 @pytest.fixture
 async def client(tmp_path: Path, tiny_artifact: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
-    async with running(tmp_path, load_model, *flags) as worker:
-        await ready(worker)
-        async with openai.AsyncOpenAI(
-            base_url=f"{worker.url}/v1", api_key="none", max_retries=0, timeout=30
-        ) as client:
-            yield client
+    async with asked_of(tiny_artifact, tmp_path) as client:
+        yield client
 
 
 def of(schema: Any, **others: Any) -> Any:
