@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import counted
-from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
-from rbee_bench.sse_client import StreamFault, ask
+from rbee_bench.overhead import (
+    SLOTS,
+    STREAMS,
+    OverheadRow,
+    completion_rate,
+    measure_overhead,
+    served_rate,
+)
+from rbee_bench.sse_client import Answer, StreamFault
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import started_worker
 from rbee_runtime import Artifact, Engine
@@ -68,7 +74,8 @@ def measure_logprobs(artifact: Artifact, tokens: int, rounds: int, progress: Pro
             return completion_rate(engine, prompts, tokens, sampling=sampling)
 
         def served(asked: int | None, streams: int) -> float:
-            return asyncio.run(_worker(worker.port, streams, tokens, asked))
+            bodies = [_body(number, tokens, asked) for number in range(streams)]
+            return asyncio.run(served_rate(worker.port, "/v1/completions", bodies, _tokens_of))
 
         of_engine, of_worker = (
             measure_overhead(
@@ -83,15 +90,6 @@ def measure_logprobs(artifact: Artifact, tokens: int, rounds: int, progress: Pro
     return Logprobs(artifact.manifest.precision, tokens, of_engine, of_worker, share)
 
 
-async def _worker(port: int, streams: int, tokens: int, asked: int | None) -> float:
-    began = time.monotonic()
-    answers = await asyncio.gather(
-        *(ask(port, "/v1/completions", _body(n, tokens, asked)) for n in range(streams))
-    )
-    seconds = max(answer.last for answer in answers) - began
-    return sum(_tokens_of(answer.body) for answer in answers) / seconds
-
-
 def _body(number: int, tokens: int, asked: int | None) -> dict[str, object]:
     return {
         "model": _MODEL,
@@ -104,8 +102,8 @@ def _body(number: int, tokens: int, asked: int | None) -> dict[str, object]:
     }
 
 
-def _tokens_of(body: bytes) -> int:
-    *events, done, rest = body.split(b"\n\n")
+def _tokens_of(answer: Answer) -> int:
+    *events, done, rest = answer.body.split(b"\n\n")
     if done != b"data: [DONE]" or rest:
         raise StreamFault("the stream does not end with [DONE]")
     counted = events[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import statistics
 import time
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from rbee_bench.interleave import interleave
+from rbee_bench.sse_client import Answer, ask
 from rbee_bench.stats import paired_ratio, spread
 from rbee_runtime import Engine, JsonSchema, Request, SamplingParams
 from rbee_runtime.events import Event, Failed, Finished
@@ -99,3 +101,17 @@ def completion_rate(
             case Failed(error=error):
                 raise error
     return count / (time.monotonic() - began)
+
+
+async def served_rate(
+    port: int, route: str, bodies: Sequence[dict[str, object]], tokens_of: Callable[[Answer], int]
+) -> float:
+    """Ask a worker everything at once and return the tokens a second of all answers together.
+
+    Raises:
+        StreamFault: An answer was not whole.
+    """
+    began = time.monotonic()
+    answers = await asyncio.gather(*(ask(port, route, body) for body in bodies))
+    seconds = max(answer.last for answer in answers) - began
+    return sum(map(tokens_of, answers)) / seconds

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import counted
-from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
-from rbee_bench.sse_client import StreamFault, ask, events
+from rbee_bench.overhead import (
+    SLOTS,
+    STREAMS,
+    OverheadRow,
+    completion_rate,
+    measure_overhead,
+    served_rate,
+)
+from rbee_bench.sse_client import Answer, StreamFault, events
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import started_worker
 from rbee_runtime import Artifact, Engine
@@ -62,25 +68,19 @@ def measure_streaming(
             return completion_rate(engine, prompts, tokens)
 
         def served(streams: int) -> float:
-            return asyncio.run(_worker(worker.port, streams, tokens))
+            bodies = [_body(number, tokens) for number in range(streams)]
+            return asyncio.run(served_rate(worker.port, "/v1/inference", bodies, _tokens_of))
 
         rows = measure_overhead(("engine", alone), ("worker", served), rounds, turn)
         share = bystanders.share()
     return Streaming(artifact.manifest.precision, tokens, rows, share)
 
 
-async def _worker(port: int, streams: int, tokens: int) -> float:
-    began = time.monotonic()
-    answers = await asyncio.gather(
-        *(ask(port, "/v1/inference", _body(number, tokens)) for number in range(streams))
-    )
-    seconds = max(answer.last for answer in answers) - began
-    count = 0
-    for answer in answers:
-        if answer.status != 200:
-            raise StreamFault(f"the worker answered {answer.status}")
-        count += events(answer.body)[-1].get("items_out", 0)
-    return count / seconds
+def _tokens_of(answer: Answer) -> int:
+    if answer.status != 200:
+        raise StreamFault(f"the worker answered {answer.status}")
+    count: int = events(answer.body)[-1].get("items_out", 0)
+    return count
 
 
 def _body(number: int, tokens: int) -> dict[str, object]:
