@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.factored import GROUP, factored
-from support.native import model, needs_kernels, needs_matrix_unit, session
+from support.native import model, needs_matrix_unit, session
 
 from rbee_export.dialect.functions import block_product
 from rbee_export.dialect.ort import OPSET
@@ -181,7 +181,7 @@ def test_a_token_is_the_same_in_any_long_chunk(bits: int, block: int) -> None:
         np.testing.assert_array_equal(of.run(x[:, first:last]), together[:, first:last])
 
 
-@needs_kernels
+@needs_matrix_unit
 def test_decoding_many_sequences_keeps_off_the_unit() -> None:
     rng = np.random.default_rng(13)
     of = Product(rng, 48, 256, 4, 32, bias=False, offsets=False, short_scales=True)
