@@ -165,7 +165,9 @@ def test_complete_answers_in_order(tiny_artifact: Path) -> None:
         with pytest.raises(InvalidRequest, match="must be a list of texts"):
             engine.complete("fine")
         assert engine.complete([]) == []
-        submit(engine, Request("last", [5], 1, GREEDY)).finished()
+        # What was cancelled just before may have its slot for another step, no longer.
+        for name in ("next", "last"):
+            submit(engine, Request(name, [5], 1, GREEDY)).finished()
         assert engine.status().slots_available == 2
 
 
