@@ -20,7 +20,7 @@ struct Rotary {
   }
 };
 
-// A step's arrays. The cache is [batch, kv_heads, capacity, size]; past and present may be one.
+// A step's arrays. The cache is [slots, kv_heads, capacity, size]; past and present may be one.
 template <typename Element>
 struct AttentionStep {
   size_t batch;
@@ -34,6 +34,7 @@ struct AttentionStep {
   size_t query_stride;  // from token to token
   size_t kv_stride;
   const int32_t* filled;  // positions after this step, less one
+  const int32_t* slots;   // where each row is in the cache; null if that is in order
   const int64_t* positions;
   Rotary rotary;
   float scale;
@@ -45,8 +46,14 @@ struct AttentionStep {
   // Position of a row's first token in its cache.
   size_t start(size_t row) const { return static_cast<size_t>(filled[row]) + 1 - tokens; }
 
+  // Where a row's head begins in the cache.
+  size_t offset(size_t row, size_t head) const {
+    const size_t slot = slots != nullptr ? static_cast<size_t>(slots[row]) : row;
+    return (slot * kv_heads + head) * capacity * size;
+  }
+
   HeadCache<Element> cache(size_t row, size_t head) const {
-    const size_t at = (row * kv_heads + head) * capacity * size;
+    const size_t at = offset(row, head);
     return {present_key + at, present_value + at, size, start(row) + tokens};
   }
 

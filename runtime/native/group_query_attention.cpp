@@ -20,7 +20,7 @@ enum Input : size_t {
   kCos,
   kSin,
   kPositions,
-  kFirstUnknown
+  kSlots,  // or, on caches of floats, something unknown
 };
 
 // Tokens of a row from which on its queries are worked on together.
@@ -39,7 +39,8 @@ GroupQueryAttention<Element>::GroupQueryAttention(ort::Api* api, const ort::Kern
       scale_(ort_.attribute_or(info, "scale", 0.0f)),
       rotates_(ort_.attribute_or(info, "do_rotary", int64_t{0}) != 0),
       packed_(!ort_.has_input(info, kKey)),
-      has_positions_(ort_.has_input(info, kPositions)) {
+      has_positions_(ort_.has_input(info, kPositions)),
+      has_slots_(kHasSlots && ort_.has_input(info, kSlots)) {
   const int64_t window = ort_.attribute_or(info, "local_window_size", int64_t{-1});
   scoring_ = {ort_.attribute_or(info, "softcap", 0.0f),
               window > 0 ? static_cast<size_t>(window) : 0};
@@ -52,8 +53,8 @@ GroupQueryAttention<Element>::GroupQueryAttention(ort::Api* api, const ort::Kern
   refuse(ort_.attribute_or(info, "qk_output", int64_t{0}) != 0, "qk_output");
   refuse(ort_.attribute_or(info, "causal", int64_t{1}) != 1, "causal");
   refuse(ort_.attribute_or(info, "sliding_window_cache", int64_t{0}) != 0, "sliding_window_cache");
-  for (size_t i = kFirstUnknown; i < std::size(kInputs); ++i) {
-    refuse(ort_.has_input(info, i), "an input after position_ids");
+  for (size_t i = kHasSlots ? kSlots + 1 : kSlots; i < std::size(kInputs); ++i) {
+    refuse(ort_.has_input(info, i), "an input that is not known");
   }
   refuse(!ort_.has_input(info, kPastKey) || !ort_.has_output(info, 2), "no cache");
   if (heads_ == 0 || kv_heads_ == 0 || heads_ % kv_heads_ != 0) {
@@ -102,6 +103,7 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
   }
   step.scale = scale_ != 0 ? scale_ : 1.0f / std::sqrt(static_cast<float>(step.size));
 
+  if (has_slots_) step.slots = ort_.data<const int32_t>(ort_.input(context, kSlots));
   std::vector<int64_t> present = past;
   present[2] = std::max(past[2], longest);
   step.capacity = static_cast<size_t>(present[2]);
@@ -110,6 +112,8 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
     if (last + 1 < static_cast<int64_t>(step.tokens) || last >= present[2]) {
       throw Failure{"seqlens_k does not fit the cache"};
     }
+    const int64_t slot = has_slots_ ? step.slots[row] : static_cast<int64_t>(row);
+    if (slot < 0 || slot >= past[0]) throw Failure{"the cache has no such row"};
     for (size_t token = 0; rotates_ && token < step.tokens; ++token) {
       if (step.turn(row, token) >= step.rotary.positions) {
         throw Failure{"a position has no angle in cos_cache"};
@@ -125,7 +129,7 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
     const auto* source = ort_.data<const Element>(from);
     if (source == to) return;
     const size_t run = static_cast<size_t>(past[2]) * step.size;
-    for (size_t head = 0; head < step.batch * kv_heads_; ++head) {
+    for (size_t head = 0; head < static_cast<size_t>(past[0]) * kv_heads_; ++head) {
       std::memcpy(to + head * step.capacity * step.size, source + head * run,
                   run * sizeof(Element));
     }
@@ -151,7 +155,7 @@ void GroupQueryAttention<Element>::append(ort::KernelContext* context, const Ste
                                step.scale, step.queries + (i * heads_ + h) * size);
       }
       for (size_t h = 0; h < kv_heads_; ++h) {
-        const size_t at = ((row * kv_heads_ + h) * step.capacity + position) * size;
+        const size_t at = step.offset(row, h) + position * size;
         const size_t from = i * step.kv_stride + h * size;
         on_cache_.rotate(step.key + from, size, angles, 1.0f, step.present_key + at);
         on_cache_.rotate(step.value + from, size, kNotTurned, 1.0f, step.present_value + at);

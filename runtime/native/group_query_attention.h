@@ -1,5 +1,5 @@
 // GroupQueryAttention on caches that are written in place. They are of floats in the domain
-// com.microsoft, of Halves in rbee; all else is the same.
+// com.microsoft, of Halves in rbee, where rows may share a place in the cache; all else is the same.
 #pragma once
 
 #include <type_traits>
@@ -14,12 +14,14 @@ template <typename Element>
 class GroupQueryAttention {
   static constexpr ort::ElementType kCache =
       std::is_same_v<Element, Half> ? ort::kFloat16 : ort::kFloat;
+  static constexpr bool kHasSlots = std::is_same_v<Element, Half>;
 
  public:
   static constexpr const char* kName = "GroupQueryAttention";
   static constexpr ort::ElementType kInputs[] = {
       ort::kFloat, ort::kFloat, ort::kFloat, kCache,      kCache,      ort::kInt32,
-      ort::kInt32, ort::kFloat, ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat,
+      ort::kInt32, ort::kFloat, ort::kFloat, ort::kInt64, kHasSlots ? ort::kInt32 : ort::kFloat,
+      ort::kFloat,
       ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat};
   static constexpr size_t kRequired = 1;
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat, kCache, kCache, ort::kFloat};
@@ -45,6 +47,7 @@ class GroupQueryAttention {
   bool rotates_;
   bool packed_;  // queries, keys and values side by side in one input
   bool has_positions_;
+  bool has_slots_;
   Scoring scoring_;
 };
 

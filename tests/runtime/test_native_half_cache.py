@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,68 @@ def test_numbers_too_large_for_a_half(variant: str, size: int) -> None:
     wanted = np.resize(np.asarray([LARGEST, -LARGEST, LARGEST, 0.0, np.nan, -0.0], HALF), size)
     np.testing.assert_array_equal(kept, wanted)
     np.testing.assert_array_equal(np.signbit(kept), np.signbit(wanted))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heads=st.sampled_from([(1, 1), (4, 2), (9, 3)]),
+    size=st.sampled_from([8, 40, 64]),
+    past=st.lists(st.integers(0, 300), min_size=1, max_size=4),
+    counts=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+    order=st.randoms(use_true_random=False),
+    rotary=st.booleans(),
+    window=st.sampled_from([-1, 5, 64]),
+    variant=st.sampled_from(VARIANTS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_tokens_that_share_a_slot(
+    *,
+    heads: tuple[int, int],
+    size: int,
+    past: list[int],
+    counts: list[int],
+    order: random.Random,
+    rotary: bool,
+    window: int,
+    variant: str,
+    seed: int,
+) -> None:
+    """Some tokens of each slot as rows of one step, in any order: the bits of one step for each."""
+    rng = np.random.default_rng(seed)
+    capacity = max(past) + 8
+    placed = [(slot, at + n) for slot, at in enumerate(past) for n in range(counts[slot])]
+    given = halved(inputs(rng, heads, size, [capacity - 4] * len(placed), tokens=1, rotary=rotary))
+    how = {"do_rotary": int(rotary), "local_window_size": window}
+    cache = {
+        name: rng.standard_normal((len(past), heads[1], capacity, size)).astype(HALF)
+        for name in ("past_key", "past_value")
+    }
+
+    def run(rows: list[int], cache: Inputs) -> list[NDArray[Any]]:
+        slots, positions = np.asarray([placed[row] for row in rows], np.int32).T.copy()
+        feeds = {
+            "qkv": given["qkv"][rows],
+            **cache,
+            "seqlens_k": positions,
+            "total": np.asarray(positions.max() + 1, np.int32),
+            **{name: given.get(name) for name in ("cos", "sin", "positions")},
+            "slots": slots,
+        }
+        made = session(operator(feeds, heads, "rbee", **how), native=True, variant=variant)
+        there = {name: array for name, array in feeds.items() if array is not None}
+        return list(made.run(None, there))
+
+    rows = list(range(len(placed)))
+    order.shuffle(rows)
+    together, *written = run(rows, cache)
+    alone: list[NDArray[Any]] = []
+    for row in range(len(placed)):
+        y, key, value = run([row], cache)
+        cache = {"past_key": key, "past_value": value}
+        alone.append(y)
+    np.testing.assert_array_equal(together, np.concatenate([alone[row] for row in rows]))
+    for array, wanted in zip(written, cache.values(), strict=True):
+        np.testing.assert_array_equal(array, wanted)
 
 
 def without_half_cache(artifact: Path, to: Path) -> Path:

@@ -202,7 +202,7 @@ class Manifest(Frozen):
     """The content of a language model's ``artifact.json``, format version 4.
 
     Attributes:
-        format_version: Version of this layout; a reader reads 3 as it is.
+        format_version: Version of this layout; a reader reads 3 and 4 as they are.
         exporter: Name and version of the program that wrote the artifact.
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.
@@ -222,7 +222,7 @@ class Manifest(Frozen):
         engines: TensorRT engines.
     """
 
-    format_version: Literal[3, 4] = 4
+    format_version: Literal[3, 4, 6] = 6
     exporter: str
     source: Source
     model_ref: str

@@ -15,14 +15,15 @@ from rbee_runtime.errors import ArtifactError
 from rbee_runtime.units import human_size
 
 MANIFEST_NAME = "artifact.json"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OLDEST_FORMAT_VERSION = 3
-"""From version 4 on there may be a ``half_cache_graph``; 5 is of embedding models alone."""
+"""From version 4 on there may be a ``half_cache_graph``, which has ``slots`` from 6 on; 5 is of
+embedding models alone."""
 
 Task = Literal["generate", "embed"]
 """What a model is for: texts that go on, or vectors of texts."""
 
-_EMBEDS_FROM = 5
+_EMBEDS = 5
 _WHAT_RUNS: Mapping[Task, str] = MappingProxyType(
     {
         "generate": "is a language model: rbee-generate and rbee-worker run it",
@@ -112,5 +113,4 @@ def _version(raw: object) -> object:
 
 def _task(raw: object) -> Task:
     version = _version(raw)
-    embeds = isinstance(version, int) and version >= _EMBEDS_FROM
-    return "embed" if embeds else "generate"
+    return "embed" if version == _EMBEDS else "generate"
