@@ -130,6 +130,15 @@ class KvArena:
             self._device.copy(data[:, :, :, start:stop], source)
         self._start[slot] += dropped
 
+    def fill(self, slot: int, past: int, count: int) -> None:
+        """Make room for positions of a slot, and hold them: a step is about to write them.
+
+        Raises:
+            ValueError: There are more than a step adds.
+        """
+        self.make_room(slot, past, count)
+        self._held[slot] = past + count
+
     def transfer(self, transfer: Transfer) -> None:
         """Make a copy within the cache."""
         match transfer:

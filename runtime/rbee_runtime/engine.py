@@ -26,7 +26,7 @@ from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.scheduler import Scheduler
 from rbee_runtime.sequence import Sequence as TokenSequence
 from rbee_runtime.status import EngineStatus, LoadProgress
-from rbee_runtime.step import PREFILL_CHUNK
+from rbee_runtime.step import MOST_DRAFTED, PREFILL_CHUNK
 from rbee_runtime.streams import astream, stream
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
@@ -61,6 +61,7 @@ class Engine:
         max_queue: int = DEFAULT_QUEUE,
         max_prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
         *,
+        draft_tokens: int = MOST_DRAFTED,
         step_limit: float = DEFAULT_STEP_LIMIT,
     ) -> None:
         self.manifest: Manifest = artifact.manifest
@@ -77,7 +78,7 @@ class Engine:
             PrefixIndex(backend.blocks),
             None if long_rope is None else long_rope.original_context,
         )
-        self._loop = DecodeLoop(backend, scheduler, step_limit)
+        self._loop = DecodeLoop(backend, scheduler, step_limit, draft_tokens=draft_tokens)
         # The thread would keep a forgotten engine's model in memory.
         weakref.finalize(self, self._loop.begin_to_close).atexit = False
 
@@ -94,6 +95,7 @@ class Engine:
         memory_budget: Budget = DEFAULT_BUDGET,
         max_queue: int = DEFAULT_QUEUE,
         max_prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        draft_tokens: int = MOST_DRAFTED,
         progress: Callable[[LoadProgress], None] | None = None,
     ) -> Self:
         """Verify an artifact, open it on a backend, and answer a warm-up token. Blocks for seconds.
@@ -112,6 +114,8 @@ class Engine:
             max_queue: Requests that may wait beyond those being served.
             max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
                 As few do as take twice the time that such a token takes.
+            draft_tokens: Guesses of what comes next that a step runs along at most, where they are
+                likely enough to come true; 0 for none, up to 16. Completions are the same.
             progress: Called as loading goes on, on any thread.
 
         Raises:
@@ -122,6 +126,8 @@ class Engine:
         """
         if max_queue < 0 or max_prefill_chunk < 1:
             raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
+        if not 0 <= draft_tokens <= MOST_DRAFTED:
+            raise InvalidSetting(f"draft_tokens must be from 0 to {MOST_DRAFTED}")
         # What can never be had is refused before gigabytes are read.
         check_device(backend, device)
         chunk = max(max_prefill_chunk, PREFILL_CHUNK)
@@ -141,7 +147,9 @@ class Engine:
             return tokenizer, opened
 
         tokenizer, opened = open_verified(artifact, open_it, progress)
-        engine = cls(artifact, tokenizer, opened, max_queue, max_prefill_chunk)
+        engine = cls(
+            artifact, tokenizer, opened, max_queue, max_prefill_chunk, draft_tokens=draft_tokens
+        )
         try:
             engine._loop.run(opened.warm_up)
         except BaseException:

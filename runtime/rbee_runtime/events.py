@@ -68,6 +68,8 @@ class Finished:
         completion_tokens: Tokens sampled, an end-of-text token not counted.
         prefill_seconds: From ``Started`` to the first sampled token.
         decode_seconds: From the first sampled token to the last.
+        drafted_tokens: Guesses of the completion's tokens that were run along.
+        accepted_tokens: Of these, how many came true.
     """
 
     reason: StopReason
@@ -77,6 +79,8 @@ class Finished:
     completion_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:

@@ -59,4 +59,6 @@ class Live(Served[Event]):
             completion_tokens=len(sequence.tokens),
             prefill_seconds=first_token - started,
             decode_seconds=now - first_token,
+            drafted_tokens=sequence.drafted,
+            accepted_tokens=sequence.accepted,
         )

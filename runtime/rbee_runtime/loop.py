@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from itertools import accumulate
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rbee_runtime.backend import Backend
 from rbee_runtime.crank import Crank, TooLate
@@ -10,10 +17,28 @@ from rbee_runtime.errors import DeviceLost, InferenceFailed, RuntimeFault
 from rbee_runtime.events import Failed, Finished, Piece, StopReason
 from rbee_runtime.live import Live, Sink
 from rbee_runtime.pace import Pace
+from rbee_runtime.sampling import sample
 from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
+from rbee_runtime.speculation import Speculation
 from rbee_runtime.status import EngineStatus
-from rbee_runtime.step import Step
+from rbee_runtime.step import Row, Step
+
+
+class _Ran(NamedTuple):
+    """What came of a step.
+
+    Attributes:
+        step: What ran: the step as it was ordered, or without its guesses.
+        tokens: The tokens of the rows that ran, ``None`` for one without.
+        faults: Those of the others.
+        guessed: Of each row that has guesses, the logits after each, ``float32[guesses, vocab]``.
+    """
+
+    step: Step
+    tokens: dict[int, int | None]
+    faults: dict[int, RuntimeFault]
+    guessed: Mapping[int, NDArray[np.float32]] = MappingProxyType({})
 
 
 class DecodeLoop(Crank[Live, tuple[Work, int]]):
@@ -27,12 +52,16 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
         scheduler: Orders them.
         step_limit: Seconds after which a step that has not come back is given up, and the loop
             with it; see :data:`~rbee_runtime.watchdog.DEFAULT_STEP_LIMIT`.
+        draft_tokens: Guesses of tokens that a step runs along at most, where the backend can.
     """
 
-    def __init__(self, backend: Backend, scheduler: Scheduler, step_limit: float) -> None:
+    def __init__(
+        self, backend: Backend, scheduler: Scheduler, step_limit: float, *, draft_tokens: int
+    ) -> None:
         self._backend = backend
         self._scheduler = scheduler
         self._pace = Pace(scheduler.chunk)
+        self._speculation = Speculation(min(draft_tokens, backend.most_drafted))
         super().__init__(step_limit)
 
     def submit(self, sequence: Sequence, sink: Sink) -> None:
@@ -71,67 +100,82 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
 
     def _perform(self, ordered: tuple[Work, int]) -> None:
         work, waiting = ordered
-        lives = [self._live[sequence.request.request_id] for sequence in work.sequences]
+        sequences, step = work.sequences, work.step
+        decodes = sequences[0].phase is Phase.DECODE
+        if decodes and self._speculation.most:
+            step = self._speculation.extend(step, sequences)
+        lives = [self._live[sequence.request.request_id] for sequence in sequences]
         for live in lives:
             live.start()
         began = time.monotonic()
-        self._watchdog.begin(work.step)
+        self._watchdog.begin(step)
         try:
-            tokens, faults = self._run_step(work)
+            ran = self._run_step(work, step)
         finally:
             # From then on what it was for belongs to nobody.
             if not self._watchdog.end():
                 raise TooLate
-        self._keep_pace(work, time.monotonic() - began, waiting)
+        seconds, (step, tokens, faults, guessed) = time.monotonic() - began, ran
+        if decodes:
+            self._pace.decoded(seconds)
+            self._speculation.took(len(step.rows) + step.guesses, seconds)
+        elif self._scheduler.decoding:
+            self._pace.prefilled(step.tokens / waiting, seconds / waiting)
         ends: list[tuple[Live, Finished | Failed]] = [
             (lives[number], Failed(fault)) for number, fault in faults.items()
         ]
+        rows = step.rows
         for number, token in tokens.items():
-            if work.sequences[number].advance(len(work.step.rows[number].tokens)):
+            row = rows[number]
+            guesses = row.guesses
+            if sequences[number].advance(len(row.tokens) - guesses):
                 end = self._accept(lives[number], token)
+                if guesses:
+                    end = self._follow(lives[number], row, guessed[number], end)
                 if end is not None:
                     ends.append((lives[number], end))
         # After what was drawn is told, for which somebody waits; before any of them ends, which may
         # change the others' slots.
         for number in tokens:
-            for store in self._scheduler.keep(work.sequences[number]):
+            for store in self._scheduler.keep(sequences[number]):
                 self._backend.transfer(store)
         for live, event in ends:
             self._end(live, event)
 
-    def _keep_pace(self, work: Work, seconds: float, waiting: int) -> None:
-        if work.sequences[0].phase is Phase.DECODE:
-            self._pace.decoded(seconds)
-        elif self._scheduler.decoding:
-            self._pace.prefilled(work.step.tokens / waiting, seconds / waiting)
+    def _run_step(self, work: Work, step: Step) -> _Ran:
+        """Run what was ordered; what fails for all rows together is tried row by row.
 
-    def _run_step(self, work: Work) -> tuple[dict[int, int | None], dict[int, RuntimeFault]]:
-        """Run a step; one that fails for all rows together is tried row by row.
-
-        Returns:
-            The tokens of the rows that ran, ``None`` for one without, and the faults of the others.
+        Args:
+            work: What was ordered.
+            step: Its step, with guesses that are to run along, and are not tried again.
 
         Raises:
             DeviceLost: No step will run any more.
         """
-        step, last = work.step, None
-        rows = zip(work.sequences, step.rows, strict=True)
-        if all(sequence.draws_after(len(row.tokens)) for sequence, row in rows):
+        rows, last = work.step.rows, None
+        # Several rows decode, all of them.
+        if len(rows) > 1 or work.sequences[0].draws_after(len(rows[0].tokens)):
             last = [sequence.sampler for sequence in work.sequences]
-        numbers = range(len(step.rows))
+        numbers = range(len(rows))
         try:
             for transfer in work.transfers:
                 self._backend.transfer(transfer)
+            if step.guesses and last is not None:
+                logits = self._backend.run(step)
+                tokens = sample(logits[: len(last)], last)
+                ends = list(accumulate((row.guesses for row in step.rows), initial=len(last)))
+                guessed = {n: logits[ends[n] : ends[n + 1]] for n in numbers}
+                return _Ran(step, dict(zip(numbers, tokens, strict=True)), {}, guessed)
             tokens = self._backend.advance(step, last)
-            return dict(zip(numbers, tokens or [None] * len(numbers), strict=True)), {}
+            return _Ran(step, dict(zip(numbers, tokens or [None] * len(numbers), strict=True)), {})
         except DeviceLost:
             raise
         except RuntimeFault as error:
-            if len(step.rows) == 1:
-                return {}, {0: error}
+            if len(rows) == 1 and not step.guesses:
+                return _Ran(step, {}, {0: error})
         drawn: dict[int, int | None] = {}
         faults: dict[int, RuntimeFault] = {}
-        for number, row in enumerate(step.rows):
+        for number, row in enumerate(rows):
             alone = Step(step.slot + number, (row,))
             try:
                 (drawn[number],) = self._backend.advance(alone, last and [last[number]])
@@ -139,7 +183,36 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
                 raise
             except RuntimeFault as error:
                 faults[number] = error
-        return drawn, faults
+        return _Ran(work.step, drawn, faults)
+
+    def _follow(
+        self,
+        live: Live,
+        row: Row,
+        guessed: NDArray[np.float32],
+        end: Finished | Failed | None,
+    ) -> Finished | Failed | None:
+        """Give a request a token more for each guess of its row that has come true.
+
+        Args:
+            live: The request, which has been given what was drawn before the first guess.
+            row: What ran.
+            guessed: The logits after each guess, ``float32[guesses, vocab]``.
+            end: How the request has ended, if it has.
+
+        Returns:
+            How it ends, if it does.
+        """
+        sequence = live.sequence
+        sequence.drafted += row.guesses
+        for guess, logits in zip(row.tokens[1:], guessed, strict=True):
+            if end is not None or sequence.tokens[-1] != guess:
+                break
+            sequence.accepted += 1
+            sequence.advance(1)
+            (token,) = sample(logits[None], [sequence.sampler])
+            end = self._accept(live, token)
+        return end
 
     def _accept(self, live: Live, token: int | None) -> Finished | Failed | None:
         """Give a request its next token; return how it ends, if it does, be it for want of one."""

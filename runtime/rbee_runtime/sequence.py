@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from rbee_runtime.constraint.grammar import Grammar
+from rbee_runtime.drafting import Draft, Lookup
 from rbee_runtime.events import StopReason
 from rbee_runtime.incremental_decoder import IncrementalDecoder
 from rbee_runtime.logprobs import TokenLogprobs, UntoldLogprobs
@@ -36,6 +37,8 @@ class Sequence:
         cached: Positions of the slot that are filled.
         reused: Of these, how many an earlier sequence had computed.
         tokens: Completion ids so far, an end-of-text id not among them.
+        drafted: Guesses of its tokens that were run along.
+        accepted: How many of them came true.
         stop_reason: Why it finished.
         untold: Tokens whose log probabilities are to be told and were not yet; ``None`` where
             nobody asked for any.
@@ -63,8 +66,11 @@ class Sequence:
         self.cached = 0
         self.reused = 0
         self.tokens: list[int] = []
+        self.drafted = 0
+        self.accepted = 0
         self.stop_reason: StopReason | None = None
         self._eos = eos
+        self._lookup: Lookup | None = None
         self._decoder = IncrementalDecoder(tokenizer, grammar.shown if grammar else ())
         self._matcher = StopMatcher(request.stop)
         asked = request.sampling.logprobs is not None
@@ -101,6 +107,25 @@ class Sequence:
         """Return whether a token is to be sampled once ``count`` more positions are filled."""
         return self.phase is Phase.DECODE or self.cached + count == len(self.prompt)
 
+    def draft(self, most: int) -> Draft | None:
+        """Return at most so many tokens that may follow the one that the model sees next."""
+        lookup, grammar = self._lookup, self._grammar
+        if lookup is None:
+            lookup = self._lookup = Lookup([*self.prompt, *self.tokens])
+        if grammar is None and not lookup.at:
+            return None
+        # The last one that may come is drawn, and not run.
+        most = min(most, self.length - len(self.prompt) - len(self.tokens) - 1)
+        if most < 1:
+            return None
+        if grammar is None:
+            return lookup.draft(most)
+        forced = grammar.forced(most)
+        if forced:
+            return Draft(forced, [1.0] * len(forced))
+        draft = lookup.draft(most)
+        return draft if draft and grammar.allowed[draft.tokens[0]] else None
+
     def advance(self, count: int) -> bool:
         """Count ``count`` more positions as filled; return whether a token is to be sampled now."""
         draws = self.draws_after(count)
@@ -120,6 +145,8 @@ class Sequence:
         if token in self._eos:
             return self.finish(StopReason.EOS)
         self.tokens.append(token)
+        if self._lookup is not None:
+            self._lookup.push(token)
         decoded = self._decoder.push(token)
         if self.untold is not None and self.sampler.logprobs is not None:
             self.untold.add(self.sampler.logprobs, len(decoded))

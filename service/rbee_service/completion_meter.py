@@ -34,6 +34,8 @@ class CompletionMeter:
                 metrics.items_in.inc(event.prompt_tokens)
                 metrics.items_reused.inc(event.reused_tokens)
                 metrics.items_out.inc(event.completion_tokens)
+                metrics.drafted.inc(event.drafted_tokens)
+                metrics.accepted.inc(event.accepted_tokens)
                 self._end(event.reason.value, now)
             case Failed():
                 self._end(failure(event.error).code.value, now)

@@ -53,6 +53,10 @@ class Metrics:
             "rbee_reused_tokens", "Prompt tokens that an earlier prompt had computed."
         )
         self.items_out = self._counter("rbee_generated_tokens", "Tokens generated.")
+        self.drafted = self._counter(
+            "rbee_drafted_tokens", "Guesses of tokens that were run along, of ended inferences."
+        )
+        self.accepted = self._counter("rbee_accepted_tokens", "Of these, those that came true.")
         self.callbacks = self._counter("rbee_callbacks", "Tries of the ready callback.", "outcome")
         self.heartbeats = self._counter("rbee_heartbeats", "Heartbeats sent.", "outcome")
 

@@ -153,6 +153,7 @@ def _load_engine(
         memory_budget=options.memory_budget,
         max_queue=options.max_queue,
         max_prefill_chunk=options.max_prefill_chunk,
+        draft_tokens=options.draft_tokens,
         progress=progress,
     )
 

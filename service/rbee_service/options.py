@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NoReturn, TypeVar
 
+from rbee_runtime.step import MOST_DRAFTED
 from rbee_service import __version__
 from rbee_service.address import is_loopback
 from rbee_service.auth import ApiToken
@@ -63,6 +64,7 @@ class Options:
         memory_budget: Of the cache: a share of what is free (a float) or bytes (an int).
         max_queue: Requests that may wait beyond those being served.
         max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
+        draft_tokens: Guesses of what comes next that a step runs along at most.
         host: Address to listen on.
         port: Port to listen on; 0 takes any free one.
         callback_url: Where readiness is reported.
@@ -88,6 +90,7 @@ class Options:
     memory_budget: float | int
     max_queue: int
     max_prefill_chunk: int
+    draft_tokens: int
     host: str
     port: int
     callback_url: str | None
@@ -137,6 +140,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         memory_budget=reader.take("memory-budget", budget, 0.5),
         max_queue=reader.take("max-queue", integer(0, 100_000), 64),
         max_prefill_chunk=reader.take("max-prefill-chunk", integer(1, 65536), 256),
+        draft_tokens=reader.take("draft-tokens", integer(0, MOST_DRAFTED), MOST_DRAFTED),
         host=host,
         port=reader.take("port", integer(0, 65535), 8085),
         callback_url=reader.take("callback-url", url, None),
@@ -211,6 +215,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-prefill-chunk",
         metavar="N",
         help="prompt tokens between two tokens of running requests, at most (default: 256)",
+    )
+    add(
+        "--draft-tokens",
+        metavar="N",
+        help="guesses of what comes next that a step checks at most; 0 for none (default: 16)",
     )
     add("--port", metavar="P", help="port to listen on, 0 for any free one (default: 8085)")
     add(

@@ -31,6 +31,7 @@ def test_defaults() -> None:
         memory_budget=0.5,
         max_queue=64,
         max_prefill_chunk=256,
+        draft_tokens=16,
         host="127.0.0.1",
         port=8085,
         callback_url=None,
@@ -65,6 +66,7 @@ FLAGS = {
     "memory-budget": "4G",
     "max-queue": "0",
     "max-prefill-chunk": "32",
+    "draft-tokens": "3",
 }
 
 

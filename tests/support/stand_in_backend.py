@@ -36,29 +36,37 @@ class StandInBackend:
         capacity: int = 1024,
         blocks: int = 0,
         vocab: int = 384,
+        most_drafted: int = 0,
     ) -> None:
         self.before = before
         self.slots = slots
         self.capacity = capacity
         self.blocks = blocks
+        self.most_drafted = most_drafted
         self.steps: list[Step] = []
         self._choose = choose
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._kept: dict[int, list[int]] = {}
-        self._logits = np.zeros((slots, vocab), np.float32)
+        self._logits = np.zeros((slots + most_drafted, vocab), np.float32)
 
     def run(self, step: Step) -> NDArray[np.float32]:
         self.steps.append(step)
         self.before(step)
-        assert len(step.rows) == 1 or all(len(row.tokens) == 1 for row in step.rows)
-        logits = self._logits[: len(step.rows)]
+        sure = [len(row.tokens) - row.guesses for row in step.rows]
+        assert len(step.rows) == 1 or sure == [1] * len(step.rows)
+        logits = self._logits[: len(step.rows) + step.guesses]
         logits[:] = 0.0
+        guess = len(step.rows)
         for number, row in enumerate(step.rows):
             held = self._held[step.slot + number]
             assert row.past <= len(held), "the cache does not hold that much"
             assert row.tokens
             held[row.past :] = row.tokens
-            logits[number, self._choose(held)] = 50.0
+            seen = row.past + sure[number]
+            logits[number, self._choose(held[:seen])] = 50.0
+            for more in range(1, row.guesses + 1):
+                logits[guess, self._choose(held[: seen + more])] = 50.0
+                guess += 1
         return logits
 
     def advance(self, step: Step, samplers: Sequence[RowSampler] | None) -> list[int | None]:

@@ -24,6 +24,7 @@ class Backend(Protocol):
         weight_bytes: Bytes of the model's weights.
         cache_bytes: Bytes of the cache.
         cache_used: Of these, how many have been in use at most.
+        most_drafted: Tokens drafted in a step at most; 0 where none can be.
     """
 
     @property
@@ -47,11 +48,15 @@ class Backend(Protocol):
     @property
     def cache_used(self) -> int: ...  # noqa: D102
 
+    @property
+    def most_drafted(self) -> int: ...  # noqa: D102
+
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run one step, filling the cache.
 
         Returns:
-            Logits of each row's last token, ``float32[rows, vocab]``, valid until the next call
+            Logits of each row's last token, ``float32[rows, vocab]``, or where tokens are drafted
+            of all, in the order of :meth:`~rbee_runtime.step.Step.apart`; valid until the next call
             and free to be overwritten.
 
         Raises:

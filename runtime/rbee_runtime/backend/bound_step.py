@@ -52,6 +52,8 @@ class BoundStep:
         self._whole = _Filled(host["seqlens_k"], whole)
         self._windowed = _Filled(host["window_seqlens_k"], windowed)
         self._has_window = False
+        self._slots: NDArray[np.int32] | None = None
+        self._placed: Sequence[int] = ()
         # Of single tokens, as Python writes them: in a tenth of the time that NumPy takes.
         self._each_id = self._ids.reshape(-1).data
         self._each_position = self._positions.reshape(-1).data
@@ -69,14 +71,28 @@ class BoundStep:
         positions = self._staging.device["position_ids"]
         self.binding.input("position_ids", positions[:, : self._width])
 
-    def set(self, rows: Sequence[Row], starts: Sequence[int], first_turns: Sequence[int]) -> None:
+    def bind_slots(self) -> None:
+        """Bind where each row is in the cache, if the graph asks."""
+        self._slots = np.zeros(self.rows, np.int32)
+        self.binding.host_input("slots", self._slots)
+
+    def set(
+        self,
+        rows: Sequence[Row],
+        slots: Sequence[int],
+        starts: Sequence[int],
+        first_turns: Sequence[int],
+    ) -> None:
         """Write the inputs of all rows.
 
         Args:
             rows: What each is to run.
-            starts: Position at which each one's layers with a window begin.
+            slots: Where each is in the cache.
+            starts: Position at which each one's layers with a window begin, if there are any.
             first_turns: Row of the rotary tables that its position 0 takes.
         """
+        if self._slots is not None and slots != self._placed:
+            self._slots[:] = self._placed = slots
         lasts = [row.past + self._width - 1 for row in rows]
         self._whole.set(lasts)
         if self._has_window:

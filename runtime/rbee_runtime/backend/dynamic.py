@@ -41,10 +41,12 @@ class DynamicBackend:
         capacity: Positions of each slot.
         blocks: None: in these regions, adding to a past means to lay it out anew.
         weight_bytes: Bytes of the weights.
+        most_drafted: None: rows have one slot each.
     """
 
     name = "cpu"
     blocks = 0
+    most_drafted = 0
 
     def __init__(self, artifact: Artifact, session: ort.InferenceSession, plan: CachePlan) -> None:
         graph = artifact.file("graph")

@@ -18,7 +18,7 @@ from rbee_runtime.device import CudaDevice, Device
 from rbee_runtime.errors import InferenceFailed, OutOfMemory, RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
-from rbee_runtime.step import Row, Step
+from rbee_runtime.step import MOST_DRAFTED, Row, Step
 from rbee_runtime.transfer import BLOCK, Transfer
 
 _LOG = logging.getLogger("rbee.backend")
@@ -37,6 +37,10 @@ class OnnxBackend:
     from captured graphs, one for each of a few numbers of rows: those that are too many decode a
     token of their slot which its owner will overwrite.
 
+    Where rows may share a slot (:mod:`rbee_export.dialect.half_cache`), a step may run tokens that
+    are drafted, each as a row of its own: what such a row gets is the same bits as if its token had
+    been drawn and had run in the step after.
+
     Attributes:
         name: ``cpu`` or ``cuda``.
         slots: Sequences the cache holds.
@@ -44,6 +48,7 @@ class OnnxBackend:
         blocks: Blocks kept beside the slots.
         weight_bytes: Bytes of the weights.
         cache_bytes: Bytes of the cache.
+        most_drafted: Tokens drafted in a step at most.
     """
 
     def __init__(
@@ -86,11 +91,14 @@ class OnnxBackend:
         self.cache_bytes = self._arena.nbytes
         self._manifest = manifest
         self._cache = plan.geometry
-        self._logits = device.zeros((plan.slots, manifest.shapes.vocab), "float32")
+        self._shares_slots = any(put.name == "slots" for put in session.get_inputs())
+        self.most_drafted = MOST_DRAFTED if self._shares_slots else 0
+        most_rows = plan.slots + self.most_drafted
+        self._logits = device.zeros((most_rows, manifest.shapes.vocab), "float32")
         self._on_gpu = device.name != "cpu"
         self._captures = self._on_gpu and graphs
         self._prompt = device.stage(step_layout(1, max(plan.chunk, BLOCK)))
-        self._buckets = buckets(plan.slots) if self._on_gpu else list(range(1, plan.slots + 1))
+        self._buckets = buckets(plan.slots) if self._on_gpu else [1]
         self._sampler: DeviceSampler | None = None
         if self._on_gpu:
             greedy = open_session(artifact.file("greedy"), device)
@@ -115,7 +123,7 @@ class OnnxBackend:
     def run(self, step: Step) -> NDArray[np.float32]:
         """Run one step; see :class:`~rbee_runtime.backend.backend.Backend`."""
         self._run(step)
-        logits = self._logits[: len(step.rows)]
+        logits = self._logits[: len(step.rows) + step.guesses]
         if isinstance(logits, np.ndarray):
             return logits
         values = np.empty(logits.shape, np.float32)
@@ -194,7 +202,7 @@ class OnnxBackend:
     def _run_each(self) -> None:
         self._run(Step.of(0, 0, [0, 0]))
         # Nothing that the CPU does is kept from one number of rows to another.
-        for rows in self._buckets if self._on_gpu else self._buckets[:1]:
+        for rows in self._buckets:
             # With a past: operators have kernels of their own for steps that decode.
             self._run(Step(0, [Row(1, [0])] * rows))
             if self._sampler is not None:
@@ -203,24 +211,32 @@ class OnnxBackend:
 
     def _run(self, step: Step) -> int:
         """Run a step and return how many rows it ran with."""
-        rows, width = len(step.rows), len(step.rows[0].tokens)
+        for slot, row in enumerate(step.rows, step.slot):
+            self._arena.fill(slot, row.past, len(row.tokens))
+        rows, slots = step.rows, list(range(step.slot, step.slot + len(step.rows)))
+        if step.guesses:
+            slots, rows = map(list, zip(*step.apart(), strict=True))
+        width = len(rows[0].tokens)
+        tokens = len(rows) * width
         if step.slot == 0 and width == 1:
-            bucket = bucket_of(rows, self._buckets)
+            bucket = bucket_of(len(rows), self._buckets) if self._on_gpu else len(rows)
             if bucket not in self._decode:
                 self._decode[bucket] = self._bind_decode(bucket)
             bound = self._decode[bucket]
         else:
-            bound = self._bind(step.slot, rows, width)
-        idle = (Row(self._arena.next_position(slot), (0,)) for slot in range(rows, bound.rows))
-        all_rows = [*step.rows, *idle]
-        for slot, row in enumerate(all_rows, step.slot):
-            self._arena.make_room(slot, row.past, width)
-        for slot, row in enumerate(step.rows, step.slot):
-            self._arena.hold(slot, row.end)
-        slots = range(step.slot, step.slot + bound.rows)
-        starts = [self._arena.start(slot) for slot in slots]
-        bound.set(all_rows, starts, [first_turn(self._manifest, row) for row in all_rows])
-        bound.run(rows * width)
+            bound = self._bind(step.slot, len(rows), width)
+        for slot in range(len(rows), bound.rows):
+            idle = Row(self._arena.next_position(slot), (0,))
+            self._arena.make_room(slot, idle.past, width)
+            rows, slots = [*rows, idle], [*slots, slot]
+        starts: Sequence[int] = ()
+        if self._cache.windowed_layers:
+            starts = [self._arena.start(slot) for slot in slots]
+        turns = [0] * len(rows)
+        if self._manifest.long_rope is not None:
+            turns = [first_turn(self._manifest, row) for row in rows]
+        bound.set(rows, slots, starts, turns)
+        bound.run(tokens)
         return bound.rows
 
     def _graph(self, rows: int) -> int:
@@ -256,8 +272,12 @@ class OnnxBackend:
         if cache.windowed_layers or self._manifest.long_rope is not None:
             bound.bind_positions()
         binding.output("logits", self._logits[: bound.rows])
+        first, count = slot, bound.rows
+        if self._shares_slots:
+            bound.bind_slots()
+            first, count = 0, self.slots
         for layer in range(cache.layers):
-            views = self._arena.rows(layer, slot, bound.rows)
+            views = self._arena.rows(layer, first, count)
             for kind, memory in zip(("key", "value"), views, strict=True):
                 binding.input(f"past_{kind}.{layer}", memory)
                 binding.output(f"present_{kind}.{layer}", memory)

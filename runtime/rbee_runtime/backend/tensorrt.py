@@ -79,7 +79,10 @@ class TensorRtBackend:
         blocks: Blocks kept beside the slots.
         weight_bytes: Bytes of the weights on the GPU.
         cache_bytes: Bytes of the cache.
+        most_drafted: None: a step decodes one token of each slot.
     """
+
+    most_drafted = 0
 
     def __init__(
         self,

@@ -192,6 +192,15 @@ class Grammar:
         if self._left < 0.0:
             raise InferenceFailed("the constraint takes too long to follow; ask for a simpler one")
 
+    def forced(self, most: int) -> list[int]:
+        """Return the tokens that come next whatever is drawn, at most so many of them."""
+        if self.is_complete:
+            return []
+        began = time.thread_time()
+        forced = self._matcher.compute_ff_tokens()[:most]
+        self._left -= time.thread_time() - began
+        return forced
+
     def _find(self) -> None:
         bits = self._bits
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
