@@ -19,6 +19,7 @@ from rbee_bench.overhead import (
     served_rate,
 )
 from rbee_bench.sse_client import Answer, StreamFault
+from rbee_bench.step_by_step import STEP_BY_STEP, STEP_BY_STEP_FLAGS
 from rbee_bench.subject import Progress
 from rbee_bench.worker_process import started_worker
 from rbee_runtime import Artifact, Engine
@@ -62,8 +63,8 @@ def measure_logprobs(artifact: Artifact, tokens: int, rounds: int, progress: Pro
     progress("starting", 0, turns)
     flags = ("--model", str(artifact.path), "--model-ref", _MODEL, "--slots", str(SLOTS))
     with (
-        started_worker(*flags) as worker,
-        Engine.load(artifact.path, slots=SLOTS) as engine,
+        started_worker(*flags, *STEP_BY_STEP_FLAGS) as worker,
+        Engine.load(artifact.path, slots=SLOTS, **STEP_BY_STEP) as engine,
     ):
         worker.until_ready()
         bystanders = Bystanders([worker.process.pid])

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from rbee_bench.bystanders import Bystanders
+from rbee_bench.step_by_step import STEP_BY_STEP
 from rbee_bench.subject import Progress
 from rbee_runtime import (
     Artifact,
@@ -79,7 +80,7 @@ def measure_serving(
     firsts, seconds, quiets, entries = [], [], [], []
     overheads: dict[int, list[float]] = {batch: [] for batch in _BATCHES}
     total = rounds * (2 + len(_BATCHES))
-    with Engine.load(artifact.path, slots=STREAMS + 1) as engine:
+    with Engine.load(artifact.path, slots=STREAMS + 1, **STEP_BY_STEP) as engine:
         for number in range(rounds):
             progress("shared beginning", number * 2, total)
             first, second = _shared_beginning(engine, ids, number)
@@ -180,7 +181,8 @@ class _TimedEngine:
         tokenizer = Tokenizer.open(
             artifact.file("tokenizer"), None, manifest.bos_token_id, manifest.eos_token_ids[0]
         )
-        self._engine = Engine(artifact, tokenizer, open_backend(artifact, slots=batch, context=512))
+        backend = open_backend(artifact, slots=batch, context=512)
+        self._engine = Engine(artifact, tokenizer, backend, **STEP_BY_STEP)
         self._batch = batch
         self._spans: list[tuple[float, float]] = []
         self._patch = patch.object(Binding, "run", self._timed(Binding.run))

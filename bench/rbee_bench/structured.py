@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import counted
 from rbee_bench.overhead import SLOTS, STREAMS, OverheadRow, completion_rate, measure_overhead
+from rbee_bench.step_by_step import STEP_BY_STEP
 from rbee_bench.subject import Progress
 from rbee_runtime import Artifact, Engine, JsonSchema, Request, RuntimeFault
 from rbee_runtime.events import Piece
@@ -76,7 +77,7 @@ def measure_structured(
     turns = len(STREAMS) * 2 * (rounds + 1) + 3
     turn = counted(progress, turns)
     progress("starting", 0, turns)
-    with Engine.load(artifact.path, slots=SLOTS) as engine:
+    with Engine.load(artifact.path, slots=SLOTS, **STEP_BY_STEP) as engine:
         bystanders = Bystanders([])
 
         def free(streams: int) -> float:

@@ -17,6 +17,7 @@ from rbee_bench.peers.peer import (
     complete_steps,
     score_steps,
 )
+from rbee_bench.step_by_step import STEP_BY_STEP
 from rbee_runtime import GREEDY, Artifact, Engine, Finished, Request, SamplingParams
 from rbee_runtime.backend import Backend, host_cache, open_backend
 from rbee_runtime.completion import complete_all
@@ -45,7 +46,11 @@ class CompiledPeer:
         longest = context or self._artifact.manifest.shapes.context_length
         budget = slots * geometry.slot_bytes(longest, PREFILL_CHUNK)
         return Engine.load(
-            self._artifact.path, slots=slots, context_length=context, memory_budget=budget
+            self._artifact.path,
+            slots=slots,
+            context_length=context,
+            memory_budget=budget,
+            **STEP_BY_STEP,
         )
 
     @cached_property

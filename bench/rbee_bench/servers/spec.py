@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rbee_bench.step_by_step import STEP_BY_STEP_FLAGS
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
@@ -38,9 +40,9 @@ class ServerSpec:
 
 
 def worker(precision: str, artifact: Path) -> ServerSpec:
-    """Describe the compiled worker on an artifact, at its defaults."""
+    """Describe the compiled worker on an artifact, at its defaults, but for guesses of tokens."""
     command = (sys.executable, "-m", "rbee_service", "--model", str(artifact), "--port", "{port}")
-    return ServerSpec(precision, True, command)
+    return ServerSpec(precision, True, (*command, *STEP_BY_STEP_FLAGS))
 
 
 def python_server(gguf: Path, context: int, threads: int, *, keep_prompts: bool) -> ServerSpec:
