@@ -118,6 +118,15 @@ def parser(purpose: str) -> Parser:
     return whole
 
 
+def _precision(command: Parser) -> None:
+    command.add_argument(
+        "--precision",
+        choices=["int4", "gguf", "int8"],
+        default="int4",
+        help="of our artifact (default: %(default)s)",
+    )
+
+
 def _service(commands: argparse._SubParsersAction[Parser]) -> None:
     for name, purpose in (
         ("streaming", "what it costs that tokens go out over HTTP"),
@@ -125,14 +134,17 @@ def _service(commands: argparse._SubParsersAction[Parser]) -> None:
         ("structured", "what it costs that completions are held to a JSON schema"),
     ):
         command = _on_model(commands, name, purpose)
-        command.add_argument(
-            "--precision",
-            choices=["int4", "gguf", "int8"],
-            default="int4",
-            help="of our artifact (default: %(default)s)",
-        )
+        _precision(command)
         _count(command, "--tokens", 128, 1, "tokens of a completion")
         _count(command, "--rounds", 5, 1, "rounds that count")
+
+    speculation = _on_model(commands, "speculation", "what guesses of coming tokens are worth")
+    _precision(speculation)
+    _count(speculation, "--tokens", 200, 1, "tokens of an answer at most")
+    _count(speculation, "--rounds", 5, 1, "rounds that count")
+    speculation.add_argument(
+        "--temperature", type=float, default=0.7, help="of the answers (default: %(default)s)"
+    )
 
     load = _on_model(commands, "load", "many streams at once on one worker, for a while")
     _count(load, "--streams", 200, 1, "streams at a time")

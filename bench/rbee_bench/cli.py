@@ -41,6 +41,7 @@ from rbee_bench.quick import Quick
 from rbee_bench.sample_model import EMBEDDER_PACKAGE, PACKAGE
 from rbee_bench.servers import ServerFault
 from rbee_bench.serving import Serving
+from rbee_bench.speculation import Speculation, UnequalAnswers
 from rbee_bench.sse_client import StreamFault
 from rbee_bench.start import Start
 from rbee_bench.streaming import Streaming
@@ -58,7 +59,7 @@ _WIDTH = 132
 
 _FAULTS = (
     *(PeerFault, StartFault, LargeFault, GateFault, PlotFault, TableFault, ServerFault),
-    StreamFault,
+    *(StreamFault, UnequalAnswers),
     *(ExportError, RuntimeFault, ValueError, OSError),
 )
 
@@ -171,6 +172,8 @@ def _layout(result: Result) -> RenderableType:
             return report_service.streaming_report(result)
         case Logprobs():
             return report_service.logprobs_report(result)
+        case Speculation():
+            return report_service.speculation_report(result)
         case Structured():
             return report_service.structured_report(result)
         case Load():

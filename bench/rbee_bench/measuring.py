@@ -32,6 +32,7 @@ from rbee_bench.proof import Proof, prove_gate
 from rbee_bench.quick import Quick, measure_quick
 from rbee_bench.servers import ServerSpec, llama_server, python_server, vllm_server, worker
 from rbee_bench.serving import Serving, measure_serving
+from rbee_bench.speculation import Speculation, measure_speculation
 from rbee_bench.start import Start, measure_start
 from rbee_bench.streaming import Streaming, measure_streaming
 from rbee_bench.structured import Structured, measure_structured
@@ -59,6 +60,7 @@ Result = (
     | Quick
     | Streaming
     | Logprobs
+    | Speculation
     | Structured
     | Load
     | Hostile
@@ -152,6 +154,10 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
             case "logprobs":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_logprobs(artifact, arguments.tokens, arguments.rounds, progress)
+            case "speculation":
+                artifact = subject.artifact(arguments.precision, progress)
+                asked = arguments.tokens, arguments.rounds, arguments.temperature
+                return measure_speculation(artifact, *asked, progress)
             case "structured":
                 artifact = subject.artifact(arguments.precision, progress)
                 return measure_structured(artifact, arguments.tokens, arguments.rounds, progress)

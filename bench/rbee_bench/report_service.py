@@ -13,6 +13,7 @@ from rbee_bench.hostile import Hostile
 from rbee_bench.load import Load
 from rbee_bench.logprobs import ALTERNATIVES, Logprobs
 from rbee_bench.percentiles import Percentiles
+from rbee_bench.speculation import Speculation
 from rbee_bench.streaming import Streaming
 from rbee_bench.structured import Structured
 
@@ -50,6 +51,21 @@ def logprobs_report(result: Logprobs) -> RenderableType:
             noise[f"{place}, {row.streams} streams"] = row.spread
             figures = f"{without:.0f}", f"{told:.0f}", f"{row.cost:.1%}", layout.share(row.spread)
             table.add_row(place, str(row.streams), *figures)
+    return Group(table, *layout.noise(noise, result.bystanders))
+
+
+def speculation_report(result: Speculation) -> RenderableType:
+    """Lay out what :func:`~rbee_bench.speculation.measure_speculation` found."""
+    table = layout.table(
+        f"{result.precision}, answers at temperature {result.temperature:g}; tokens a second",
+        ("asked to", "step by step", "guessing", "ratio", "came true", "spread"),
+    )
+    for row in result.rows:
+        without, under = row.rates
+        true = f"{row.accepted} of {row.drafted} guesses, of {row.tokens} tokens"
+        figures = f"{without:.0f}", f"{under:.0f}", f"{row.ratio:.2f}", true
+        table.add_row(row.task, *figures, layout.share(row.spread))
+    noise = {row.task: row.spread for row in result.rows}
     return Group(table, *layout.noise(noise, result.bystanders))
 
 

@@ -213,6 +213,16 @@ def test_logprobs(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert "logprobs: 5" in capsys.readouterr().out
 
 
+def test_speculation(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("speculation --tokens 12 --rounds 1 --temperature 0") == 0
+    rows = program.result("speculation")["rows"]
+    assert [row["task"] for row in rows][-1] == "fill a JSON schema"
+    assert all(row["without"][0] > 0 and row["under"][0] > 0 for row in rows)
+    assert all(0 <= row["accepted"] <= row["drafted"] for row in rows)
+    assert rows[-1]["accepted"] > 0
+    assert "came true" in capsys.readouterr().out
+
+
 def test_structured(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program("structured --tokens 8 --rounds 1") == 0
     result = program.result("structured")

@@ -1,0 +1,165 @@
+"""What guesses of coming tokens are worth, by what is asked for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rbee_bench.bystanders import Bystanders
+from rbee_bench.interleave import counted, interleave
+from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.subject import Progress
+from rbee_bench.tasks import TASKS, Task
+from rbee_runtime import Artifact, Engine, Finished, Piece, Request, SamplingParams
+
+_SEEDS = range(3)
+"""Answers of each task that one turn takes, one after another."""
+
+
+class UnequalAnswers(Exception):
+    """An answer is another one with guesses: they are to change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationRow:
+    """One task.
+
+    Attributes:
+        task: Its name.
+        without: Tokens a second of a stream without guesses, one a round.
+        under: The same with them.
+        tokens: Of the answers of a round.
+        drafted: Guesses that were run along, in the last round.
+        accepted: Of these, how many came true.
+    """
+
+    task: str
+    without: tuple[float, ...]
+    under: tuple[float, ...]
+    tokens: int
+    drafted: int
+    accepted: int
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Tokens a second in the middle round, without guesses and with them."""
+        return statistics.median(self.without), statistics.median(self.under)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast it is with them, in the middle round."""
+        return paired_ratio(self.under, self.without)
+
+    @property
+    def spread(self) -> float:
+        """Of the rounds' ratios; see :func:`~rbee_bench.stats.spread`."""
+        return spread([u / w for u, w in zip(self.under, self.without, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """What was measured.
+
+    Attributes:
+        precision: Of the artifact.
+        temperature: At which answers were drawn.
+        rows: One for each task.
+        bystanders: Share of the processor that other programs had meanwhile.
+    """
+
+    precision: str
+    temperature: float
+    rows: tuple[SpeculationRow, ...]
+    bystanders: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    texts: tuple[str, ...]
+    rate: float
+    tokens: int
+    drafted: int
+    accepted: int
+
+
+def measure_speculation(
+    artifact: Artifact, tokens: int, rounds: int, temperature: float, progress: Progress
+) -> Speculation:
+    """Answer the same questions with guesses and without, by turns, one at a time.
+
+    Raises:
+        UnequalAnswers: An answer differs.
+    """
+    turns = len(TASKS) * 2 * (rounds + 1)
+    turn = counted(progress, turns)
+    progress("starting", 0, turns)
+    opened = partial(Engine.load, artifact.path, slots=1, context_length=_context(artifact, tokens))
+    with opened() as guessing, opened(draft_tokens=0) as plain:
+        bystanders = Bystanders()
+        rows = []
+        for task in TASKS:
+            answers = partial(_answers, task=task, tokens=tokens, temperature=temperature)
+            each = partial(answers, plain), partial(answers, guessing)
+            rows.append(_row(task, *each, rounds, turn))
+        share = bystanders.share()
+    return Speculation(artifact.manifest.precision, temperature, tuple(rows), share)
+
+
+def _row(
+    task: Task,
+    plain: Callable[[], _Answers],
+    guessing: Callable[[], _Answers],
+    rounds: int,
+    turn: Callable[[str], None],
+) -> SpeculationRow:
+    without, under = interleave(
+        {f"{task.name}, step by step": plain, f"{task.name}, guessing": guessing}, rounds, turn
+    ).values()
+    if any(one.texts != other.texts for one, other in zip(without, under, strict=True)):
+        raise UnequalAnswers(f"{task.name}: the answers differ with guesses")
+    last = under[-1]
+    return SpeculationRow(
+        task.name,
+        tuple(answers.rate for answers in without),
+        tuple(answers.rate for answers in under),
+        last.tokens,
+        last.drafted,
+        last.accepted,
+    )
+
+
+def _answers(engine: Engine, *, task: Task, tokens: int, temperature: float) -> _Answers:
+    """Answer a task once for each seed, one after another."""
+    texts, ends = [], []
+    for seed in _SEEDS:
+        sampling = SamplingParams(temperature=temperature, top_p=0.95, seed=seed)
+        prompt = _prompt(engine, task.question)
+        request = Request("task", prompt, tokens, sampling, constraint=task.held_to)
+        text = ""
+        for event in engine.stream(request):
+            if isinstance(event, Piece):
+                text += event.text
+            elif isinstance(event, Finished):
+                ends.append(event)
+        texts.append(text)
+    seconds = sum(end.decode_seconds for end in ends)
+    return _Answers(
+        tuple(texts),
+        sum(max(0, end.completion_tokens - 1) for end in ends) / max(seconds, 1e-9),
+        sum(end.completion_tokens for end in ends),
+        sum(end.drafted_tokens for end in ends),
+        sum(end.accepted_tokens for end in ends),
+    )
+
+
+def _prompt(engine: Engine, question: str) -> str:
+    if engine.tokenizer.chat_template is None:
+        return question
+    return engine.tokenizer.render_chat([{"role": "user", "content": question}])
+
+
+def _context(artifact: Artifact, tokens: int) -> int:
+    """Return room for the longest question and its answer, as far as the model has it."""
+    return min(artifact.manifest.shapes.context_length, 1024 + tokens)
