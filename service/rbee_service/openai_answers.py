@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from rbee_service.compact_json import Parts, json_array, json_bytes, json_object
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
 from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
@@ -166,31 +167,45 @@ class Envelope:
     chat: bool
     index: int = 0
 
-    def whole(
-        self, text: str, account: Account, logprobs: object | None = None
-    ) -> dict[str, object]:
-        """Return an answer that is not streamed."""
-        choice: dict[str, object] = {"index": self.index}
-        if self.chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
-        choice |= {"logprobs": logprobs, "finish_reason": finish_reason(account.stop)}
-        kind = "chat.completion" if self.chat else "text_completion"
-        return self._around(kind, [choice]) | {"usage": usage(account)}
+    def whole(self, choices: Iterable[Parts], account: Account) -> Iterator[bytes | bytearray]:
+        """Yield an answer that is not streamed, as JSON.
 
-    def whole_of(
-        self, teller: CallTeller, account: Account, logprobs: object | None = None
-    ) -> dict[str, object]:
-        """Return an answer to a chat that is not streamed, and may call functions."""
-        message: dict[str, object] = {"role": "assistant", "content": teller.content}
-        message["refusal"] = None
-        if teller.calls:
-            message["tool_calls"] = teller.calls
-        reason = teller.finish_reason(account.stop)
-        choice = {"index": self.index, "message": message}
-        choice |= {"logprobs": logprobs, "finish_reason": reason}
-        return self._around("chat.completion", [choice]) | {"usage": usage(account)}
+        Args:
+            choices: Each as :meth:`choice` yields it.
+            account: What they took together.
+        """
+        kind = "chat.completion" if self.chat else "text_completion"
+        answer = {name: [json_bytes(value)] for name, value in self._around(kind, []).items()}
+        counted = [json_bytes(usage(account))]
+        return json_object(answer | {"choices": json_array(choices), "usage": counted})
+
+    def choice(
+        self,
+        text: str,
+        stop: StopReason,
+        teller: CallTeller | None = None,
+        logprobs: Parts = (b"null",),
+    ) -> Iterator[bytes | bytearray]:
+        """Yield one of the choices of such an answer, as JSON.
+
+        Args:
+            text: All that was said.
+            stop: Why it ended.
+            teller: Told of that text, in a chat that may call functions.
+            logprobs: Of its tokens, as JSON.
+        """
+        reason: str = finish_reason(stop)
+        said: dict[str, object] = {"text": text}
+        if self.chat:
+            message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+            if teller is not None:
+                reason = teller.finish_reason(stop)
+                message["content"] = teller.content
+                if teller.calls:
+                    message["tool_calls"] = teller.calls
+            said = {"message": message}
+        told = {name: [json_bytes(value)] for name, value in ({"index": self.index} | said).items()}
+        return json_object(told | {"logprobs": logprobs, "finish_reason": [json_bytes(reason)]})
 
     def first(self) -> dict[str, object] | None:
         """Return the chunk that precedes all text, where there is one."""
@@ -263,14 +278,3 @@ def account_of(choices: Sequence[Account]) -> Account:
     """Return what several choices took together: their prompt counts once."""
     first = choices[0]
     return replace(first, tokens_out=sum(choice.tokens_out for choice in choices))
-
-
-def together(choices: Sequence[dict[str, Any]], account: Account) -> dict[str, object]:
-    """Return an answer that has the choices of several.
-
-    Args:
-        choices: Whole answers of one choice each.
-        account: What they took together.
-    """
-    all_of_them = [choice for answer in choices for choice in answer["choices"]]
-    return choices[0] | {"choices": all_of_them, "usage": usage(account)}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from rbee_runtime.embedding import MOST_INPUTS, EmbeddingRequest
+from rbee_service.compact_json import json_array, json_bytes, json_object
 from rbee_service.completion_request import WHOLE
 from rbee_service.events import EmbeddingOutput
 from rbee_service.inference import Account
@@ -141,8 +141,10 @@ def _cut(vector: Sequence[float], dimensions: int) -> tuple[float, ...]:
     return tuple(rounded)
 
 
-def embeddings_text(vectors: Sequence[bytes], model: str, account: Account) -> bytes:
-    """Return an :class:`EmbeddingsBody` as JSON.
+def embeddings_answer(
+    vectors: Iterable[bytes], model: str, account: Account
+) -> Iterator[bytes | bytearray]:
+    """Yield an :class:`EmbeddingsBody` as JSON.
 
     Args:
         vectors: Each an :class:`EmbeddingBody` as JSON, in their order.
@@ -151,6 +153,11 @@ def embeddings_text(vectors: Sequence[bytes], model: str, account: Account) -> b
     """
     tokens = account.tokens_in
     usage: EmbeddingUsage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    around = json.dumps({"model": model, "usage": usage}, separators=(",", ":"))
-    data = b",".join(vectors)
-    return b'{"object":"list","data":[' + data + b"]," + around.removeprefix("{").encode()
+    return json_object(
+        {
+            "object": [b'"list"'],
+            "data": json_array([vector] for vector in vectors),
+            "model": [json_bytes(model)],
+            "usage": [json_bytes(usage)],
+        }
+    )

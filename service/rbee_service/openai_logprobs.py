@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from typing_extensions import TypedDict
 
 from rbee_runtime.logprobs import TokenLogprobs
+from rbee_service.compact_json import json_array, json_bytes, json_object
 
 _LEAST: Final = -9999.0
 """What is told of a token that cannot be: JSON has no infinity."""
@@ -166,6 +167,37 @@ class TextLogprobsTeller:
         if known.offset != self._offset:
             self._offset, self._characters = known.offset, _Characters()
         return known.offset + self._characters.before(self._words.of(known.token).spelled or b"")
+
+
+class LogprobsWriter:
+    """Writes what is told of the tokens of one answer while they come.
+
+    Of one token that takes up to 2 kB of JSON: all tokens of a long answer would hold up the event
+    loop for a second if they were written in the end.
+    """
+
+    def __init__(self, teller: LogprobsTeller) -> None:
+        self._teller = teller
+        self._arrays = {
+            name: bytearray() if isinstance(value, list) else None
+            for name, value in teller.tell(()).items()
+        }
+
+    def add(self, tokens: Sequence[TokenLogprobs]) -> None:
+        """Write the next tokens."""
+        for name, told in self._teller.tell(tokens).items():
+            array = self._arrays[name]
+            if array is not None and told:
+                array += (b"," if array else b"") + json_bytes(told)[1:-1]
+
+    def parts(self) -> Iterator[bytes | bytearray]:
+        """Yield it all, as JSON."""
+        return json_object(
+            {
+                name: [b"null"] if array is None else json_array([[array]])
+                for name, array in self._arrays.items()
+            }
+        )
 
 
 class _Characters:

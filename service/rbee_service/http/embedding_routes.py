@@ -10,22 +10,23 @@ from typing import Final
 from sanic import HTTPResponse, Request
 
 from rbee_runtime.artifact import Manifest
+from rbee_service.compact_json import json_bytes
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
-from rbee_service.http.replies import json_bytes
+from rbee_service.http.replies import parts_reply
 from rbee_service.model_kinds import EMBEDDING_MODEL
 from rbee_service.openai_embeddings import (
     EmbeddingsBody,
     EmbeddingsRequest,
     embedding_body,
-    embeddings_text,
+    embeddings_answer,
 )
 from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_body
 from rbee_service.openai_parsing import parse_openai
-from rbee_service.openapi import JSON, Answer, Content, Operation
+from rbee_service.openapi import Answer, Content, Operation
 from rbee_service.sse import SseDialect
 
 _EMBEDDINGS: Final = Operation(
@@ -52,7 +53,7 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
         inferences: Begins them.
     """
 
-    async def embeddings(request: Request) -> HTTPResponse:
+    async def embeddings(request: Request) -> HTTPResponse | None:
         inferences.check(EMBEDDING_MODEL)
         body = parse_openai(EmbeddingsRequest, request.body)
         check_model(inferences, body.model)
@@ -69,8 +70,8 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
                 written.append(json_bytes(vector))
                 # Thousands of numbers may be there at once, and others wait for theirs.
                 await asyncio.sleep(0)
-        answer = embeddings_text(written, inferences.model, begun.account)
-        return HTTPResponse(answer, content_type=JSON)
+        answer = embeddings_answer(written, inferences.model, begun.account)
+        return await parts_reply(request, answer)
 
     def check_dimensions(asked: int | None) -> None:
         manifest = inferences.loaded.manifest

@@ -10,7 +10,7 @@ from rbee_runtime.logprobs import TokenLogprobs
 from rbee_service.events import End, MeasuredOutput, TokenOutput
 from rbee_service.http.inferences import Begun
 from rbee_service.openai_answers import Envelope
-from rbee_service.openai_logprobs import LogprobsTeller
+from rbee_service.openai_logprobs import LogprobsTeller, LogprobsWriter
 from rbee_service.openai_tool_answers import CallTeller
 
 
@@ -39,22 +39,25 @@ class Choice:
         self.envelope = envelope
         self._calls = None if calls is None else CallTeller(calls)
         self._logprobs = logprobs
+        self._written = None if logprobs is None else LogprobsWriter(logprobs)
         self._texts: list[str] = []
         self._untold: list[TokenLogprobs] = []
 
     def take(self, output: TokenOutput) -> None:
         """Keep some text for the whole."""
         self._texts.append(output.t)
-        self._keep_logprobs(output)
+        if self._calls is not None:
+            self._calls.push(output.t)
+        if self._written is not None and isinstance(output, MeasuredOutput):
+            self._written.add(output.logprobs)
 
-    def whole(self) -> dict[str, object]:
-        """Return the answer, as if there was no other choice."""
-        text, account, logprobs = "".join(self._texts), self.begun.account, self._tell()
-        if self._calls is None:
-            return self.envelope.whole(text, account, logprobs)
-        self._calls.push(text)
-        self._calls.flush(account.stop)
-        return self.envelope.whole_of(self._calls, account, logprobs)
+    def whole(self) -> Iterator[bytes | bytearray]:
+        """Yield the choice of an answer that is not streamed, as JSON."""
+        stop = self.begun.account.stop
+        if self._calls is not None:
+            self._calls.flush(stop)
+        logprobs = [b"null"] if self._written is None else self._written.parts()
+        return self.envelope.choice("".join(self._texts), stop, self._calls, logprobs)
 
     def pieces(self, output: TokenOutput) -> Iterator[dict[str, object]]:
         """Yield the chunks that tell of some text: none while it may become a call's syntax."""

@@ -26,7 +26,7 @@ from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
 from rbee_service.http.openai_choice import Choice
-from rbee_service.http.replies import json_reply, stream_reply
+from rbee_service.http.replies import BLOCK, parts_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
     ChatChunkBody,
@@ -35,7 +35,6 @@ from rbee_service.openai_answers import (
     TextChunkBody,
     TextCompletionBody,
     account_of,
-    together,
 )
 from rbee_service.openai_errors import OpenAiErrorBody, failure_body
 from rbee_service.openai_logprobs import (
@@ -189,8 +188,11 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
             async with aclosing(merged([one.begun.outputs() for one in choices])) as outputs:
                 async for index, output in outputs:
                     choices[index].take(output)
+                    if body.alternatives is not None:
+                        # To write them takes time, and many may be there at once.
+                        await asyncio.sleep(0)
         account = account_of([one.begun.account for one in choices])
-        return json_reply(together([one.whole() for one in choices], account))
+        return await parts_reply(request, envelope.whole([one.whole() for one in choices], account))
 
     for path in ("/v1/chat", "/v1/completions"):
         shape_failures(app, path, failure_body)
@@ -213,6 +215,11 @@ async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenera
             async for index, batch in batches:
                 choice, chunk = choices[index], b""
                 for event in batch:
+                    if len(chunk) >= BLOCK:
+                        # A slow client's are many, and others wait.
+                        yield chunk
+                        chunk = b""
+                        await asyncio.sleep(0)
                     match event:
                         case Output():
                             for piece in choice.pieces(event.output):

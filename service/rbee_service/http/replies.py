@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
+from rbee_service.compact_json import Parts, json_bytes
 from rbee_service.events import End, EventError, Failed, T
 from rbee_service.inference import Inference
 from rbee_service.sse import DONE, KEEP_ALIVE, SseDialect, encode_event
 
 EventT = TypeVar("EventT")
 
-
-def json_bytes(value: object) -> bytes:
-    """Return a value as compact JSON in UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+BLOCK: Final = 1 << 16
+"""Bytes that are written at a time of much that is there at once."""
 
 
 def json_reply(
@@ -35,6 +32,43 @@ def json_reply(
         headers=dict(headers or {}),
         content_type="application/json",
     )
+
+
+async def parts_reply(request: Request, parts: Parts) -> HTTPResponse | None:
+    """Answer with JSON that may be long: others are answered while it is written.
+
+    Args:
+        request: Asked for it.
+        parts: Of the JSON.
+
+    Returns:
+        The answer, if it is short; a long one has been written.
+    """
+    parts = list(parts)
+    length = sum(map(len, parts))
+    if length <= BLOCK:
+        return HTTPResponse(b"".join(parts), content_type="application/json")
+    response = await request.respond(
+        content_type="application/json", headers={"content-length": str(length)}
+    )
+    for block in _blocks(parts):
+        await response.send(block)
+        # To send waits for a client who is slow, but for nobody else.
+        await asyncio.sleep(0)
+    return None
+
+
+def _blocks(parts: Iterable[bytes | bytearray]) -> Iterator[bytes]:
+    """Yield parts put together or cut."""
+    block = bytearray()
+    for part in parts:
+        for start in range(0, len(part), BLOCK):
+            block += part[start : start + BLOCK]
+            if len(block) >= BLOCK:
+                yield bytes(block)
+                block.clear()
+    if block:
+        yield bytes(block)
 
 
 async def stream_reply(request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
