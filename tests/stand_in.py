@@ -84,6 +84,7 @@ class Status:
     slots_total: int = 1
     slots_available: int = 1
     queued: int = 0
+    queue_total: int = 64
     healthy: bool = True
     fault: str | None = None
 

@@ -86,6 +86,7 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
                 slots_total=self._scheduler.slots,
                 slots_available=self._scheduler.slots_available,
                 queued=self._scheduler.queued,
+                queue_total=self._scheduler.max_queue,
                 healthy=self._healthy,
                 fault=self._fault,
             )

@@ -31,6 +31,7 @@ class EngineStatus:
         slots_total: Requests it serves at a time.
         slots_available: Of these, how many are free.
         queued: Requests that wait for one.
+        queue_total: Requests that may wait for one at a time.
         healthy: Whether its thread is alive and well.
         fault: What went wrong, if it is not.
     """
@@ -38,5 +39,6 @@ class EngineStatus:
     slots_total: int
     slots_available: int
     queued: int
+    queue_total: int
     healthy: bool
     fault: str | None

@@ -16,6 +16,7 @@ class BackendStatus(Protocol):
         slots_total: Requests it can work on at once.
         slots_available: How many more it would start right now.
         queued: Requests that wait for a slot.
+        queue_total: Requests that may wait for one at a time.
         healthy: Whether it still works.
         fault: Why it does not.
     """
@@ -26,6 +27,8 @@ class BackendStatus(Protocol):
     def slots_available(self) -> int: ...  # noqa: D102
     @property
     def queued(self) -> int: ...  # noqa: D102
+    @property
+    def queue_total(self) -> int: ...  # noqa: D102
     @property
     def healthy(self) -> bool: ...  # noqa: D102
     @property

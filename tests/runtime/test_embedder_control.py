@@ -149,6 +149,7 @@ def test_the_line_has_an_end(make: MakeEmbedder) -> None:
     waiting = [submit(embedder, f"{n}", SHORT) for n in range(SLOTS + 2)]
     status = embedder.status()
     assert (status.slots_total, status.slots_available, status.queued) == (SLOTS, 0, 2)
+    assert status.queue_total == 2
     with pytest.raises(QueueFull, match=rf"\({SLOTS + 2}\)"):
         submit(embedder, "too many", SHORT)
     gate.open()

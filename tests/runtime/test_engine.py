@@ -143,6 +143,7 @@ def test_it_knows_itself(engine: Engine, tiny_artifact: Path) -> None:
     assert engine.context_length == 1024
     status = engine.status()
     assert (status.slots_total, status.slots_available, status.queued) == (2, 2, 0)
+    assert status.queue_total == 64
     assert (status.healthy, status.fault) == (True, None)
     memory = engine.memory()
     assert memory.weights == artifact.weight_bytes

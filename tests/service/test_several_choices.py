@@ -160,6 +160,27 @@ async def test_all_are_taken_or_none(tmp_path: Path) -> None:
         assert len(set(engine.cancelled)) == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_more_than_can_ever_be_taken(
+    tmp_path: Path, tiny_artifact: Path, stream: bool
+) -> None:
+    flags = ("--model", str(tiny_artifact), "--model-ref", "tiny", "--slots", "2")
+    async with running(tmp_path, load_model, *flags, "--max-queue", "1") as worker:
+        await ready(worker)
+        async with httpx.AsyncClient(base_url=worker.url) as client:
+            body = {"model": "tiny", "prompt": "x", "max_tokens": 2, "stream": stream}
+            most = await client.post("/v1/completions", json=body | {"n": 3})
+            more = await client.post("/v1/completions", json=body | {"n": 4})
+    assert most.status_code == 200
+    assert more.status_code == 400
+    assert more.json()["error"] == {
+        "message": "n must be at most 3 here: 2 are served at a time, and 1 more may wait",
+        "type": "invalid_request_error",
+        "param": "n",
+        "code": "invalid_value",
+    }
+
+
 async def numbers(count: int, closed: list[int], fails: bool = False) -> AsyncGenerator[int, None]:
     try:
         for number in range(count):

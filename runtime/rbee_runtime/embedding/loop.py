@@ -121,6 +121,7 @@ class EmbeddingLoop(Crank[_Live, Pack]):
                 slots_total=SLOTS,
                 slots_available=max(0, SLOTS - there),
                 queued=max(0, there - SLOTS),
+                queue_total=self._packer.most - SLOTS,
                 healthy=self._healthy,
                 fault=self._fault,
             )

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from rbee_runtime.constraint import ToolCalls
 from rbee_runtime.events import Event
 from rbee_runtime.logprobs import TokenLogprobs
+from rbee_service.backend import BackendStatus
 from rbee_service.events import End, MeasuredOutput, TokenOutput
 from rbee_service.http.inferences import Begun
 from rbee_service.openai_answers import Envelope
+from rbee_service.openai_errors import OpenAiError
 from rbee_service.openai_logprobs import LogprobsTeller, LogprobsWriter
 from rbee_service.openai_tool_answers import CallTeller
 
@@ -87,3 +89,22 @@ class Choice:
             return None
         untold, self._untold = self._untold, []
         return self._logprobs.tell(untold)
+
+
+def check_choices(status: BackendStatus, n: int) -> None:
+    """Let a request pass of which all choices can be taken at once, if not now.
+
+    Args:
+        status: Of what answers.
+        n: How many choices are asked for.
+
+    Raises:
+        OpenAiError: They never can.
+    """
+    most = status.slots_total + status.queue_total
+    if n > most:
+        message = (
+            f"n must be at most {most} here: "
+            f"{status.slots_total} are served at a time, and {status.queue_total} more may wait"
+        )
+        raise OpenAiError(message, "n", "invalid_value")

@@ -25,7 +25,7 @@ from rbee_service.http.descriptions import DEADLINE, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
-from rbee_service.http.openai_choice import Choice
+from rbee_service.http.openai_choice import Choice, check_choices
 from rbee_service.http.replies import BLOCK, parts_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
@@ -155,6 +155,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         calls: ToolCalls | None = None,
     ) -> HTTPResponse | None:
         check_model(inferences, body.model)
+        check_choices(inferences.loaded.status(), body.n)
         manner = read_manner(request, SseDialect.OUTPUT)
         manner.check_deadline()
         request_id = uuid.uuid4().hex
