@@ -37,10 +37,12 @@ class MemoryUse:
     """Memory held on the device (the host's for the CPU), in bytes.
 
     Attributes:
-        weights: The model's weights.
+        weights: The model's weights: the size of their files, or what a TensorRT engine says.
+            Kernels that pack weights hold them in another number of bytes: the total has that.
         cache: What the KV cache has used at most; on the CPU, memory comes as it is first written.
         cache_reserved: What it may come to use.
-        workspace: The rest: activations and libraries.
+        workspace: What the total has beyond weights and cache, mostly activations and libraries; 0
+            if it has less than these.
         total: All that the process holds, as the system reports it.
     """
 

@@ -92,8 +92,11 @@ class MeteredBackend(Generic[RequestT, EventT]):
 
 def memory_gauges(memory: CacheMemory) -> Iterator[Metric]:
     """Yield what a model holds in memory."""
-    yield gauge("rbee_memory_bytes", "All that the worker holds.", memory.total)
-    yield gauge("rbee_weights_bytes", "Weights.", memory.weights)
-    yield gauge("rbee_cache_bytes", "What the KV cache has used at most.", memory.cache)
-    yield gauge("rbee_cache_reserved_bytes", "What it may come to use.", memory.cache_reserved)
-    yield gauge("rbee_workspace_bytes", "Activations and libraries.", memory.workspace)
+    for name, meaning, value in (
+        ("rbee_memory_bytes", "All that the worker holds, as the system counts it.", memory.total),
+        ("rbee_weights_bytes", "Size of the weights' files, whatever is packed.", memory.weights),
+        ("rbee_cache_bytes", "What the KV cache has used at most.", memory.cache),
+        ("rbee_cache_reserved_bytes", "What the KV cache may come to use.", memory.cache_reserved),
+        ("rbee_workspace_bytes", "All beyond weights at that size and cache.", memory.workspace),
+    ):
+        yield gauge(name, meaning, value)
