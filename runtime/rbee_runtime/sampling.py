@@ -82,7 +82,8 @@ class RowSampler:
         if self.counts_tokens:
             self._seen.add(token)
         if self._measured is not None:
-            logits, (whole, likeliest, values) = self._measured
+            # A row of logits is not kept while others run, nor after the last one.
+            (logits, (whole, likeliest, values)), self._measured = self._measured, None
             top = tuple(map(TokenLogprob, likeliest, values))
             self.logprobs = TokenLogprobs(token, float(logits[token]) - whole, top)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -311,6 +312,16 @@ def test_a_long_completion_counts_every_token() -> None:
 def test_a_bias_decides_even_greedily() -> None:
     row = greedy_row(logit_bias={0: 3.5, 2: -100.0})
     assert sample(np.array([[1, 2, 4]], np.float32), [row]) == [0]
+
+
+def test_logits_are_not_kept_once_their_token_is_known() -> None:
+    row = RowSampler(replace(GREEDY, logprobs=2), ())
+    logits = np.zeros((1, 9), np.float32)
+    kept = weakref.ref(logits)
+    sample(logits, [row])
+    assert row.logprobs is not None
+    del logits
+    assert kept() is None
 
 
 def test_a_mask_leaves_what_it_allows() -> None:
