@@ -32,7 +32,8 @@ class ChatLogprobsFields(Part):
         schema = super().__get_pydantic_json_schema__(core, handler)
         asked = {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}}
         without = {"properties": {"top_logprobs": {"enum": [0, None]}}}
-        handler.resolve_ref_schema(schema)["allOf"] = [{"anyOf": [without, asked]}]
+        rules = handler.resolve_ref_schema(schema).setdefault("allOf", [])
+        rules.append({"anyOf": [without, asked]})
         return schema
 
     @model_validator(mode="after")

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from stand_in import MODEL, StandInEngine, finished, ready, running, served
 from support.openai_client import asked_of
 from support.two_tokenizers import byte_fallback, byte_level
@@ -23,6 +27,8 @@ from rbee_runtime.events import Event, Piece, Started, StopReason
 from rbee_runtime.logprobs import TokenLogprob, TokenLogprobs
 from rbee_service.model_loader import load_model
 from rbee_service.openai_logprobs import ChatLogprobsTeller, TextLogprobsTeller
+from rbee_service.openai_logprobs_fields import ChatLogprobsFields
+from rbee_service.openai_unserved import Part
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHAT: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 40}
@@ -267,6 +273,25 @@ async def test_what_is_refused(
     assert answer.json()["error"]["param"] == param
     assert message in answer.json()["error"]["message"]
     assert not engine.submitted
+
+
+def test_their_rule_stands_beside_others() -> None:
+    class Ruled(Part):
+        @classmethod
+        def __get_pydantic_json_schema__(
+            cls, core: CoreSchema, handler: GetJsonSchemaHandler
+        ) -> JsonSchemaValue:
+            schema = super().__get_pydantic_json_schema__(core, handler)
+            handler.resolve_ref_schema(schema)["allOf"] = [{"required": ["logprobs"]}]
+            return schema
+
+    class Both(ChatLogprobsFields, Ruled):
+        pass
+
+    schema = jsonschema_rs.validator_for(Both.model_json_schema())
+    assert schema.is_valid({"logprobs": True, "top_logprobs": 2})
+    assert not schema.is_valid({"logprobs": False, "top_logprobs": 2})
+    assert not schema.is_valid({})
 
 
 async def test_the_contracts_own_routes_know_nothing_of_it(
