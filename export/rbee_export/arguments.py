@@ -168,7 +168,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory",
         nargs="?",
-        type=Path,
+        type=_directory,
         help="the cache (default: RBEE_ARTIFACT_CACHE, or ~/.cache/rbee/artifacts)",
     )
     limit = parser.add_mutually_exclusive_group()
@@ -187,6 +187,18 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         const=0,
         help="remove everything that no worker is using",
     )
+
+
+def _directory(text: str) -> Path:
+    # Of one that is not there, nothing to remove would be told of as if all was well.
+    directory = Path(text)
+    try:
+        is_there, why = directory.is_dir(), ""
+    except OSError as error:
+        is_there, why = False, f": {error.strerror}"
+    if not is_there:
+        raise argparse.ArgumentTypeError(f"must be a directory that is there, not {text!r}{why}")
+    return directory
 
 
 def _limit(text: str) -> timedelta | int:

@@ -123,6 +123,25 @@ def test_the_cache_is_that_of_workers(
     assert told.err == f"0 artifacts removed from {tmp_path / 'none'}\n"
 
 
+@pytest.mark.parametrize("flags", [[], ["--clear"], ["--prune", "1d"]])
+@pytest.mark.parametrize("name", ["none", "a-file", "a-file/none", "x" * 300])
+def test_a_directory_that_is_not_there(
+    tmp_path: Path, name: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a-file").touch()
+    directory = str(tmp_path / name)
+    with pytest.raises(SystemExit) as caught:
+        main(["cache", directory, *flags])
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.fullmatch(
+        "rbee-export cache: argument directory: must be a directory that is there, not "
+        f"'{re.escape(directory)}'(: [^\n]+)?; see rbee-export cache --help\n",
+        told.err,
+    )
+
+
 @pytest.mark.parametrize("limit", ["", "30", "d", "-1d", "1.5G", "20KB", "9999999d", "30d "])
 def test_a_limit_that_is_none(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
