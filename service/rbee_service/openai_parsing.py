@@ -36,9 +36,11 @@ def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
         details = error.errors(include_url=False, include_input=False)
         told = dict.fromkeys(_sentence(detail) for detail in details)
         first = details[0]
-        raise OpenAiError(
-            "; ".join([*told][:_MOST_FAULTS]), _name(first) or None, _code(first)
-        ) from None
+        name: str | None = _name(first)
+        if not name:
+            # A rule that binds several fields is called what the one is that breaks it.
+            name = first["type"] if first["type"] in model.model_fields else None
+        raise OpenAiError("; ".join([*told][:_MOST_FAULTS]), name, _code(first)) from None
 
 
 def _name(detail: ErrorDetails) -> str:

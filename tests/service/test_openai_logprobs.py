@@ -252,7 +252,7 @@ async def test_what_the_engine_is_asked_for(
         (
             "chat/completions",
             {"top_logprobs": 2},
-            None,
+            "top_logprobs",
             "top_logprobs is only allowed when logprobs is true",
         ),
         ("completions", {"logprobs": 6}, "logprobs", "logprobs must be at most 5"),
@@ -263,7 +263,7 @@ async def test_what_the_engine_is_asked_for(
     ],
 )
 async def test_what_is_refused(
-    tmp_path: Path, path: str, asked: dict[str, Any], param: str | None, message: str
+    tmp_path: Path, path: str, asked: dict[str, Any], param: str, message: str
 ) -> None:
     good = {"messages": HELLO} if path.startswith("chat") else {"prompt": "x"}
     engine = StandInEngine()

@@ -372,10 +372,14 @@ MANY = [tool(f"f{n}") for n in range(129)]
         ({"tools": [tool("a"), tool("a")]}, "tools", "two functions have one name"),
         ({"tools": MANY}, "tools", "must have at most 128 items"),
         ({"tools": "a"}, "tools", "must be an array"),
-        ({"tools": [], "tool_choice": "required"}, None, "tool_choice required needs tools"),
+        (
+            {"tools": [], "tool_choice": "required"},
+            "tool_choice",
+            "tool_choice required needs tools",
+        ),
         (
             {"tool_choice": {"type": "function", "function": {"name": "SECRET"}}},
-            None,
+            "tool_choice",
             "tool_choice must name one of the tools",
         ),
         ({"tool_choice": "any"}, "tool_choice", "must be none, auto or required"),
@@ -384,7 +388,7 @@ MANY = [tool(f"f{n}") for n in range(129)]
         ({"parallel_tool_calls": 1}, "parallel_tool_calls", "must be a boolean"),
         (
             {"response_format": {"type": "json_object"}},
-            None,
+            "response_format",
             "response_format is served with tools only where tool_choice is none",
         ),
         ({"functions": [{"name": "a"}]}, "functions", "is not served"),
@@ -419,9 +423,7 @@ MANY = [tool(f"f{n}") for n in range(129)]
         ),
     ],
 )
-async def test_what_is_refused(
-    tmp_path: Path, changed: Any, param: str | None, message: str
-) -> None:
+async def test_what_is_refused(tmp_path: Path, changed: Any, param: str, message: str) -> None:
     engine = StandInEngine()
     async with served(tmp_path, engine) as (client, _):
         answer = await client.post("/v1/chat/completions", json=CHAT | changed)
