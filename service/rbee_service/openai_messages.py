@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
+from rbee_service.completion_request import WHOLE
 from rbee_service.openai_unserved import Part
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
@@ -97,6 +98,7 @@ class CalledFunction(Part):
     Attributes:
         name: Its name.
         arguments: A JSON object.
+        parsed_arguments: Not looked at: what OpenAI's client made of them.
     """
 
     name: FunctionName
@@ -105,6 +107,7 @@ class CalledFunction(Part):
         AfterValidator(_object_in_json),
         Field(json_schema_extra={"contentMediaType": "application/json"}),
     ]
+    parsed_arguments: Any = None
 
 
 class MessageCall(Part):
@@ -114,11 +117,13 @@ class MessageCall(Part):
         id: What the message with its result calls it.
         type: There is one.
         function: What was called.
+        index: Not looked at: its place, where a client has put a stream together.
     """
 
     id: _CallId
     type: Literal["function"]
     function: CalledFunction
+    index: Annotated[int, Field(ge=0), WHOLE] | None = None
 
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads, which wants arguments as an object."""
@@ -134,11 +139,13 @@ class AssistantMessage(Part):
         role: The model's.
         content: What it said; it may say nothing where it calls something.
         tool_calls: What it called.
+        parsed: Not looked at: what OpenAI's client made of the content.
     """
 
     role: Literal["assistant"]
     content: _Content | None = None
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] = Field(default_factory=list)
+    parsed: Any = None
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -163,6 +163,29 @@ async def test_clients_helpers(qwen: openai.AsyncOpenAI) -> None:
     assert isinstance(call.function.parsed_arguments, Weather)
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # of what the client made itself
+async def test_what_clients_helpers_return_may_come_back(qwen: openai.AsyncOpenAI) -> None:
+    tools = [openai.pydantic_function_tool(Weather, name="weather")]
+    asking = ASKING | {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    parsed = await qwen.chat.completions.parse(**asking)
+    async with qwen.chat.completions.stream(**asking) as stream:
+        streamed = await stream.get_final_completion()
+    shaped = await qwen.chat.completions.parse(**ASKING, response_format=Weather)
+    for answer in (parsed, streamed, shaped):
+        message = answer.choices[0].message
+        results = [
+            {"role": "tool", "tool_call_id": call.id, "content": "Fine"}
+            for call in message.tool_calls or []
+        ]
+        for said in (message, message.model_dump()):
+            asking = ASKING | {"messages": [*HELLO, said, *results], "max_completion_tokens": 2}
+            assert (await qwen.chat.completions.create(**asking, tools=tools)).choices
+    [call] = streamed.choices[0].message.model_dump()["tool_calls"]
+    assert call["index"] == 0
+    assert call["function"]["parsed_arguments"]
+    assert shaped.choices[0].message.model_dump()["parsed"]
+
+
 async def test_text_and_then_calls(qwen: openai.AsyncOpenAI) -> None:
     """As soon as the model begins one by itself: here, because it is pushed towards it."""
     marker = FAMILIES["qwen2"].plain.index("<tool_call>") + 384
