@@ -89,7 +89,7 @@ class Delta(TypedDict):
     """What is added to the answer to a chat."""
 
     role: NotRequired[Literal["assistant"]]
-    content: NotRequired[str]
+    content: NotRequired[str | None]
     tool_calls: NotRequired[list[CallDelta]]
 
 
@@ -207,9 +207,13 @@ class Envelope:
         told = {name: [json_bytes(value)] for name, value in ({"index": self.index} | said).items()}
         return json_object(told | {"logprobs": logprobs, "finish_reason": [json_bytes(reason)]})
 
-    def first(self) -> dict[str, object] | None:
-        """Return the chunk that precedes all text, where there is one."""
-        return self._chunk({"role": "assistant", "content": ""}) if self.chat else None
+    def first(self, content: Literal[""] | None = "") -> dict[str, object]:
+        """Return the chunk that begins an answer to a chat.
+
+        Args:
+            content: ``None`` if it calls functions and has no text.
+        """
+        return self._chunk({"role": "assistant", "content": content})
 
     def piece(self, text: str, logprobs: object | None = None) -> dict[str, object]:
         """Return a chunk with text."""

@@ -89,11 +89,12 @@ async def test_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
         require_valid(choice.message)
         [call] = choice.message.tool_calls or []
         assert re.fullmatch("[a-zA-Z0-9]{9}", call.id)
-        deltas, reasons = [], []
+        deltas, reasons, roles = [], [], []
         async for chunk in await client.chat.completions.create(**asking, stream=True):
             deltas += chunk.choices[0].delta.tool_calls or []
             reasons.append(chunk.choices[0].finish_reason)
-            assert not chunk.choices[0].delta.content
+            roles.append(chunk.choices[0].delta.role)
+            assert chunk.choices[0].delta.content is None
         first, *others = deltas
         assert first.id is not None
         assert first.type == "function"
@@ -103,6 +104,7 @@ async def test_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
         pieces = [one.function.arguments or "" for one in others if one.function is not None]
         assert "".join(pieces) == call.function.arguments
         assert all(pieces)
+        assert roles == ["assistant", *[None] * (len(roles) - 1)]
         assert reasons[-1] == "tool_calls"
         assert set(reasons[:-1]) == {None}
 
@@ -159,6 +161,8 @@ async def test_clients_helpers(qwen: openai.AsyncOpenAI) -> None:
             kinds.add(event.type)
         final = await stream.get_final_completion()
     assert {"tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"} <= kinds
+    assert not {"content.delta", "content.done"} & kinds
+    assert final.choices[0].message.content is None
     [call] = final.choices[0].message.tool_calls or []
     assert isinstance(call.function.parsed_arguments, Weather)
 
@@ -377,7 +381,9 @@ async def test_how_an_answer_ends(tmp_path: Path, end: Ended) -> None:
     assert (calls and calls[0]["function"]["arguments"]) == arguments
     assert choice["finish_reason"] == finish
     chunks = [chunk["choices"][0] for chunk in bodies(streamed.content)]
-    assert "".join(chunk["delta"].get("content", "") for chunk in chunks) == (content or "")
+    contents = [chunk["delta"]["content"] for chunk in chunks if "content" in chunk["delta"]]
+    assert (contents == [None]) if content is None else ("".join(contents) == content)
+    assert chunks[0]["delta"]["role"] == "assistant"
     assert chunks[-1]["finish_reason"] == finish
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from rbee_runtime.constraint import ToolCalls
 from rbee_runtime.events import Event
@@ -13,7 +14,7 @@ from rbee_service.http.inferences import Begun
 from rbee_service.openai_answers import Envelope
 from rbee_service.openai_errors import OpenAiError
 from rbee_service.openai_logprobs import LogprobsTeller, LogprobsWriter
-from rbee_service.openai_tool_answers import CallTeller
+from rbee_service.openai_tool_answers import AnswerDelta, CallTeller
 
 
 class Choice:
@@ -42,6 +43,7 @@ class Choice:
         self._calls = None if calls is None else CallTeller(calls)
         self._logprobs = logprobs
         self._written = None if logprobs is None else LogprobsWriter(logprobs)
+        self._begun = False
         self._texts: list[str] = []
         self._untold: list[TokenLogprobs] = []
 
@@ -61,6 +63,12 @@ class Choice:
         logprobs = [b"null"] if self._written is None else self._written.parts()
         return self.envelope.choice("".join(self._texts), stop, self._calls, logprobs)
 
+    def first(self) -> Iterator[dict[str, object]]:
+        """Yield the chunk that comes before the first text, where there is one."""
+        # Whether what may call functions begins with a text is not known yet.
+        if self._calls is None:
+            yield from self._begin("")
+
     def pieces(self, output: TokenOutput) -> Iterator[dict[str, object]]:
         """Yield the chunks that tell of some text: none while it may become a call's syntax."""
         self._keep_logprobs(output)
@@ -68,16 +76,26 @@ class Choice:
             yield self.envelope.piece(output.t, self._tell())
             return
         for delta in self._calls.push(output.t):
-            yield self.envelope.delta(delta, self._tell())
+            yield from self._add(delta)
 
     def last(self, ended: End) -> Iterator[dict[str, object]]:
         """Yield the chunks that tell what was held back, and why it ended."""
         if self._calls is not None:
             for delta in self._calls.flush(ended.stop_reason):
-                yield self.envelope.delta(delta, self._tell())
+                yield from self._add(delta)
+            yield from self._begin("")
         # Of tokens that nothing was said of: the syntax that ends a call.
         rest = self._tell() if self._untold else None
         yield self.envelope.last(ended, self._calls, rest)
+
+    def _add(self, delta: AnswerDelta) -> Iterator[dict[str, object]]:
+        yield from self._begin("" if "content" in delta else None)
+        yield self.envelope.delta(delta, self._tell())
+
+    def _begin(self, content: Literal[""] | None) -> Iterator[dict[str, object]]:
+        if self.envelope.chat and not self._begun:
+            self._begun = True
+            yield self.envelope.first(content)
 
     def _keep_logprobs(self, output: TokenOutput) -> None:
         if isinstance(output, MeasuredOutput):

@@ -208,8 +208,7 @@ async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenera
     left = len(choices)
     try:
         for choice in choices:
-            first = choice.envelope.first()
-            if first is not None:
+            for first in choice.first():
                 yield encode_data(first | uncounted)
         streams = [choice.begun.inference.batches() for choice in choices]
         async with aclosing(merged(streams)) as batches:
