@@ -39,8 +39,15 @@ class OpenAiError(ApiError):
         self.reason = reason
 
 
-def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> OpenAiErrorBody:
-    """Return the JSON body of a failure."""
+def failure_body(
+    failure: ApiError | InvalidFields | Unauthorized, *, prompt: str = "prompt"
+) -> OpenAiErrorBody:
+    """Return the JSON body of a failure.
+
+    Args:
+        failure: What failed.
+        prompt: The field that the prompt came in.
+    """
     match failure:
         case OpenAiError():
             return _error(failure.message, failure.status, failure.param, failure.reason)
@@ -48,7 +55,8 @@ def failure_body(failure: ApiError | InvalidFields | Unauthorized) -> OpenAiErro
             [first, *_] = failure.faults
             long = first.constraint.startswith("context_length")
             code = "context_length_exceeded" if long else "invalid_value"
-            return _error(str(failure), 400, first.field, code)
+            field = prompt if first.field == "prompt" else first.field
+            return _error(str(failure), 400, field, code)
         case Unauthorized():
             return _error(str(failure), failure.status, None, failure.code)
     return _error(failure.message, failure.status, None, failure.code.value.lower())

@@ -431,8 +431,11 @@ async def test_errors_as_the_client_raises_them(tmp_path: Path) -> None:
         engine.refusal = ContextOverflow(3000, 1, 2048)
         with pytest.raises(openai.BadRequestError) as long:
             await ask()
-        assert long.value.code == "context_length_exceeded"
+        assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
         assert "3000" in long.value.message
+        with pytest.raises(openai.BadRequestError) as long:
+            await client.completions.create(model=MODEL, prompt="x")
+        assert (long.value.code, long.value.param) == ("context_length_exceeded", "prompt")
         engine.refusal = QueueFull("the queue is full")
         with pytest.raises(openai.InternalServerError) as full:
             await ask()

@@ -195,8 +195,8 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         account = account_of([one.begun.account for one in choices])
         return await parts_reply(request, envelope.whole([one.whole() for one in choices], account))
 
-    for path in ("/v1/chat", "/v1/completions"):
-        shape_failures(app, path, failure_body)
+    shape_failures(app, "/v1/chat", partial(failure_body, prompt="messages"))
+    shape_failures(app, "/v1/completions", failure_body)
     post = ["POST"]
     app.add_route(chat, "/v1/chat/completions", methods=post, name="chat", ctx_operation=_CHAT)
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
