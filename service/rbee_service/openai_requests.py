@@ -6,8 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
+    Tag,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -33,7 +35,11 @@ _BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
 def _list_of_stops(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+    if isinstance(stop, str):
+        return [stop]
+    if not isinstance(stop, list):
+        raise PydanticCustomError("stop", "it must be a string or an array of strings")
+    return stop
 
 
 def _one_prompt(prompt: Any) -> Any:
@@ -43,6 +49,15 @@ def _one_prompt(prompt: Any) -> Any:
         case [str() | list(), *_]:
             raise PydanticCustomError("several", "only one prompt is served at a time")
     return prompt
+
+
+def _form(prompt: Any) -> str | None:
+    match prompt:
+        case str():
+            return "a-text"
+        case list():
+            return "token-ids"
+    return None
 
 
 class StreamOptions(Part):
@@ -238,7 +253,12 @@ class TextRequest(OpenAiFields):
     """
 
     prompt: Annotated[
-        _TEXT | _TOKENS,
+        Annotated[_TEXT, Tag("a-text")] | Annotated[_TOKENS, Tag("token-ids")],
+        Discriminator(
+            _form,
+            custom_error_type="prompt_form",
+            custom_error_message="it must be a string or an array of token ids",
+        ),
         BeforeValidator(
             _one_prompt,
             json_schema_input_type=(

@@ -311,6 +311,7 @@ async def test_nothing_is_ignored(
         ({"messages": [{"role": "SECRET", "content": 3}]}, "developer, user, assistant or tool"),
         ({"temperature": 2.5}, "temperature must be at most 2.0"),
         ({"stop": ["", "x" * 101]}, "stop[0] must have at least 1 character; stop[1] must have at"),
+        ({"stop": 5}, "stop: it must be a string or an array of strings"),
         ({"stream": "SECRET"}, "stream must be a boolean"),
         ({"logit_bias": {"SECRET": 1}}, "every name in logit_bias must be a token id"),
         ({"logit_bias": {"12": 101}}, "every value in logit_bias must be at most 100.0"),
@@ -324,6 +325,28 @@ async def test_faults_are_told_in_plain_words(
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert not re.search(r"SECRET|12|Input|should", answer.text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "prompt must have at least 1 character"),
+        ([], "prompt must have at least 1 item"),
+        ([""], "prompt must have at least 1 character"),
+        ([1, "a"], "prompt[1] must be an integer"),
+        ([[1, -1]], "prompt[1] must be at least 0"),
+        ([1.5], "prompt[0] must be an integer"),
+        ({}, "prompt: it must be a string or an array of token ids"),
+        (5, "prompt: it must be a string or an array of token ids"),
+        (["a", "b"], "prompt: only one prompt is served at a time"),
+    ],
+)
+async def test_what_is_no_prompt(tmp_path: Path, prompt: Any, message: str) -> None:
+    async with served(tmp_path, StandInEngine()) as (client, _):
+        answer = await client.post("/v1/completions", json=TEXT | {"prompt": prompt})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == message
+    assert answer.json()["error"]["param"] == message.partition(" ")[0].rstrip(":")
 
 
 @pytest.mark.parametrize(
