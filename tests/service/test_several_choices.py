@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,18 @@ async def test_all_are_taken_or_none(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert len(set(engine.cancelled)) == 2
+
+
+async def test_requests_take_their_places_one_after_the_other(tmp_path: Path) -> None:
+    """Or each would have some, where there are not enough for all, and none would be served."""
+    engine = StandInEngine()
+    body = {"model": MODEL, "prompt": "x", "n": 4}
+    async with served(tmp_path, engine) as (client, _):
+        asking = [client.post("/v1/completions", json=body) for _ in range(8)]
+        answers = await asyncio.gather(*asking)
+    assert {answer.status_code for answer in answers} == {200}
+    of_whom = [request.request_id.partition("-")[0] for request in engine.submitted]
+    assert [whom for whom, _ in groupby(of_whom)] == list(dict.fromkeys(of_whom))
 
 
 @pytest.mark.parametrize("stream", [False, True])

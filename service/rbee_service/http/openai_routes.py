@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -123,6 +123,8 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         inferences: Begins them.
     """
 
+    taking_several = asyncio.Lock()
+
     async def chat(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
@@ -162,27 +164,31 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
         envelope = Envelope(name, int(time.time()), inferences.model, chat)
         held_to = calls or body.constraint  # one for all choices, so that it is compiled once
+
+        async def begin(index: int) -> Choice:
+            own_id = f"{request_id}-{index}" if index else request_id
+            ask = partial(
+                body.to_runtime,
+                own_id,
+                prompt,
+                max_tokens,
+                manner.deadline,
+                constraint=held_to,
+                index=index,
+            )
+            begun = await stack.enter_async_context(
+                inferences.begun(LANGUAGE_MODEL, request, name, own_id, ask)
+            )
+            logprobs: LogprobsTeller | None = None
+            if body.alternatives is not None:
+                kind = ChatLogprobsTeller if chat else TextLogprobsTeller
+                logprobs = kind(inferences.loaded.tokenizer)
+            return Choice(begun, replace(envelope, index=index), calls, logprobs)
+
         async with AsyncExitStack() as stack:
-            choices = []
-            for index in range(body.n):
-                own_id = f"{request_id}-{index}" if index else request_id
-                ask = partial(
-                    body.to_runtime,
-                    own_id,
-                    prompt,
-                    max_tokens,
-                    manner.deadline,
-                    constraint=held_to,
-                    index=index,
-                )
-                begun = await stack.enter_async_context(
-                    inferences.begun(LANGUAGE_MODEL, request, name, own_id, ask)
-                )
-                logprobs: LogprobsTeller | None = None
-                if body.alternatives is not None:
-                    kind = ChatLogprobsTeller if chat else TextLogprobsTeller
-                    logprobs = kind(inferences.loaded.tokenizer)
-                choices.append(Choice(begun, replace(envelope, index=index), calls, logprobs))
+            # Of requests that take their places at once, each might get some of them and none all.
+            async with taking_several if body.n > 1 else nullcontext():
+                choices = [await begin(index) for index in range(body.n)]
             if body.stream:
                 await stream_reply(request, _chunks(choices, body.include_usage))
                 return None
