@@ -20,7 +20,8 @@ from rbee_service.inference import Account
 from rbee_service.openai_unserved import Part
 
 _TEXT = Annotated[str, Field(min_length=1)]
-_TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
+# To tell of every fault of a body of a megabyte takes seconds: of a long array, the first is told.
+_TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1, fail_fast=True)]
 _SHORTEST = 1e-12
 """Length below which a vector is not made longer."""
 

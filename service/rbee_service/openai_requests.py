@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
@@ -25,11 +25,14 @@ from rbee_service.openai_tools import ToolChoice, Tools, require_known
 from rbee_service.openai_unserved import Part
 
 MOST_CHOICES: Final = 16
+MOST_MESSAGES: Final = 2048
+_MOST_BIASES: Final = 1024
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]
 _TOKEN_ID = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 _STOPS = Annotated[list[StopString], Field(max_length=4)]
 _TEXT = Annotated[str, Field(min_length=1)]
-_TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
+# To tell of every fault of a body of a megabyte takes seconds: of a long array, the first is told.
+_TOKENS = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1, fail_fast=True)]
 _ONLY = Field(min_length=1, max_length=1)
 _BIAS = Annotated[float, Field(ge=-100.0, le=100.0)]
 
@@ -40,6 +43,16 @@ def _list_of_stops(stop: Any) -> Any:
     if not isinstance(stop, list):
         raise PydanticCustomError("stop", "it must be a string or an array of strings")
     return stop
+
+
+def _few(biases: Any) -> Any:
+    # A validator looks at all members before it counts them.
+    if isinstance(biases, dict) and len(biases) > _MOST_BIASES:
+        raise PydanticKnownError(
+            "too_long",
+            {"field_type": "Dictionary", "max_length": _MOST_BIASES, "actual_length": len(biases)},
+        )
+    return biases
 
 
 def _one_prompt(prompt: Any) -> Any:
@@ -109,7 +122,8 @@ class OpenAiFields(Part):
     presence_penalty: _PENALTY = 0.0
     logit_bias: Annotated[
         dict[_TOKEN_ID, _BIAS],
-        Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+        Field(max_length=_MOST_BIASES, json_schema_extra={"additionalProperties": False}),
+        BeforeValidator(_few),
     ] = Field(default_factory=dict)
     stop: Annotated[
         _STOPS, BeforeValidator(_list_of_stops, json_schema_input_type=StopString | _STOPS)
@@ -214,7 +228,9 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
         parallel_tool_calls: Whether it may call several at once.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[
+        list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+    ]
     max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     response_format: ResponseFormat | None = None
     tools: Tools = Field(default_factory=list)

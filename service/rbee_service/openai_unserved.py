@@ -16,6 +16,9 @@ from pydantic_core import CoreSchema
 
 from rbee_service.prompt_request import admit_null
 
+_MOST_UNKNOWN: Final = 8
+"""Members that are refused of one object. More would only take time: they are not told of."""
+
 _NEVER: Final = object()
 """Stands for no value at all."""
 
@@ -68,12 +71,16 @@ class Part(BaseModel):
     def _drop_what_changes_nothing(cls, members: Any) -> Any:
         if not isinstance(members, dict):
             return members
-        return {
-            name: value
-            for name, value in members.items()
-            if value is not None
-            and (name in cls.model_fields or not _same(value, UNSERVED.get(name, _NEVER)))
-        }
+        kept, unknown = {}, 0
+        for name, value in members.items():
+            if value is None:
+                continue
+            if name not in cls.model_fields:
+                if unknown == _MOST_UNKNOWN or _same(value, UNSERVED.get(name, _NEVER)):
+                    continue
+                unknown += 1
+            kept[name] = value
+        return kept
 
     @classmethod
     def __get_pydantic_json_schema__(
