@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _BEFORE = "\x02"
 """A character that no text has, and that no token has beside another."""
 
+_LONG = 4096
+"""Characters that take a few milliseconds to encode."""
+
 
 class Tokenizer:
     """A model's tokenizer.
@@ -91,7 +94,12 @@ class Tokenizer:
                 tokenizer gives up on it, as on ten million spaces in a row.
         """
         try:
-            ids: list[int] = self._tokenizer.encode(text).ids
+            if len(text) < _LONG:
+                found = self._tokenizer.encode(text)
+            else:
+                # Only batches are encoded without Python's lock, which nobody else can do without.
+                [found] = self._tokenizer.encode_batch_fast([text])
+            ids: list[int] = found.ids
         except TypeError:
             raise InvalidRequest(name, f"{name} has an unpaired surrogate") from None
         except BaseException as error:  # the library raises nothing narrower, and may panic

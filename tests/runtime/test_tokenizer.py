@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,13 +44,53 @@ def test_the_prefix_is_added_once() -> None:
     assert tokenizer.encode("<s><s>hello")[:3] != [1, 1, 1]  # what the text says twice stays
 
 
-def test_half_a_surrogate_pair_is_refused() -> None:
+LONG = "Once upon a time… 你好 🙂\n\ttabs" * 400
+
+
+def test_a_long_text_has_the_same_tokens() -> None:
+    library = tokenizers.Tokenizer.from_str(tokenizer_json())
+    text = f"<|im_start|>{LONG}<|im_end|>"
+    assert byte_level().encode(text) == library.encode(text).ids
+    ids = byte_fallback().encode(LONG)
+    assert (ids[0], ids.count(1)) == (1, 1)
+    assert byte_fallback().encode(f"<s>{LONG}")[:2] == [1, ids[1]]
+    assert byte_fallback().decode(ids) == LONG
+
+
+def test_others_go_on_while_a_long_text_is_encoded() -> None:
+    turns, over = 0, False
+
+    def turn() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            time.sleep(0)
+
+    tokenizer, text = byte_level(), LONG * 40
+    other = threading.Thread(target=turn)
+    other.start()
+    try:
+        before = turns
+        tokenizer.encode(text)
+        after = turns
+    finally:
+        over = True
+        other.join()
+    # With the lock held throughout, it would have one or two, just before and after.
+    assert after - before > 20
+
+
+@pytest.mark.parametrize("before", ["", LONG])
+def test_half_a_surrogate_pair_is_refused(before: str) -> None:
     with pytest.raises(InvalidRequest, match="unpaired surrogate") as caught:
-        byte_level().encode("a\ud800b")
+        byte_level().encode(before + "a\ud800b")
     assert caught.value.field == "prompt"
 
 
-def test_a_text_the_tokenizer_gives_up_on_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("before", ["", "! " * 4096])
+def test_a_text_the_tokenizer_gives_up_on_is_refused(
+    before: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     library = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "!": 1}, []))
     # The library bounds the steps of a pattern, and panics beyond, as usual ones do on millions
     # of spaces.
@@ -57,7 +99,7 @@ def test_a_text_the_tokenizer_gives_up_on_is_refused(capfd: pytest.CaptureFixtur
     tokenizer = Tokenizer(library)
     assert tokenizer.encode("aaa!") == [0, 0, 0, 1]
     with pytest.raises(InvalidRequest, match=r"prompt cannot be tokenized: .*limit") as caught:
-        tokenizer.encode("a" * 40 + "!")
+        tokenizer.encode(before + "a" * 40 + "!")
     assert caught.value.field == "prompt"
     capfd.readouterr()  # where a panic leaves its trace
 
