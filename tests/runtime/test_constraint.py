@@ -109,6 +109,18 @@ def test_the_last_token_may_complete_it(engine: Engine) -> None:
     assert (bounded.text, bounded.stop_reason) == ("abc", StopReason.EOS)
 
 
+def test_as_many_properties_may_be_left_out_as_may_be_asked_for(engine: Engine) -> None:
+    """Any of them may come next, which is more than the library looks at if they are many more."""
+    names = [f"p{n}" for n in range(900)]
+    all_optional = {"type": "object", "properties": {key: {} for key in names[:100]}}
+    halves = [names[:50], names[50:100]]
+    either = [{"type": "object", "properties": {key: {} for key in half}} for half in halves]
+    required = {"properties": {key: {} for key in names}, "required": names[::101]}
+    for schema in (all_optional, {"anyOf": either}, {"type": "object"} | required):
+        [one] = engine.complete([PROMPT], max_tokens=30, constraint=JsonSchema(schema))
+        assert one.text.startswith("{")
+
+
 def test_each_of_many_has_its_own(engine: Engine) -> None:
     """Also beside those that are held to nothing, and more of them than there are slots."""
     asked: list[tuple[str, Constraint | None]] = [

@@ -26,6 +26,14 @@ def chain(length: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": named | {f"d{length}": True}}
 
 
+NAMES = [f"p{n}" for n in range(900)]
+
+
+def optional(count: int) -> dict[str, Any]:
+    """Return a schema of objects whose properties may all be left out."""
+    return {"properties": {key: {} for key in NAMES[:count]}, "additionalProperties": False}
+
+
 def into(length: int) -> dict[str, Any]:
     """Return a schema of definitions each of which is the next."""
     named = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}]} for n in range(length)}
@@ -83,6 +91,15 @@ REFUSED: list[tuple[Any, str]] = [
         {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"oneOf": [{}] * 65}}},
         "json_schema at /items: more than 64 alternatives",
     ),
+    (optional(101), "json_schema: more than 100 properties in a row that are not required"),
+    (
+        {"items": {"anyOf": [optional(60), {"$ref": "#/$defs/a"}]}, "$defs": {"a": optional(41)}},
+        "json_schema at /items: more than 100 properties in a row that are not required",
+    ),
+    (
+        {"properties": {key: {} for key in NAMES}, "required": NAMES[:-101]},
+        "json_schema: more than 100 properties in a row that are not required",
+    ),
     ({"pattern": "(a{101}){50}"}, "json_schema: patterns repeat more than 5000 times"),
     ({"patternProperties": {"a{5001}": {}}}, "patterns repeat more than 5000 times"),
     ({"anyOf": [{"pattern": "a{200}"}] * 40}, "patterns repeat more than 5000 times"),
@@ -115,7 +132,11 @@ def test_what_is_refused_is_named(schema: Any, message: str) -> None:
         {"const": 2**53, "enum": [-(2**53), True, 1e60, 0.1], "maximum": 2**63 - 1},
         {"items": [{"multipleOf": 1e9}, {"multipleOf": 0.01}, {"multipleOf": 12.5}]},
         {"exclusiveMinimum": 0.5, "maximum": 0.75},
-        {"properties": {f"p{n}": {"type": ["string", "null"]} for n in range(900)}},
+        {
+            "properties": {key: {"type": ["string", "null"]} for key in NAMES},
+            "required": NAMES[::100],
+        },
+        {"items": [{"anyOf": [optional(60), optional(40)]}, optional(100)]},
         {"items": "what is malformed is for the compiler"} | {"items": [{}]},
         deep(99),
         chain(400),

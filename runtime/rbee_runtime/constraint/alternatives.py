@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 MOST_ALTERNATIVES: Final = 64
@@ -10,29 +10,38 @@ MOST_ALTERNATIVES: Final = 64
 takes grows with their square: five hundred take more than a second.
 """
 
+MOST_OPTIONAL: Final = 100
+"""Properties that may be left out one after the other. Each of them may come next: the library
+gives up on some 125.
+"""
 
-class Alternatives:
-    """Counts the alternatives of the places of one schema, each part of it once.
+
+class InPlace:
+    """Counts what there is in the places of one schema, each part of it once.
 
     Args:
         root: The whole schema, which references lead into.
+        own: Returns how much a schema itself adds to its place.
+        least: What there is in any.
     """
 
-    def __init__(self, root: object) -> None:
+    def __init__(
+        self, root: object, own: Callable[[Mapping[str, Any]], int], *, least: int
+    ) -> None:
         self._root = root
+        self._own = own
+        self._least = least
         self._known: dict[int, int] = {}
 
     def of(self, schema: object) -> int:
-        """Return how many alternatives a schema has in its place, those behind references too."""
+        """Return how much there is in a schema's place, what is behind references too."""
         if not isinstance(schema, Mapping):
-            return 1
+            return self._least
         known = self._known.get(id(schema))
         if known is None:
-            self._known[id(schema)] = 1  # for a reference that leads back here
-            known = sum(self.of(inner) for inner in self._in_its_place(schema))
-            types = schema.get("type")
-            known += len(types) if isinstance(types, list) else 0
-            self._known[id(schema)] = known = max(1, known)
+            self._known[id(schema)] = self._least  # for a reference that leads back here
+            known = self._own(schema) + sum(self.of(inner) for inner in self._in_its_place(schema))
+            self._known[id(schema)] = known = max(self._least, known)
         return known
 
     def _in_its_place(self, schema: Mapping[str, Any]) -> Iterator[object]:
@@ -57,3 +66,30 @@ class Alternatives:
             else:
                 return None
         return found
+
+
+def alternatives(root: object) -> InPlace:
+    """Return what counts the alternatives that a schema lets stand in one place."""
+
+    def types(schema: Mapping[str, Any]) -> int:
+        named = schema.get("type")
+        return len(named) if isinstance(named, list) else 0
+
+    return InPlace(root, types, least=1)
+
+
+def optional(root: object) -> InPlace:
+    """Return what counts the properties that may be left out one after the other."""
+    return InPlace(root, _longest_run, least=0)
+
+
+def _longest_run(schema: Mapping[str, Any]) -> int:
+    """Return how many properties that may be left out stand between two that may not, at most."""
+    properties, required = schema.get("properties"), schema.get("required")
+    names = required if isinstance(required, list) else ()
+    needed = {name for name in names if isinstance(name, str)}
+    longest = run = 0
+    for name in properties if isinstance(properties, Mapping) else ():
+        run = 0 if name in needed else run + 1
+        longest = max(longest, run)
+    return longest

@@ -8,7 +8,12 @@ from decimal import Decimal
 from typing import Any, Final, TypeGuard
 
 from rbee_runtime.constraint import JsonSchema
-from rbee_runtime.constraint.alternatives import MOST_ALTERNATIVES, Alternatives
+from rbee_runtime.constraint.alternatives import (
+    MOST_ALTERNATIVES,
+    MOST_OPTIONAL,
+    alternatives,
+    optional,
+)
 from rbee_runtime.constraint.extent import (
     MOST_CHARACTERS,
     MOST_PARTS,
@@ -123,7 +128,8 @@ class _Inspection:
 
     def __init__(self, constraint: JsonSchema) -> None:
         self._name = constraint.called
-        self._alternatives = Alternatives(constraint.schema)
+        self._alternatives = alternatives(constraint.schema)
+        self._optional = optional(constraint.schema)
         self._parts = 0
         self._repetitions = 0
         self._remainders = 0
@@ -171,6 +177,9 @@ class _Inspection:
             raise self._refusal(place, f"a whole number beyond {_LARGEST_WHOLE}")
         if self._alternatives.of(schema) > MOST_ALTERNATIVES:
             raise self._refusal(place, f"more than {MOST_ALTERNATIVES} alternatives")
+        if self._optional.of(schema) > MOST_OPTIONAL:
+            message = f"more than {MOST_OPTIONAL} properties in a row that are not required"
+            raise self._refusal(place, message)
         if schema.get("format") == "unknown":  # a word of the library's for any text
             raise self._refusal(place, "format cannot be unknown")
         patterns = [schema.get("pattern"), *_names(schema.get("patternProperties"))]
