@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "bf16_tiles.h"
 
 namespace rbee::avx512 {
@@ -68,25 +70,25 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
   const size_t group = kGroupInputs / block;
   const uint8_t* head = weights.panel(index);
   const uint8_t* panel = head + weights.head_bytes() + first * weights.block_bytes();
-  [[maybe_unused]] __m512 factor, low_factor;
+  [[maybe_unused]] const __m512 middle = _mm512_set1_ps(weights.middle());
+  [[maybe_unused]] __m512 factor, minimum_factor;
   for (size_t b = first; b < first + blocks; ++b) {
     __m512 scale;
-    __m512 offset = _mm512_setzero_ps();
+    __m512 offset = _mm512_setzero_ps();  // or minimum
     if constexpr (How == Held::kProducts) {
       if (b == first || b % group == 0) {
         const uint8_t* factors = head + b / group * kPanel * sizeof(uint16_t) * (Offsets ? 2 : 1);
         factor = take<uint16_t>(factors);
-        if constexpr (Offsets) low_factor = take<uint16_t>(factors);
+        if constexpr (Offsets) minimum_factor = take<uint16_t>(factors);
       }
       scale = _mm512_mul_ps(factor, take<int8_t>(panel));
-      if constexpr (Offsets) {
-        const __m512 low = _mm512_mul_ps(low_factor, take<int8_t>(panel));
-        offset = _mm512_fmadd_ps(_mm512_set1_ps(1 << (Bits - 1)), scale, low);
-      }
+      if constexpr (Offsets) offset = _mm512_mul_ps(minimum_factor, take<int8_t>(panel));
     } else {
-      scale = How == Held::kHalves ? take<uint16_t>(panel) : take<float>(panel);
-      if constexpr (Offsets) offset = take<float>(panel);
+      using Number = std::conditional_t<How == Held::kHalves, uint16_t, float>;
+      scale = take<Number>(panel);
+      if constexpr (Offsets) offset = take<Number>(panel);
     }
+    if constexpr (Offsets && How != Held::kFloats) offset = _mm512_fmadd_ps(middle, scale, offset);
     scale = _mm512_mul_ps(scale, _mm512_set1_ps(kCutOff));
     offset = _mm512_mul_ps(offset, _mm512_set1_ps(kCutOff));
     if constexpr (Bits == 4) {

@@ -20,6 +20,12 @@ int candidate(int index) {
   return index - kMost + 1;                                     // 64 to 127
 }
 
+// The nearest whole number; of what is beyond 2**22, another that is.
+float nearest(float x) {
+  constexpr float kSteps = 0x1.8p23f;
+  return x + kSteps - kSteps;
+}
+
 // `fits(i, product)` says whether a product is the number of that index, which is about values[i].
 template <typename Fits>
 std::optional<Products> products(const std::vector<float>& values, size_t group, const Fits& fits) {
@@ -35,7 +41,7 @@ std::optional<Products> products(const std::vector<float>& values, size_t group,
       const float factor = rounded_to_half(largest / static_cast<float>(integer));
       const float inverse = factor != 0 ? 1 / factor : 0;
       for (size_t i = first; i < first + group; ++i) {
-        const float whole = std::nearbyint(values[i] * inverse);
+        const float whole = nearest(values[i] * inverse);
         if (!(whole >= -kMost && whole < kMost) || !fits(i, whole * factor)) return false;
         found.integers[i] = static_cast<int8_t>(whole);
       }
@@ -64,12 +70,12 @@ FactoredMatrix factored(const float* scales, const float* offsets, size_t count,
   });
   if (!of_scales.has_value()) return found;
   if (offsets != nullptr) {
-    for (size_t i = 0; i < count; ++i) values[i] = std::fma(-middle, scales[i], offsets[i]);
-    auto of_lows = products(values, group, [&](size_t i, float product) {
-      return std::fma(middle, scales[i], product) == offsets[i];
+    for (size_t i = 0; i < count; ++i) values[i] = offsets[i] - middle * scales[i];
+    auto of_minima = products(values, group, [&](size_t i, float product) {
+      return middle * scales[i] + product == offsets[i];
     });
-    if (!of_lows.has_value()) return found;
-    found.lows = std::move(*of_lows);
+    if (!of_minima.has_value()) return found;
+    found.minima = std::move(*of_minima);
   }
   found.scales = std::move(of_scales);
   return found;

@@ -14,16 +14,15 @@ struct Products {
   std::vector<int8_t> integers;
 };
 
-// The scales of a matrix, and what its offsets leave of weights whose integer is 0; no scales where
-// they are not such products.
+// The scales and the minima of a matrix; no scales where they are not such products.
 struct FactoredMatrix {
   std::optional<Products> scales;
-  Products lows;
+  Products minima;
 };
 
-// Factors `count` scales, and as many offsets unless they are null, of groups of so many one after
-// another. An offset is `middle` scales and such a product, rounded once. Each comes out again bit
-// by bit, or nothing does.
+// Factors `count` scales, and the minima of as many offsets unless they are null, of groups of so
+// many one after another. An offset is the sum of `middle` scales, which is a power of two, and its
+// minimum, rounded once. Each comes out again bit by bit, or nothing does.
 FactoredMatrix factored(const float* scales, const float* offsets, size_t count, size_t group,
                         float middle);
 

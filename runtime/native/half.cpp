@@ -1,7 +1,6 @@
 #include "half.h"
 
 #include <bit>
-#include <cmath>
 
 namespace rbee {
 
@@ -20,13 +19,6 @@ std::optional<uint16_t> half(float value) {
     return static_cast<uint16_t>(sign | static_cast<uint32_t>(steps));
   }
   return std::nullopt;
-}
-
-float rounded_to_half(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  // Below, 16-bit floats are whole multiples of 2**-24.
-  if ((bits & 0x7fffffff) < 113u << 23) return std::nearbyint(value * 0x1p24f) * 0x1p-24f;
-  return std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu);
 }
 
 }  // namespace rbee

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include "dot_products.h"
@@ -42,8 +43,8 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   const float* sums = rows.sums + first * rows.blocks;
   const int32_t* totals = rows.totals + first * rows.blocks;
   // A constant, where the block is: what is fetched for each is written out.
-  const size_t block_bytes = kLanes * (block_size * Bits / 8 + bytes_of_a_scale(How) +
-                                       (Offsets ? bytes_of_an_offset(How) : 0));
+  const size_t block_bytes =
+      kLanes * (block_size * Bits / 8 + bytes_of_a_number(How) * (Offsets ? 2 : 1));
   const uint8_t* head = weights.panel(index);
   const uint8_t* panel = head + weights.head_bytes();
   if (How == Held::kProducts && output.fetches) fetch(head + kAhead, weights.head_bytes());
@@ -51,26 +52,26 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   Floats y[Rows];
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
 
-  [[maybe_unused]] Floats factor, low_factor;
+  [[maybe_unused]] const Floats middle = repeat(weights.middle());
+  [[maybe_unused]] Floats factor, minimum_factor;
   for (size_t b = 0; b < rows.blocks; ++b) {
     if (output.fetches) fetch(panel + kAhead, block_bytes);
     Floats scale;
-    [[maybe_unused]] Floats offset;
+    [[maybe_unused]] Floats offset;  // or minimum
     if constexpr (How == Held::kProducts) {
       if (b % (kGroupInputs / block_size) == 0) {
         factor = take<Half>(head);
-        if constexpr (Offsets) low_factor = take<Half>(head);
+        if constexpr (Offsets) minimum_factor = take<Half>(head);
       }
       scale = times(factor, take<int8_t>(panel));
-      if constexpr (Offsets) {
-        const Floats low = times(low_factor, take<int8_t>(panel));
-        offset = multiply_add(repeat(static_cast<float>(1 << (Bits - 1))), scale, low);
-      }
+      if constexpr (Offsets) offset = times(minimum_factor, take<int8_t>(panel));
     } else {
-      scale = How == Held::kHalves ? take<Half>(panel) : take<float>(panel);
-      if constexpr (Offsets) offset = take<float>(panel);
+      using Number = std::conditional_t<How == Held::kHalves, Half, float>;
+      scale = take<Number>(panel);
+      if constexpr (Offsets) offset = take<Number>(panel);
     }
     if constexpr (Offsets) {
+      if constexpr (How != Held::kFloats) offset = multiply_add(middle, scale, offset);
       for (size_t r = 0; r < Rows; ++r) y[r] = multiply_add(offset, repeat(sums[r]), y[r]);
     }
     // The integers of weights are not negative, as the instructions want: what they are too large

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <future>
-#include <optional>
+#include <span>
 #include <vector>
 
 #include "half.h"
+#include "half_scales.h"
 #include "pages.h"
 #include "weight_memory.h"
 
@@ -19,25 +19,6 @@ namespace {
 
 // From this size on it is worth the while to give a matrix's file back before the next is packed.
 constexpr size_t kLarge = 4 << 20;
-
-// Of many values at a time, since nearly all of those that are tell it by their bits alone.
-bool all_are_halves(const float* values, size_t count) {
-  constexpr size_t kTogether = 256;
-  for (size_t first = 0; first < count; first += kTogether) {
-    const size_t last = std::min(first + kTogether, count);
-    uint32_t doubtful = 0;
-    for (size_t i = first; i < last; ++i) {
-      const auto bits = std::bit_cast<uint32_t>(values[i]);
-      const uint32_t above_least = (bits & 0x7fffffff) - (113u << 23);  // of exponents -14 to 15
-      doubtful |= (bits & 0x1fff) | static_cast<uint32_t>(above_least >= 30u << 23);
-    }
-    if (doubtful != 0 && !std::all_of(values + first, values + last,
-                                      [](float value) { return half(value).has_value(); })) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // Of four dwords, each eight 4-bit integers in the order of inputs: the first four of a dword in
 // the low nibbles of its bytes, the others in the high ones.
@@ -82,38 +63,14 @@ BlockMatrix lower_half(const BlockMatrix& of, const WeightsShape& shape) {
           of.offsets != nullptr ? of.offsets + blocks : nullptr};
 }
 
-bool have_half_scales(const std::array<BlockMatrix, 2>& halves, const WeightsShape& shape) {
-  const size_t blocks = shape.outputs * shape.blocks();
-  if (!shape.halves) return all_are_halves(halves[0].scales, blocks);
-  return all_are_halves(halves[0].scales, blocks / 2) &&
-         all_are_halves(halves[1].scales, blocks / 2);
-}
-
-// What scales are products of, of a matrix or of both of its halves.
-std::array<FactoredMatrix, 2> factors(const std::array<BlockMatrix, 2>& halves,
-                                      const WeightsShape& shape) {
-  std::array<FactoredMatrix, 2> found;
-  // Where a few are 16-bit floats, all are.
-  constexpr size_t kFew = 256;
-  const size_t parts = shape.halves ? 2 : 1;
-  const size_t count = shape.outputs / parts * shape.blocks();
-  if (kGroupInputs % shape.block != 0 || shape.blocks() * shape.block % kGroupInputs != 0 ||
-      all_are_halves(halves[0].scales, std::min(kFew, count))) {
-    return found;
-  }
-  const float middle = static_cast<float>(1 << (shape.bits - 1));
-  for (size_t i = 0; i < parts; ++i) {
-    found[i] = factored(halves[i].scales, halves[i].offsets, count, kGroupInputs / shape.block,
-                        middle);
-    if (!found[i].scales.has_value()) break;
-  }
-  return found;
-}
-
-Held held_as(const std::array<BlockMatrix, 2>& halves,
-             const std::array<FactoredMatrix, 2>& factored, const WeightsShape& shape) {
-  if (factored[shape.halves ? 1 : 0].scales.has_value()) return Held::kProducts;
-  return have_half_scales(halves, shape) ? Held::kHalves : Held::kFloats;
+// What the integers of GGUF's types with offsets may have their middle at.
+std::span<const float> middles(bool offsets, size_t bits) {
+  static constexpr std::array kNone{0.0f};
+  static constexpr std::array kInFour{8.0f};
+  static constexpr std::array kInEight{16.0f, 2.0f};  // Q5_1 and Q5_K; Q2_K
+  if (!offsets) return kNone;
+  if (bits == 4) return kInFour;
+  return kInEight;
 }
 
 // Calls `work(first, last)` for parts of so many panels, on two threads where they are large: a
@@ -134,12 +91,12 @@ void in_halves(size_t panels, size_t bytes, const Work& work) {
 
 }  // namespace
 
-Panels::Panels(const WeightsShape& shape, Held held, bool has_offsets)
+Panels::Panels(const WeightsShape& shape, Held held, bool has_offsets, float middle)
     : shape_(shape),
       held_(held),
       has_offsets_(has_offsets),
-      block_bytes_(kPanel * bytes_of_a_scale(held) +
-                   kPanel * (has_offsets ? bytes_of_an_offset(held) : 0) +
+      middle_(middle),
+      block_bytes_(kPanel * bytes_of_a_number(held) * (has_offsets ? 2 : 1) +
                    kPanel * shape.block * shape.bits / 8),
       head_bytes_(held == Held::kProducts ? shape.blocks() * shape.block / kGroupInputs * kPanel *
                                                 sizeof(uint16_t) * (has_offsets ? 2 : 1)
@@ -157,11 +114,36 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& matri
 
 PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first,
                              const BlockMatrix& second)
-    : PackedWeights(shape, Halves{first, second}, factors({first, second}, shape)) {}
+    : PackedWeights(shape, Halves{first, second}, find(shape, {first, second})) {}
 
-PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves,
-                             const Factored& factored)
-    : Panels(shape, held_as(halves, factored, shape), halves[0].offsets != nullptr) {
+PackedWeights::Found PackedWeights::find(const WeightsShape& shape, const Halves& halves) {
+  const std::span parts(halves.data(), shape.halves ? 2 : 1);
+  const size_t count = shape.outputs / parts.size() * shape.blocks();
+  const auto all = [&](const auto& fits) { return std::all_of(parts.begin(), parts.end(), fits); };
+  const bool halves_fit =
+      all([&](const BlockMatrix& part) { return all_are_halves(part.scales, count); });
+  const bool groups_fit =
+      kGroupInputs % shape.block == 0 && shape.blocks() * shape.block % kGroupInputs == 0;
+  for (const float middle : middles(halves[0].offsets != nullptr, shape.bits)) {
+    if (halves_fit && all([&](const BlockMatrix& part) {
+          return all_have_half_minima(part.scales, part.offsets, count, middle);
+        })) {
+      return {Held::kHalves, middle};
+    }
+    Found found{Held::kProducts, middle};
+    auto to = found.factored.begin();
+    if (groups_fit && all([&](const BlockMatrix& part) {
+          *to = factored(part.scales, part.offsets, count, kGroupInputs / shape.block, middle);
+          return (to++)->scales.has_value();
+        })) {
+      return found;
+    }
+  }
+  return {};
+}
+
+PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found)
+    : Panels(shape, found.held, halves[0].offsets != nullptr, found.middle) {
   const size_t total = shape.panels() * panel_bytes();
   bytes_ = weight_memory(total);
   uint8_t* bytes = bytes_.get();
@@ -170,7 +152,7 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves,
   in_halves(shape.panels(), total, [&](size_t first, size_t last) {
     populate(bytes + first * panel_bytes(), bytes + last * panel_bytes());
     for (size_t i = first; i < last; ++i) {
-      pack_panel(i, halves, factored, bytes + i * panel_bytes());
+      pack_panel(i, halves, found, bytes + i * panel_bytes());
     }
   });
   // Two of everything would be too much at once.
@@ -183,10 +165,11 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves,
   }
 }
 
-void PackedWeights::pack_panel(size_t index, const Halves& halves, const Factored& factored,
+void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& found,
                                uint8_t* to) const {
   const size_t part = shape_.halves ? index % 2 : 0;
   const auto& [integers, scales, offsets] = halves[part];
+  const FactoredMatrix& factored = found.factored[part];
   const size_t blocks = shape_.blocks();
   const size_t row_bytes = shape_.block * shape_.bits / 8;
   const size_t first = shape_.halves ? index / 2 * kPanel : index * kPanel;
@@ -205,8 +188,8 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Factore
       const auto factor_of = [&](const Products& products) {
         return [&, group](size_t output) { return products.factors[output * groups + group]; };
       };
-      put(factor_of(*factored[part].scales));
-      if (has_offsets_) put(factor_of(factored[part].lows));
+      put(factor_of(*factored.scales));
+      if (has_offsets_) put(factor_of(factored.minima));
     }
   }
   // Rows of lanes beyond the last output.
@@ -218,16 +201,22 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Factore
     switch (held_) {
       case Held::kFloats:
         put(of(scales));
+        if (has_offsets_) put(of(offsets));
         break;
       case Held::kHalves:
-        put([&](size_t output) { return half(scales[output * blocks + block]).value_or(0); });
+        put([&](size_t output) { return half_of_exact(scales[output * blocks + block]); });
+        if (has_offsets_) {
+          put([&](size_t output) {
+            const size_t i = output * blocks + block;
+            return half_of_exact(half_minimum(scales[i], offsets[i], middle_));
+          });
+        }
         break;
       case Held::kProducts:
-        put(of(factored[part].scales->integers));
-        if (has_offsets_) put(of(factored[part].lows.integers));
+        put(of(factored.scales->integers));
+        if (has_offsets_) put(of(factored.minima.integers));
         break;
     }
-    if (has_offsets_ && held_ != Held::kProducts) put(of(offsets));
     const uint8_t* rows = integers + (first * blocks + block) * row_bytes;
     size_t stride = blocks * row_bytes;
     if (lanes < kPanel) {

@@ -37,22 +37,19 @@ struct BlockMatrix {
   const float* offsets;
 };
 
-// How the scales and offsets of blocks are held. As products they are in GGUF's K-quants: a scale of
-// a 16-bit float, which a group of blocks shares, and of an integer of 8 bits, and just so what an
-// offset leaves of weights whose integer is 0. The offset is that and 2^(bits-1) scales, rounded
-// once.
+// How the scales and offsets of blocks are held, each exactly. GGUF's types with offsets have minima
+// of their blocks, of integers from 0 on; an artifact has the middle of these for 0, and the offset
+// is the sum of so many scales and the minimum, rounded once. As products scales and minima are in
+// K-quants: of a 16-bit float, which a group of blocks shares, and of an integer of 8 bits.
 enum class Held : uint8_t {
   kFloats,    // both as 32-bit floats
-  kHalves,    // scales as 16-bit floats, which hold every one exactly; offsets as 32-bit ones
-  kProducts,  // both as products
+  kHalves,    // scales as 16-bit floats, and minima in place of offsets
+  kProducts,  // scales as products, and minima in place of offsets
 };
 
-RBEE_INLINED constexpr size_t bytes_of_a_scale(Held held) {
+// Of a scale, or of an offset or minimum.
+RBEE_INLINED constexpr size_t bytes_of_a_number(Held held) {
   return held == Held::kFloats ? sizeof(float) : held == Held::kHalves ? sizeof(uint16_t) : 1;
-}
-
-RBEE_INLINED constexpr size_t bytes_of_an_offset(Held held) {
-  return held == Held::kProducts ? 1 : sizeof(float);
 }
 
 // Inputs of a group of blocks.
@@ -62,12 +59,12 @@ constexpr size_t kGroupInputs = 256;
 // where scales are products, group after group:
 //
 //   factors  16-bit float[16], of the scales
-//   factors  the same, of what offsets leave, where the matrix has any
+//   factors  the same, of the minima, where the matrix has offsets
 //
 // and then, block after block of inputs:
 //
 //   scales   float[16], 16-bit float[16] or int8[16]
-//   offsets  float[16] or int8[16], where the matrix has any
+//   offsets  or minima, the same, where the matrix has any
 //   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
 //            share 64 bytes, the first in the low nibbles
 class Panels {
@@ -75,6 +72,8 @@ class Panels {
   RBEE_INLINED const WeightsShape& shape() const { return shape_; }
   RBEE_INLINED Held held() const { return held_; }
   RBEE_INLINED bool has_offsets() const { return has_offsets_; }
+  // How many scales an offset is more than its minimum, where minima are held.
+  RBEE_INLINED float middle() const { return middle_; }
   // Of a block, and of all factors of a panel.
   RBEE_INLINED size_t block_bytes() const { return block_bytes_; }
   RBEE_INLINED size_t head_bytes() const { return head_bytes_; }
@@ -86,11 +85,12 @@ class Panels {
   Panels part(size_t first, size_t outputs) const;
 
  protected:
-  Panels(const WeightsShape& shape, Held held, bool has_offsets);
+  Panels(const WeightsShape& shape, Held held, bool has_offsets, float middle);
 
   WeightsShape shape_;
   Held held_;
   bool has_offsets_;
+  float middle_;
   size_t block_bytes_;
   size_t head_bytes_;
   const uint8_t* first_ = nullptr;
@@ -105,10 +105,17 @@ class PackedWeights : public Panels {
 
  private:
   using Halves = std::array<BlockMatrix, 2>;
-  using Factored = std::array<FactoredMatrix, 2>;
 
-  PackedWeights(const WeightsShape& shape, const Halves& halves, const Factored& factored);
-  void pack_panel(size_t index, const Halves& halves, const Factored& factored, uint8_t* to) const;
+  // What was found of scales and offsets.
+  struct Found {
+    Held held = Held::kFloats;
+    float middle = 0;
+    std::array<FactoredMatrix, 2> factored;
+  };
+  static Found find(const WeightsShape& shape, const Halves& halves);
+
+  PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found);
+  void pack_panel(size_t index, const Halves& halves, const Found& found, uint8_t* to) const;
 
   std::shared_ptr<uint8_t> bytes_;
 };

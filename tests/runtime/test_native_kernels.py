@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, factored
+from support.factored import GROUP, MIDDLES, factored, in_halves
 from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeFamily
 from support.native import (
@@ -163,17 +163,25 @@ def test_products_of_blocks_with_offsets(
     n=st.integers(1, 40),
     groups=st.integers(1, 3),
     rows=st.integers(1, 20),
-    bits=st.sampled_from([4, 8]),
+    of_type=st.sampled_from(MIDDLES),
     block=st.sampled_from([16, 32]),
     offsets=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_scales_that_are_products_are_what_they_come_to(
-    *, n: int, groups: int, rows: int, bits: int, block: int, offsets: bool, seed: int
+    *,
+    n: int,
+    groups: int,
+    rows: int,
+    of_type: tuple[int, int],
+    block: int,
+    offsets: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
+    bits, middle = of_type
     k = groups * GROUP
-    scales, added = factored(rng, n, k, bits, block)
+    scales, added = factored(rng, n, k, block, middle)
     integers = rng.integers(0, 256, (n, k // block, block * bits // 8), np.uint8)
     x = activations(rng, rows, k, block)
 
@@ -187,6 +195,53 @@ def test_scales_that_are_products_are_what_they_come_to(
     more = [np.pad(array, [(0, 0), (0, 1)]) for array in (scales, added)]
     floats = held(np.pad(integers, [(0, 0), (0, 1), (0, 0)]), *more)
     found, wanted = both(factors, {"x": x})
+    assert_near(found, wanted, tolerance=1e-5)
+    assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    blocks=st.integers(1, 20),
+    rows=st.integers(1, 20),
+    of_type=st.sampled_from(MIDDLES),
+    block=st.sampled_from([16, 32]),
+    spoilt=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_minima_of_sixteen_bits_are_what_they_come_to(
+    *,
+    n: int,
+    blocks: int,
+    rows: int,
+    of_type: tuple[int, int],
+    block: int,
+    spoilt: bool,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    bits, middle = of_type
+    k = blocks * block
+    scales, offsets = in_halves(rng, n, k, block, middle)
+    if spoilt:  # one is no such sum
+        at = rng.integers(n), rng.integers(blocks)
+        scales[at] = 2.0**-6
+        offsets[at] = np.nextafter(np.float32(2.0**-4), np.float32(1))
+    integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
+    x = activations(rng, rows, k, block)
+    halves = product_of(rng, bits, block, k, integers=integers, scales=scales, offsets=offsets)
+    # With a scale behind them that 16 bits do not hold, of activations that are zero.
+    floats = product_of(
+        rng,
+        bits,
+        block,
+        k + block,
+        integers=np.pad(integers, [(0, 0), (0, 1), (0, 0)]),
+        scales=np.pad(scales, [(0, 0), (0, 1)], constant_values=1 / 3),
+        offsets=np.pad(offsets, [(0, 0), (0, 1)]),
+    )
+    found, wanted = both(halves, {"x": x})
     assert_near(found, wanted, tolerance=1e-5)
     assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, factored
+from support.factored import GROUP, MIDDLES, factored, in_halves
 from support.native import model, needs_matrix_unit, session
 
 from rbee_export.dialect.functions import block_product
@@ -39,7 +39,7 @@ class Product:
         bias: bool,
         offsets: bool,
         short_scales: bool = False,
-        products: bool = False,
+        given: tuple[Array, Array] | None = None,
     ) -> None:
         blocks = -(-k // block)
         scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
@@ -50,9 +50,8 @@ class Product:
         added = np.zeros((n, blocks), np.float32)
         if offsets:
             added = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
-        if products:
-            scales, lows = factored(rng, n, k, bits, block)
-            added = lows if offsets else added
+        if given is not None:
+            scales, added = given[0], given[1] if offsets else added
             constants["scales"] = scales
         if offsets:
             constants["offsets"] = added
@@ -138,17 +137,28 @@ def test_products(
     n=st.integers(1, 90),
     groups=st.sampled_from([1, 2, 3, 18]),  # the last does not fit a core's cache
     rows=st.integers(2, 100),
-    bits=st.sampled_from([4, 8]),
+    of_type=st.sampled_from(MIDDLES),
     block=st.sampled_from([16, 32]),
+    products=st.booleans(),
     offsets=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_scales_that_are_products(
-    *, n: int, groups: int, rows: int, bits: int, block: int, offsets: bool, seed: int
+def test_scales_and_minima(
+    *,
+    n: int,
+    groups: int,
+    rows: int,
+    of_type: tuple[int, int],
+    block: int,
+    products: bool,
+    offsets: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
+    bits, middle = of_type
     k = groups * GROUP
-    of = Product(rng, n, k, bits, block, bias=False, offsets=offsets, products=True)
+    given = (factored if products else in_halves)(rng, n, k, block, middle)
+    of = Product(rng, n, k, bits, block, bias=False, offsets=offsets, given=given)
     x = rng.standard_normal((1, rows, k), np.float32)
     errors = np.abs(of.run(x) - of.exact(x))
     # What an offset takes away from a scale's weights may be far larger than what is left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
 import re
@@ -13,7 +14,7 @@ import onnxruntime as ort
 import psutil
 import pytest
 from numpy.typing import NDArray
-from support.factored import factored
+from support.factored import GROUP, factored, in_halves
 from support.native import model, needs_kernels, session
 
 from rbee_export.dialect.functions import block_product
@@ -40,6 +41,14 @@ def product() -> ir.Model:
         },
         {"N": OUTPUTS, "K": INPUTS, "bits": 4, "block_size": BLOCK, "accuracy_level": 4},
     )
+
+
+def resident() -> int:
+    """Return bytes of this process's memory that are in use."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    rss: int = psutil.Process().memory_info().rss
+    return rss
 
 
 def in_large_pages() -> int:
@@ -94,10 +103,22 @@ def test_memory_of_weights_is_given_back(product: ir.Model) -> None:
 
 
 @needs_kernels
-def test_scales_that_are_products_take_a_byte_each() -> None:
+@pytest.mark.parametrize(
+    ("bits", "block", "middle", "products"),
+    [
+        pytest.param(4, 32, 8, False, id="Q4_1"),
+        pytest.param(8, 32, 16, False, id="Q5_1"),
+        pytest.param(4, 32, 8, True, id="Q4_K"),
+        pytest.param(8, 32, 16, True, id="Q5_K"),
+        pytest.param(8, 16, 2, True, id="Q2_K"),
+    ],
+)
+def test_scales_and_minima_take_what_they_take_in_a_file(
+    bits: int, block: int, middle: int, products: bool
+) -> None:
     rng = np.random.default_rng(2)
-    blocks = INPUTS // BLOCK
-    integers = rng.integers(0, 256, (OUTPUTS, blocks, BLOCK // 2), np.uint8)
+    blocks = INPUTS // block
+    integers = rng.integers(0, 256, (OUTPUTS, blocks, block * bits // 8), np.uint8)
 
     def taken(scales: NDArray[np.float32], offsets: NDArray[np.float32]) -> int:
         """Return bytes that 12 such products take, with what they come from."""
@@ -106,20 +127,21 @@ def test_scales_that_are_products_take_a_byte_each() -> None:
             "BlockProduct",
             {"x": np.zeros((1, INPUTS), np.float32)},
             {"integers": integers, "scales": scales, "offsets": offsets},
-            {"N": OUTPUTS, "K": INPUTS, "bits": 4, "block_size": BLOCK},
+            {"N": OUTPUTS, "K": INPUTS, "bits": bits, "block_size": block},
             function=function,
         )
-        gc.collect()
-        before = psutil.Process().memory_info().rss
+        before = resident()
         opened = [session(of, native=True) for _ in range(12)]
-        after = psutil.Process().memory_info().rss
+        after = resident()
         del opened
         return after - before
 
     floats = [rng.uniform(-0.02, 0.02, (OUTPUTS, blocks)).astype(np.float32) for _ in range(2)]
-    less = taken(*floats) - taken(*factored(rng, OUTPUTS, INPUTS, 4, BLOCK))
-    # Of each block's 16 outputs 4 bytes less a scale and an offset, but for the group's: 5.5.
-    assert less > 12 * 4 * OUTPUTS * blocks
+    held = factored if products else in_halves
+    less = taken(*floats) - taken(*held(rng, OUTPUTS, INPUTS, block, middle))
+    # Of a block of an output, 8 bytes less 4; or less 2, and less 4 of a group.
+    saved = 8 - (2 + 4 * block / GROUP if products else 4)
+    assert less > 12 * 0.9 * saved * OUTPUTS * blocks
 
 
 def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:

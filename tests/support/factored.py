@@ -1,4 +1,7 @@
-"""Scales and offsets as GGUF's K-quants have them: products of a group's float and an integer."""
+"""Scales and offsets as GGUF's types have them, whose kernels hold minima in place of offsets.
+
+An offset is a block's minimum and ``middle`` scales, where the middle of the type's integers is.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,33 @@ from numpy.typing import NDArray
 GROUP = 256
 """Inputs of a group of blocks."""
 
+MIDDLES = ((4, 8), (8, 16), (8, 2))
+"""Bits of integers and where their middle is: Q4_1 and Q4_K; Q5_1 and Q5_K; Q2_K."""
+
+
+def in_halves(
+    rng: np.random.Generator, n: int, k: int, block: int, middle: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Draw scales and offsets, ``float32[n, k / block]`` each, of 16-bit scales and minima.
+
+    Some are zero, and some less than 16-bit floats have normal numbers for.
+    """
+
+    def halves(low: float) -> NDArray[np.float32]:
+        drawn = rng.uniform(low, 0.02, (n, k // block))
+        drawn *= rng.choice([0, 2.0**-14, 2.0**-3, 1], drawn.shape, p=[0.05, 0.1, 0.15, 0.7])
+        return drawn.astype(np.float16).astype(np.float32)
+
+    scales = halves(1e-3)
+    return scales, halves(-0.1) + np.float32(middle) * scales
+
 
 def factored(
-    rng: np.random.Generator, n: int, k: int, bits: int, block: int
+    rng: np.random.Generator, n: int, k: int, block: int, middle: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw scales and offsets, ``float32[n, k / block]`` each.
+    """Draw scales and offsets, ``float32[n, k / block]`` each, as K-quants have them.
 
+    Scales and minima are products of a group's 16-bit float and an integer of a block's own.
     Of every group the largest integer is 63, -128, -32 or 15, which quantisers scale to, or
     another; some groups are of zeros alone.
     """
@@ -30,5 +54,5 @@ def factored(
         found: NDArray[Any] = (factors.astype(np.float64) * integers).reshape(n, -1)
         return found
 
-    scales, lows = products(), products()
-    return scales.astype(np.float32), (2 ** (bits - 1) * scales + lows).astype(np.float32)
+    scales, minima = products(), products()
+    return scales.astype(np.float32), (middle * scales + minima).astype(np.float32)
