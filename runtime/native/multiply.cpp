@@ -13,8 +13,10 @@ namespace {
 
 // Rounded activations that stay in a core's second-level cache while weights pass.
 constexpr size_t kRowsInCache = 384 << 10;
-// Bytes between the weights at work and those that are fetched.
+// Bytes between the weights at work and those that are fetched into the core's first cache, and into
+// its second before: the first waits for few lines at a time, too few for how long memory takes.
 constexpr size_t kAhead = 3072;
+constexpr size_t kFarAhead = 8192;
 
 struct Output {
   float* y;
@@ -32,6 +34,11 @@ RBEE_INLINED Floats take(const uint8_t*& from) {
   return numbers;
 }
 
+RBEE_INLINED void fetch_ahead(const uint8_t* of, size_t bytes) {
+  fetch_into_second(of + kFarAhead, bytes);
+  fetch(of + kAhead, bytes);
+}
+
 // One panel times one tile: each block's sums are weighed by both scales. `Block` 0 means that the
 // block's size is known at run time only.
 template <size_t Rows, size_t Bits, size_t Block, Held How, bool Offsets>
@@ -47,7 +54,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
       kLanes * (block_size * Bits / 8 + bytes_of_a_number(How) * (Offsets ? 2 : 1));
   const uint8_t* head = weights.panel(index);
   const uint8_t* panel = head + weights.head_bytes();
-  if (How == Held::kProducts && output.fetches) fetch(head + kAhead, weights.head_bytes());
+  if (How == Held::kProducts && output.fetches) fetch_ahead(head, weights.head_bytes());
 
   Floats y[Rows];
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
@@ -55,7 +62,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   [[maybe_unused]] const Floats middle = repeat(weights.middle());
   [[maybe_unused]] Floats factor, minimum_factor;
   for (size_t b = 0; b < rows.blocks; ++b) {
-    if (output.fetches) fetch(panel + kAhead, block_bytes);
+    if (output.fetches) fetch_ahead(panel, block_bytes);
     Floats scale;
     [[maybe_unused]] Floats offset;  // or minimum
     if constexpr (How == Held::kProducts) {
