@@ -2,7 +2,7 @@
 
 ``python -m rbee_bench.random_gguf model.gguf`` writes Qwen3-1.7B's shape, in Q4_0, with the
 vocabulary of the sample model; ``--shape qwen3-30b-a3b`` a mixture of experts, ``--kind q4_k`` in
-Q4_K.
+Q4_K, ``--kind q6_k`` in Q6_K.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _SPREAD = 4.61
 _GROUP = 256
 _GROUP_SPREAD = 261.0
 """Of what 6 bits times 4 are, less 7.5 times other 6."""
+_SIGNED_SPREAD = 1365.0
+"""Of what 8 bits with a sign times 6 with one are."""
 
 Blocks = tuple[NDArray[np.uint8], gguf.GGMLQuantizationType]
 
@@ -162,8 +164,18 @@ def _q4_k(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
     return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.Q4_K
 
 
+def _q6_k(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
+    """Return random blocks of Q6_K, ``uint8[..., inputs / 256 * 210]``, alike."""
+    *leading, inputs = sizes
+    packed = rng.integers(0, 256, (*leading, inputs // _GROUP, 210), np.uint8)
+    scale = inputs**-0.5 / _SIGNED_SPREAD
+    scales = rng.uniform(0.7 * scale, 1.3 * scale, packed.shape[:-1]).astype(np.float16)
+    packed[..., 208:] = scales[..., None].view(np.uint8)
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.Q6_K
+
+
 KINDS: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Blocks]]] = (
-    MappingProxyType({"q4_0": _q4_0, "q4_k": _q4_k})
+    MappingProxyType({"q4_0": _q4_0, "q4_k": _q4_k, "q6_k": _q6_k})
 )
 """What matrices are quantised as, and what draws such blocks."""
 

@@ -49,6 +49,14 @@ inline __m512i shuffled_together(__m512 even, __m512 odd) {
                                   order);
 }
 
+// Integers of six bits: the lower four of each byte, and the next two of another.
+RBEE_MATRIX_UNIT inline __m512i joined(__m512i lower, __m512i upper) {
+  // lower where the mask is set, else upper
+  const __m512i six =
+      _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x0f), lower, upper, 0xca);
+  return _mm512_and_si512(six, _mm512_set1_epi8(0x3f));
+}
+
 template <typename Number>
 RBEE_MATRIX_UNIT inline __m512 take(const uint8_t*& from) {
   const uint8_t* numbers = from;
@@ -111,9 +119,8 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
         _mm512_storeu_si512(to + 3 * kStepInputs, shuffled_together(second(by8), second(by16)));
       }
     } else {
-      const __m512 down = less_power<8, 8>(scale, offset);
-      for (size_t i = 0; i < block; i += 4, panel += kUnitBytes, to += 2 * kStepInputs) {
-        const __m512i line = _mm512_loadu_si512(panel);
+      const __m512 down = less_power<8, Bits>(scale, offset);
+      const auto round = [&](__m512i line) RBEE_MATRIX_UNIT {
         const auto number = [&](__m512 word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(word, scale, down);
         };
@@ -122,6 +129,22 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
         _mm512_storeu_si512(to + kStepInputs,
                             shuffled_together(number(byte_above_power<2>(line)),
                                               number(byte_above_power<3>(line))));
+        to += 2 * kStepInputs;
+      };
+      if constexpr (Bits == 8) {
+        for (size_t i = 0; i < block; i += 4, panel += kUnitBytes) {
+          round(_mm512_loadu_si512(panel));
+        }
+      } else {
+        for (size_t i = 0; i < block; i += 16, panel += 3 * kUnitBytes) {
+          const __m512i first = _mm512_loadu_si512(panel);
+          const __m512i second = _mm512_loadu_si512(panel + kUnitBytes);
+          const __m512i pairs = _mm512_loadu_si512(panel + 2 * kUnitBytes);
+          round(joined(first, _mm512_slli_epi16(pairs, 4)));
+          round(joined(_mm512_srli_epi16(first, 4), _mm512_slli_epi16(pairs, 2)));
+          round(joined(second, pairs));
+          round(joined(_mm512_srli_epi16(second, 4), _mm512_srli_epi16(pairs, 2)));
+        }
       }
     }
   }
@@ -147,7 +170,14 @@ RoundPanel of_bits(const Panels& weights) {
 }  // namespace
 
 RoundPanel round_panel_of(const Panels& weights) {
-  return weights.shape().bits == 4 ? of_bits<4>(weights) : of_bits<8>(weights);
+  switch (weights.shape().bits) {
+    case 4:
+      return of_bits<4>(weights);
+    case 6:
+      return of_bits<6>(weights);
+    default:
+      return of_bits<8>(weights);
+  }
 }
 
 }  // namespace rbee::avx512

@@ -7,17 +7,44 @@
 
 namespace rbee::RBEE_VARIANT {
 
+constexpr size_t kLine = kLanes * sizeof(int32_t);
+
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+
+// Of sixteen inputs of six bits.
+template <size_t Rows>
+[[gnu::always_inline]] inline void add_sixes(const uint8_t* integers, const int8_t* values,
+                                             size_t block, Integers* sums) {
+  const Integers first = load_integers(integers);
+  const Integers second = load_integers(integers + kLine);
+  const Integers pairs = load_integers(integers + 2 * kLine);
+  const auto add = [&](Integers line, size_t input) {
+    for (size_t r = 0; r < Rows; ++r) {
+      sums[r] = add_dot(sums[r], line, repeat_four(values + r * block + input));
+    }
+  };
+  add(with_upper<0>(low_nibbles(first), pairs), 0);
+  add(with_upper<1>(high_nibbles(first), pairs), 4);
+  add(with_upper<2>(low_nibbles(second), pairs), 8);
+  add(with_upper<3>(high_nibbles(second), pairs), 12);
+}
 
 // Adds to the sums of `Rows` rows the products of a block: integers without signs for sixteen
 // outputs, in the order of PackedWeights, with each row's `block` bytes.
 template <size_t Rows, size_t Bits>
 [[gnu::always_inline]] inline void add_products(const uint8_t* integers, const int8_t* values,
                                                 size_t block, Integers* sums) {
+  if constexpr (Bits == 6) {
+#pragma GCC unroll 2
+    for (size_t i = 0; i < block; i += 16, integers += 3 * kLine) {
+      add_sixes<Rows>(integers, values + i, block, sums);
+    }
+    return;
+  }
 #pragma GCC unroll 8
   for (size_t i = 0; i < block; i += Bits == 4 ? 8 : 4) {
     const Integers line = load_integers(integers);
-    integers += kLanes * sizeof(int32_t);
+    integers += kLine;
     if constexpr (Bits == 4) {
       const Integers even = low_nibbles(line);
       const Integers odd = high_nibbles(line);
@@ -39,7 +66,6 @@ template <size_t Rows, size_t Bits>
 
 // Inputs whose products with four bits fit words: eight sums of two of at most 15 * 128 each.
 constexpr size_t kRun = 32;
-constexpr size_t kLine = kLanes * sizeof(int32_t);
 
 // Of eight bits, the lower or the upper four of a run, which count sixteen times as much.
 template <size_t Rows, bool Upper>
@@ -56,6 +82,36 @@ template <size_t Rows, bool Upper>
     }
   }
   for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], Upper ? 16 : 1);
+}
+
+// Of a run of six bits, the lower four and the upper two.
+template <size_t Rows>
+[[gnu::always_inline]] inline void add_sixes(const uint8_t* lines, const int8_t* values,
+                                             size_t block, size_t count, Integers* sums) {
+  Integers words[Rows];
+  const auto add = [&](Integers line, const int8_t* inputs) {
+    for (size_t r = 0; r < Rows; ++r) {
+      words[r] = add_pairs(words[r], line, repeat_four(inputs + r * block));
+    }
+  };
+  for (Integers& word : words) word = repeat(0);
+#pragma GCC unroll 4
+  for (size_t i = 0; i < count; i += 8) {
+    const Integers line = load_integers(lines + (i / 16 * 3 + i / 8 % 2) * kLine);
+    add(low_nibbles(line), values + i);
+    add(high_nibbles(line), values + i + 4);
+  }
+  for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], 1);
+  for (Integers& word : words) word = repeat(0);
+#pragma GCC unroll 2
+  for (size_t i = 0; i < count; i += 16) {
+    const Integers pairs = load_integers(lines + (i / 16 * 3 + 2) * kLine);
+    add(pairs_of<0>(pairs), values + i);
+    add(pairs_of<1>(pairs), values + i + 4);
+    add(pairs_of<2>(pairs), values + i + 8);
+    add(pairs_of<3>(pairs), values + i + 12);
+  }
+  for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], 16);
 }
 
 template <size_t Rows, size_t Bits>
@@ -79,6 +135,8 @@ template <size_t Rows, size_t Bits>
         }
       }
       for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], 1);
+    } else if constexpr (Bits == 6) {
+      add_sixes<Rows>(integers, values, block, count, sums);
     } else {
       add_nibbles<Rows, false>(integers, values, block, count, sums);
       // Or else what both read would be kept in between, for which registers are too few.

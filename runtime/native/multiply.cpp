@@ -126,6 +126,8 @@ const ByRows& offsets_table(const Panels& weights) {
                                : rows_table<Bits, Block, How, false>();
 }
 
+// Scales that are 32-bit floats no type of GGUF has, and no export's own blocks: it matters little how
+// fast those are, and much how large the library is.
 template <size_t Bits, size_t Block>
 const ByRows& scales_table(const Panels& weights) {
   switch (weights.held()) {
@@ -134,16 +136,20 @@ const ByRows& scales_table(const Panels& weights) {
     case Held::kProducts:
       return offsets_table<Bits, Block, Held::kProducts>(weights);
     default:
-      return offsets_table<Bits, Block, Held::kFloats>(weights);
+      return offsets_table<Bits == 4 ? 4 : 8, 0, Held::kFloats>(weights);
   }
 }
 
 const ByRows& table(const Panels& weights) {
   const bool common = weights.shape().block == 32;
-  if (weights.shape().bits == 4) {
-    return common ? scales_table<4, 32>(weights) : scales_table<4, 0>(weights);
+  switch (weights.shape().bits) {
+    case 4:
+      return common ? scales_table<4, 32>(weights) : scales_table<4, 0>(weights);
+    case 6:
+      return scales_table<6, 0>(weights);
+    default:
+      return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
   }
-  return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
 }
 
 // Calls `multiply(index, tile, fetches)` for every tile of rows and every index of [first, last), as

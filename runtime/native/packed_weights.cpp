@@ -12,6 +12,7 @@
 #include "half.h"
 #include "half_scales.h"
 #include "pages.h"
+#include "six_bits.h"
 #include "weight_memory.h"
 
 namespace rbee {
@@ -117,6 +118,19 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first
     : PackedWeights(shape, Halves{first, second}, find(shape, {first, second})) {}
 
 PackedWeights::Found PackedWeights::find(const WeightsShape& shape, const Halves& halves) {
+  Found found = find_scales(shape, halves);
+  const size_t parts = shape.halves ? halves.size() : 1;
+  const size_t count = shape.outputs / parts * shape.blocks() * shape.block;
+  // Of no type are they where scales are not what a file has.
+  const bool six = shape.bits == 8 && found.held != Held::kFloats &&
+                   std::all_of(halves.begin(), halves.begin() + parts, [&](const BlockMatrix& part) {
+                     return fit_six_bits(part.integers, count);
+                   });
+  found.bits = six ? 6 : shape.bits;
+  return found;
+}
+
+PackedWeights::Found PackedWeights::find_scales(const WeightsShape& shape, const Halves& halves) {
   const std::span parts(halves.data(), shape.halves ? 2 : 1);
   const size_t count = shape.outputs / parts.size() * shape.blocks();
   const auto all = [&](const auto& fits) { return std::all_of(parts.begin(), parts.end(), fits); };
@@ -143,7 +157,8 @@ PackedWeights::Found PackedWeights::find(const WeightsShape& shape, const Halves
 }
 
 PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found)
-    : Panels(shape, found.held, halves[0].offsets != nullptr, found.middle) {
+    : Panels({shape.outputs, shape.inputs, found.bits, shape.block, shape.halves}, found.held,
+             halves[0].offsets != nullptr, found.middle) {
   const size_t total = shape.panels() * panel_bytes();
   bytes_ = weight_memory(total);
   uint8_t* bytes = bytes_.get();
@@ -171,7 +186,7 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
   const auto& [integers, scales, offsets] = halves[part];
   const FactoredMatrix& factored = found.factored[part];
   const size_t blocks = shape_.blocks();
-  const size_t row_bytes = shape_.block * shape_.bits / 8;
+  const size_t row_bytes = shape_.block * (shape_.bits == 4 ? 4 : 8) / 8;
   const size_t first = shape_.halves ? index / 2 * kPanel : index * kPanel;
   const size_t lanes = std::min(kPanel, shape_.outputs - first);
   // A number of each output; lanes beyond the last one get zeros.
@@ -229,9 +244,15 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
     const bool nibbles = shape_.bits == 4;
     for (size_t byte = 0; byte < row_bytes; byte += 16) {
       const auto transpose = row_bytes == 8 ? transpose_dwords<8> : transpose_dwords<16>;
-      transpose(rows + byte, stride, nibbles, to + byte * kPanel);
+      if (shape_.bits == 6) {
+        std::array<uint8_t, 16 * kPanel> lines;
+        transpose(rows + byte, stride, nibbles, lines.data());
+        pack_six_bits(lines.data(), to + byte * kPanel * 6 / 8);
+      } else {
+        transpose(rows + byte, stride, nibbles, to + byte * kPanel);
+      }
     }
-    to += kPanel * row_bytes;
+    to += kPanel * shape_.block * shape_.bits / 8;
   }
 }
 

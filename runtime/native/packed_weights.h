@@ -18,7 +18,7 @@ constexpr size_t kPanel = 16;
 struct WeightsShape {
   size_t outputs;
   size_t inputs;
-  size_t bits;   // 4 or 8
+  size_t bits;   // 4 or 8; or 6, as what is packed may be
   size_t block;  // inputs that share a scale: 16, 32, 64 or 128
   bool halves;   // panels are of either half of the outputs by turns; both are whole panels
 
@@ -66,7 +66,7 @@ constexpr size_t kGroupInputs = 256;
 //   scales   float[16], 16-bit float[16] or int8[16]
 //   offsets  or minima, the same, where the matrix has any
 //   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
-//            share 64 bytes, the first in the low nibbles
+//            share 64 bytes, the first in the low nibbles; at 6 bits four share 192 (six_bits.h)
 class Panels {
  public:
   RBEE_INLINED const WeightsShape& shape() const { return shape_; }
@@ -106,13 +106,15 @@ class PackedWeights : public Panels {
  private:
   using Halves = std::array<BlockMatrix, 2>;
 
-  // What was found of scales and offsets.
+  // What was found of scales and offsets, and of integers.
   struct Found {
     Held held = Held::kFloats;
     float middle = 0;
     std::array<FactoredMatrix, 2> factored;
+    size_t bits = 0;
   };
   static Found find(const WeightsShape& shape, const Halves& halves);
+  static Found find_scales(const WeightsShape& shape, const Halves& halves);
 
   PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found);
   void pack_panel(size_t index, const Halves& halves, const Found& found, uint8_t* to) const;

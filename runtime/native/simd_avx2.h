@@ -177,6 +177,23 @@ inline Integers low_nibbles(Integers x) {
 inline Integers high_nibbles(Integers x) {
   return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
 }
+// Two bits of each byte, from bit 2 * `Pair` on.
+template <size_t Pair>
+inline Integers pairs_of(Integers x) {
+  const __m256i mask = _mm256_set1_epi8(3);
+  return {_mm256_and_si256(_mm256_srli_epi16(x.low, 2 * Pair), mask),
+          _mm256_and_si256(_mm256_srli_epi16(x.high, 2 * Pair), mask)};
+}
+// Integers of six bits: the lower four of each byte, and such two above them.
+template <size_t Pair>
+inline Integers with_upper(Integers nibbles, Integers pairs) {
+  const auto joined = [](__m256i lower, __m256i x) {
+    if constexpr (Pair < 2) x = _mm256_slli_epi16(x, 4 - 2 * Pair);
+    if constexpr (Pair > 2) x = _mm256_srli_epi16(x, 2);
+    return _mm256_or_si256(lower, _mm256_and_si256(x, _mm256_set1_epi8(0x30)));
+  };
+  return {joined(nibbles.low, pairs.low), joined(nibbles.high, pairs.high)};
+}
 inline FourBytes repeat_four(const int8_t* from) {
   int32_t word;
   std::memcpy(&word, from, sizeof word);

@@ -85,6 +85,15 @@ inline void store_bytes(int8_t* to, Integers x) {
 // Of each byte, the lower or the upper four bits.
 inline Integers low_nibbles(Integers x) { return _mm512_and_si512(x, _mm512_set1_epi8(0xf)); }
 inline Integers high_nibbles(Integers x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+// Integers of six bits: the lower four of each byte, and above them two of another, from bit
+// 2 * `Pair` on.
+template <size_t Pair>
+inline Integers with_upper(Integers nibbles, Integers pairs) {
+  if constexpr (Pair < 2) pairs = _mm512_slli_epi16(pairs, 4 - 2 * Pair);
+  if constexpr (Pair > 2) pairs = _mm512_srli_epi16(pairs, 2);
+  // nibbles | (pairs & mask)
+  return _mm512_ternarylogic_epi32(nibbles, pairs, _mm512_set1_epi8(0x30), 0xf8);
+}
 inline FourBytes repeat_four(const int8_t* from) {
   int32_t word;
   std::memcpy(&word, from, sizeof word);

@@ -12,7 +12,7 @@ from rbee_runtime import Engine
 
 
 @pytest.mark.parametrize(("experts", "family"), [(0, "qwen3"), (6, "qwen3_moe")])
-@pytest.mark.parametrize(("kind", "width"), [("q4_0", 64), ("q4_k", 256)])
+@pytest.mark.parametrize(("kind", "width"), [("q4_0", 64), ("q4_k", 256), ("q6_k", 256)])
 def test_it_runs_and_its_words_do_not_run_away(
     *, experts: int, family: str, kind: str, width: int, sample_gguf: Path, tmp_path: Path
 ) -> None:

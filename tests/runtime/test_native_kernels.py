@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, MIDDLES, factored, in_halves
+from support.factored import GROUP, MIDDLES, factored, in_halves, of_six_bits
 from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeFamily
 from support.native import (
@@ -244,6 +244,51 @@ def test_minima_of_sixteen_bits_are_what_they_come_to(
     found, wanted = both(halves, {"x": x})
     assert_near(found, wanted, tolerance=1e-5)
     assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    blocks=st.sampled_from([1, 3, 5, 8, 16, 32]),
+    rows=st.integers(1, 20),
+    block=st.sampled_from([16, 32, 64]),
+    products=st.booleans(),
+    offsets=st.booleans(),
+    spoilt=st.sampled_from([None, 95, 160]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_integers_of_six_bits_are_what_they_are_in_eight(
+    *,
+    n: int,
+    blocks: int,
+    rows: int,
+    block: int,
+    products: bool,
+    offsets: bool,
+    spoilt: int | None,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    k = blocks * block
+    whole = products and k % GROUP == 0
+    scales, added = (factored if whole else in_halves)(rng, n, k, block, 16)
+    integers = of_six_bits(rng, n, blocks, block)
+    if spoilt is not None:  # one is not
+        integers.flat[rng.integers(integers.size)] = spoilt
+    x = activations(rng, rows, k, block)
+
+    def held(integers: NDArray[Any], *floats: NDArray[Any]) -> ir.Model:
+        k, (scales, added) = integers.shape[1] * block, floats
+        given = added if offsets else None
+        return product_of(rng, 8, block, k, integers=integers, scales=scales, offsets=given)
+
+    # With others behind them they stay in eight bits.
+    more = [np.pad(array, [(0, 0), (0, 1)]) for array in (scales, added)]
+    eight = held(np.pad(integers, [(0, 0), (0, 1), (0, 0)]), *more)
+    found, wanted = both(held(integers, scales, added), {"x": x})
+    assert_near(found, wanted, tolerance=1e-5)
+    assert np.array_equal(found[0], natively(eight, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
 
 
 @needs_kernels

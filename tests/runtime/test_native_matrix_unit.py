@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, MIDDLES, factored, in_halves
+from support.factored import GROUP, MIDDLES, factored, in_halves, of_six_bits
 from support.native import model, needs_matrix_unit, session
 
 from rbee_export.dialect.functions import block_product
@@ -40,12 +40,15 @@ class Product:
         offsets: bool,
         short_scales: bool = False,
         given: tuple[Array, Array] | None = None,
+        six_bits: bool = False,
     ) -> None:
         blocks = -(-k // block)
         scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
         if short_scales:
             scales = scales.astype(np.float16).astype(np.float32)
         integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
+        if six_bits:
+            integers = of_six_bits(rng, n, blocks, block)
         constants: dict[str, Array | None] = {"integers": integers, "scales": scales}
         added = np.zeros((n, blocks), np.float32)
         if offsets:
@@ -141,6 +144,7 @@ def test_products(
     block=st.sampled_from([16, 32]),
     products=st.booleans(),
     offsets=st.booleans(),
+    six_bits=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_scales_and_minima(
@@ -152,13 +156,17 @@ def test_scales_and_minima(
     block: int,
     products: bool,
     offsets: bool,
+    six_bits: bool,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     bits, middle = of_type
+    six_bits = six_bits and bits == 8
     k = groups * GROUP
     given = (factored if products else in_halves)(rng, n, k, block, middle)
-    of = Product(rng, n, k, bits, block, bias=False, offsets=offsets, given=given)
+    of = Product(
+        rng, n, k, bits, block, bias=False, offsets=offsets, given=given, six_bits=six_bits
+    )
     x = rng.standard_normal((1, rows, k), np.float32)
     errors = np.abs(of.run(x) - of.exact(x))
     # What an offset takes away from a scale's weights may be far larger than what is left.

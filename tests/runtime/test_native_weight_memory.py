@@ -14,7 +14,7 @@ import onnxruntime as ort
 import psutil
 import pytest
 from numpy.typing import NDArray
-from support.factored import GROUP, factored, in_halves
+from support.factored import GROUP, factored, in_halves, of_six_bits
 from support.native import model, needs_kernels, session
 
 from rbee_export.dialect.functions import block_product
@@ -139,9 +139,34 @@ def test_scales_and_minima_take_what_they_take_in_a_file(
     floats = [rng.uniform(-0.02, 0.02, (OUTPUTS, blocks)).astype(np.float32) for _ in range(2)]
     held = factored if products else in_halves
     less = taken(*floats) - taken(*held(rng, OUTPUTS, INPUTS, block, middle))
-    # Of a block of an output, 8 bytes less 4; or less 2, and less 4 of a group.
+    # Of a block and an output, 8 bytes less 4; or less 2, and less 4 of a group.
     saved = 8 - (2 + 4 * block / GROUP if products else 4)
     assert less > 12 * 0.9 * saved * OUTPUTS * blocks
+
+
+@needs_kernels
+def test_integers_of_six_bits_take_no_more() -> None:
+    rng = np.random.default_rng(3)
+    blocks = INPUTS // BLOCK
+    scales = np.full((OUTPUTS, blocks), 2.0**-6, np.float32)
+
+    def taken(integers: NDArray[np.uint8]) -> int:
+        """Return bytes that 12 such products take, with what they come from."""
+        of = model(
+            "MatMulNBits",
+            {"x": np.zeros((1, INPUTS), np.float32)},
+            {"integers": integers, "scales": scales},
+            {"N": OUTPUTS, "K": INPUTS, "bits": 8, "block_size": BLOCK, "accuracy_level": 4},
+        )
+        before = resident()
+        opened = [session(of, native=True) for _ in range(12)]
+        after = resident()
+        del opened
+        return after - before
+
+    eight = rng.integers(0, 256, (OUTPUTS, blocks, BLOCK), np.uint8)
+    less = taken(eight) - taken(of_six_bits(rng, OUTPUTS, blocks, BLOCK))
+    assert less > 12 * 0.9 * OUTPUTS * INPUTS / 4
 
 
 def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:

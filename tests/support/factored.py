@@ -17,6 +17,13 @@ MIDDLES = ((4, 8), (8, 16), (8, 2))
 """Bits of integers and where their middle is: Q4_1 and Q4_K; Q5_1 and Q5_K; Q2_K."""
 
 
+def of_six_bits(rng: np.random.Generator, *shape: int) -> NDArray[np.uint8]:
+    """Draw integers as those of Q5_K and Q6_K are in eight bits, the ends among them."""
+    drawn = rng.integers(96, 160, shape, np.uint8)
+    drawn.flat[:2] = 96, 159
+    return drawn
+
+
 def in_halves(
     rng: np.random.Generator, n: int, k: int, block: int, middle: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
