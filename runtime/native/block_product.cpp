@@ -90,7 +90,7 @@ void BlockProduct::compute(ort::KernelContext* context) const {
   ort_.in_parallel(context, rounding, [&](size_t task) {
     const size_t last = tiles.count() * (task + 1) / rounding;
     for (size_t i = tiles.count() * task / rounding; i < last; ++i) {
-      kernels_.quantise({x, shape.inputs}, tiles[i], weights_.has_offsets(), rows);
+      kernels_.quantise({x, shape.inputs}, tiles[i], weights_, rows);
     }
   });
   const size_t columns = epilogue_.any() ? shape.panels() / 2 : shape.panels();

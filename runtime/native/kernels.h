@@ -24,7 +24,7 @@ struct CacheKernels {
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
   size_t tile;       // rows that are multiplied together, at most
-  void (*quantise)(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to);
+  void (*quantise)(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to);
   void (*multiply)(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);
   void (*multiply_pairs)(const Panels& weights, const QuantisedRows& rows,

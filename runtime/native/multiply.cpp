@@ -48,7 +48,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   const int8_t* values = rows.values + first * rows.padded();
   const float* scales = rows.scales + first * rows.blocks;
   const float* sums = rows.sums + first * rows.blocks;
-  const int32_t* totals = rows.totals + first * rows.blocks;
+  const int32_t* starts = rows.starts + first * rows.blocks;
   // A constant, where the block is: what is fetched for each is written out.
   const size_t block_bytes =
       kLanes * (block_size * Bits / 8 + bytes_of_a_number(How) * (Offsets ? 2 : 1));
@@ -84,7 +84,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
     // The integers of weights are not negative, as the instructions want: what they are too large
     // by is the same for a whole block of activations.
     Integers acc[Rows];
-    for (size_t r = 0; r < Rows; ++r) acc[r] = repeat(-(1 << (Bits - 1)) * totals[r]);
+    for (size_t r = 0; r < Rows; ++r) acc[r] = repeat(starts[r]);
     add_products<Rows, Bits>(panel, values, block_size, acc);
     panel += kLanes * block_size * Bits / 8;
     for (size_t r = 0; r < Rows; ++r) {
@@ -93,7 +93,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
     values += Rows * block_size;
     scales += Rows;
     sums += Rows;
-    totals += Rows;
+    starts += Rows;
   }
   for (size_t r = 0; r < Rows; ++r) {
     float* to = output.y + r * output.stride;
@@ -168,7 +168,8 @@ void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size
 
 }  // namespace
 
-void quantise(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to) {
+void quantise(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to) {
+  const int32_t middle = 1 << (weights.shape().bits - 1);
   const float* row[kTile];
   for (size_t r = 0; r < tile.rows; ++r) row[r] = x[tile.first + r];
   int8_t* values = to.values + tile.first * to.padded();
@@ -194,8 +195,8 @@ void quantise(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to)
       });
       for (size_t i = (count + kLanes - 1) / kLanes * kLanes; i < to.block; ++i) values[i] = 0;
       to.scales[at] = scale;
-      if (sums) to.sums[at] = sum(total);
-      to.totals[at] = sum(rounded_total);
+      if (weights.has_offsets()) to.sums[at] = sum(total);
+      to.starts[at] = -middle * sum(rounded_total);
     }
   }
 }

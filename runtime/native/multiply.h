@@ -10,16 +10,17 @@
 
 namespace rbee::RBEE_VARIANT {
 
-// Rows multiplied together, at most: their sums, and half as many registers again, fill a core's.
+// Rows multiplied together, at most: as many registers hold their sums of integers. Those of floats
+// are added to once a block, and may be in memory.
 #ifdef __AVX512F__
-constexpr size_t kTile = 8;
+constexpr size_t kTile = 16;
 #else
 constexpr size_t kTile = 4;
 #endif
 
 // Rounds the rows of one tile of x, with one scale per row and block; with the sums that offsets are
 // multiplied by, if they are wanted.
-void quantise(const FloatRows& x, Tile tile, bool sums, const QuantisedRows& to);
+void quantise(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to);
 
 // Computes the outputs of panels [first, last) for every row: y is float[rows, outputs]; bias is
 // float[outputs] or null.

@@ -30,7 +30,7 @@ void ByteProducts::round(const FloatRows& x, size_t rows, const Panels& weights,
   const Tiles tiles(rows, kernels_.tile);
   const QuantisedRows rounded = bytes_in(to, rows, weights.shape());
   for (size_t i = 0; i < tiles.count(); ++i) {
-    kernels_.quantise(x, tiles[i], weights.has_offsets(), rounded);
+    kernels_.quantise(x, tiles[i], weights, rounded);
   }
 }
 

@@ -48,13 +48,13 @@ struct QuantisedRows {
   int8_t* values;   // [tile][block][row][input], the last block padded with zeros
   float* scales;    // [tile][block][row]
   float* sums;      // the same; of the activations as they were
-  int32_t* totals;  // the same; of the rounded ones
+  int32_t* starts;  // the same; what sums of their products with weights begin with
 
   RBEE_INLINED size_t padded() const { return blocks * block; }
   // Those from a row on, with which tiles begin anew.
   RBEE_INLINED QuantisedRows from(size_t row) const {
     const size_t at = row * blocks;
-    return {blocks, block, values + at * block, scales + at, sums + at, totals + at};
+    return {blocks, block, values + at * block, scales + at, sums + at, starts + at};
   }
   static size_t bytes(size_t rows, size_t blocks, size_t block) {
     return rows * blocks * (block + 2 * sizeof(float) + sizeof(int32_t));
