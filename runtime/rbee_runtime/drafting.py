@@ -16,6 +16,9 @@ and to summarise, and to write freely.
 """
 _SMOOTHING = 0.15
 
+_NO_TOKEN = -1
+"""Stands before all tokens, so that none is at 0."""
+
 
 class Draft(NamedTuple):
     """Tokens that may come next.
@@ -42,10 +45,11 @@ class Lookup:
 
     Args:
         prompt: The tokens that completions follow; at least one.
+        expected: What the completion is likely to repeat, from its beginning on.
     """
 
-    def __init__(self, prompt: Sequence[int]) -> None:
-        self._tokens = list(prompt[:-1])
+    def __init__(self, prompt: Sequence[int], expected: Sequence[int] = ()) -> None:
+        self._tokens = [_NO_TOKEN, *expected, *prompt[:-1]]
         grams = zip(self._tokens, self._tokens[1:], self._tokens[2:], strict=False)
         # Where the text goes on that came last after these tokens.
         self._after: dict[tuple[int, ...], int] = dict(zip(grams, count(_GRAM), strict=False))
@@ -53,6 +57,8 @@ class Lookup:
         self.at = 0
         self._right = 0  # guesses in a row that were right
         self.push(prompt[-1])
+        if expected:
+            self.at = 1
 
     def push(self, token: int) -> None:
         """Take the token that came."""

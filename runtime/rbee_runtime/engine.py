@@ -187,7 +187,13 @@ class Engine:
         held_to = request.constraint
         grammar = None if held_to is None else self._grammars.compile(held_to)
         sequence = TokenSequence(
-            request, prompt, length, self.tokenizer, self._eos, grammar=grammar
+            request,
+            prompt,
+            length,
+            self.tokenizer,
+            self._eos,
+            grammar=grammar,
+            expected=self._expected(request),
         )
         self._loop.submit(sequence, sink)
 
@@ -332,6 +338,14 @@ class Engine:
         if any(not 0 <= token < vocab for token in request.sampling.logit_bias):
             raise InvalidRequest("logit_bias", f"logit_bias has token ids outside 0..{vocab - 1}")
         return prompt
+
+    def _expected(self, request: Request) -> list[int]:
+        """Return the tokens that the completion is expected to begin with."""
+        if not (request.prediction and self._loop.guesses):
+            return []
+        ids = self.tokenizer.encode(request.prediction, "prediction")
+        prefix = int(ids[:1] == [self.manifest.bos_token_id])
+        return ids[prefix : prefix + self.context_length]
 
 
 def _request_id() -> str:

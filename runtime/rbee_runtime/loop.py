@@ -64,6 +64,11 @@ class DecodeLoop(Crank[Live, tuple[Work, int]]):
         self._speculation = Speculation(min(draft_tokens, backend.most_drafted))
         super().__init__(step_limit)
 
+    @property
+    def guesses(self) -> bool:
+        """Whether it guesses tokens."""
+        return self._speculation.most > 0
+
     def submit(self, sequence: Sequence, sink: Sink) -> None:
         """Queue a sequence, whose events go to ``sink``. Returns at once.
 

@@ -92,6 +92,8 @@ class Request:
             ``None`` means never.
         constraint: What the completion is held to; ``None`` for nothing. One that ``max_tokens`` or
             a stop string ends is a beginning of what the constraint admits.
+        prediction: What much of the completion is expected to repeat, such as a text that is to be
+            edited: the same completion comes sooner the more of it does.
 
     Raises:
         InvalidRequest: The prompt is empty, ``max_tokens`` is below 1, or a stop string is empty.
@@ -104,6 +106,7 @@ class Request:
     stop: tuple[str, ...] = ()
     deadline: float | None = None
     constraint: Constraint | None = None
+    prediction: str = ""
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "not empty")

@@ -53,6 +53,7 @@ class Sequence:
         eos: frozenset[int],
         *,
         grammar: Grammar | None = None,
+        expected: list[int] | None = None,
     ) -> None:
         self.request = request
         self.prompt = prompt
@@ -70,7 +71,8 @@ class Sequence:
         self.accepted = 0
         self.stop_reason: StopReason | None = None
         self._eos = eos
-        self._lookup: Lookup | None = None
+        # A long one takes a while to be read, and nobody waits yet.
+        self._lookup = Lookup(prompt, expected) if expected else None
         self._decoder = IncrementalDecoder(tokenizer, grammar.shown if grammar else ())
         self._matcher = StopMatcher(request.stop)
         asked = request.sampling.logprobs is not None

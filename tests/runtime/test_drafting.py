@@ -43,6 +43,18 @@ def test_what_repeats_is_guessed_to_repeat_on() -> None:
     assert after([5, 7, 8, 9, 7, 8, 9]).draft(7).tokens == [7, 8, 9, 7, 8, 9, 7]
 
 
+def test_what_is_expected_is_guessed_from_its_beginning_on() -> None:
+    lookup = Lookup([1, 2], TEXT)
+    assert lookup.draft(3) is not None
+    for token in TEXT[:5]:
+        assert lookup.draft(2).tokens[0] == token
+        lookup.push(token)
+    # Something else comes in between, and then it goes on.
+    for token in (98, 99, 14, 15, 16):
+        lookup.push(token)
+    assert lookup.draft(2).tokens == [17, 18]
+
+
 def test_chances_follow_what_came_true() -> None:
     """None is larger than the one before; being right raises them, being wrong lowers them."""
     fresh = after([*TEXT, 1, 12, 13, 14]).draft(3).chances

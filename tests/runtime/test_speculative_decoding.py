@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from support.two_tokenizers import byte_level
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.engine import Engine
-from rbee_runtime.errors import InvalidSetting, OutOfMemory
+from rbee_runtime.errors import InvalidRequest, InvalidSetting, OutOfMemory
 from rbee_runtime.events import Finished, Piece, StopReason
 from rbee_runtime.request import GREEDY, Request, SamplingParams
 from rbee_runtime.speculation import Speculation
@@ -122,6 +123,25 @@ def test_what_a_schema_leaves_no_choice_of_is_not_waited_for(tiny_artifact: Path
         text, _, end = told(engine, request)
     assert '"publication"' in text
     assert end.accepted_tokens > end.completion_tokens / 3
+
+
+@needs_kernels
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(seed=5)], ids=["greedy", "warm"])
+def test_a_completion_that_was_predicted(tiny_artifact: Path, sampling: SamplingParams) -> None:
+    """It comes in fewer steps where it was, and is the same whatever was predicted."""
+    asked = Request("a", some_ids(6), 80, sampling)
+    with Engine.load(tiny_artifact, slots=1) as engine:
+        text, _, end = told(engine, asked)
+        found = {
+            prediction: told(engine, replace(asked, prediction=prediction))
+            for prediction in (text, text[:40], "something else altogether", " ")
+        }
+        with pytest.raises(InvalidRequest, match="prediction has an unpaired surrogate"):
+            submit(engine, replace(asked, prediction="a\ud800"))
+    assert {one for one, *_ in found.values()} == {text}
+    assert found[text][2].accepted_tokens > end.accepted_tokens
+    with Engine.load(tiny_artifact, slots=1, draft_tokens=0) as engine:
+        assert told(engine, replace(asked, prediction=text))[0] == text
 
 
 @needs_kernels
