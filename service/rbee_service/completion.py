@@ -131,7 +131,12 @@ class CompletionTranslator:
     def _finished(self, event: Finished) -> list[InferenceEvent[TokenOutput]]:
         stop = StopReason(event.reason.value)
         self.account = Account(
-            event.prompt_tokens, event.reused_tokens, event.completion_tokens, stop
+            event.prompt_tokens,
+            event.reused_tokens,
+            event.completion_tokens,
+            stop,
+            event.drafted_tokens,
+            event.accepted_tokens,
         )
         count, rate = event.completion_tokens, event.tokens_per_second
         tokens = count_of(count, "token")

@@ -40,12 +40,16 @@ class Account:
         tokens_reused: Of these, how many had been computed before.
         tokens_out: Tokens it generated.
         stop: Why it ended.
+        drafted: Guesses of its tokens that were run along.
+        accepted: Of these, how many came true.
     """
 
     tokens_in: int
     tokens_reused: int
     tokens_out: int
     stop: StopReason
+    drafted: int = 0
+    accepted: int = 0
 
 
 class AccountingTranslator(Translator[EventT_contra, T], Protocol):

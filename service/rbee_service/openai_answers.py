@@ -27,6 +27,13 @@ class PromptTokens(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokens(TypedDict):
+    """What came of a prediction."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(TypedDict):
     """A count of tokens."""
 
@@ -34,6 +41,7 @@ class Usage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokens
+    completion_tokens_details: NotRequired[CompletionTokens]
 
 
 class AnswerMessage(TypedDict):
@@ -159,6 +167,7 @@ class Envelope:
         model: Reference of the model.
         chat: Whether it answers a chat, or continues a text.
         index: Which of several choices it tells of.
+        predicted: Whether it is told what came of a prediction.
     """
 
     id: str
@@ -166,6 +175,7 @@ class Envelope:
     model: str
     chat: bool
     index: int = 0
+    predicted: bool = False
 
     def whole(self, choices: Iterable[Parts], account: Account) -> Iterator[bytes | bytearray]:
         """Yield an answer that is not streamed, as JSON.
@@ -176,7 +186,7 @@ class Envelope:
         """
         kind = "chat.completion" if self.chat else "text_completion"
         answer = {name: [json_bytes(value)] for name, value in self._around(kind, []).items()}
-        counted = [json_bytes(usage(account))]
+        counted = [json_bytes(self._usage(account))]
         return json_object(answer | {"choices": json_array(choices), "usage": counted})
 
     def choice(
@@ -232,7 +242,21 @@ class Envelope:
 
     def count(self, account: Account) -> dict[str, object]:
         """Return the chunk that counts the tokens."""
-        return self._around(self._stream_kind, []) | {"usage": usage(account)}
+        return self._around(self._stream_kind, []) | {"usage": self._usage(account)}
+
+    def _usage(self, account: Account) -> Usage:
+        counted: Usage = {
+            "prompt_tokens": account.tokens_in,
+            "completion_tokens": account.tokens_out,
+            "total_tokens": account.tokens_in + account.tokens_out,
+            "prompt_tokens_details": {"cached_tokens": account.tokens_reused},
+        }
+        if self.predicted:
+            counted["completion_tokens_details"] = {
+                "accepted_prediction_tokens": account.accepted,
+                "rejected_prediction_tokens": account.drafted - account.accepted,
+            }
+        return counted
 
     @property
     def _stream_kind(self) -> str:
@@ -268,17 +292,12 @@ def finish_reason(stop: StopReason) -> str:
     return "length" if stop is StopReason.MAX_TOKENS else "stop"
 
 
-def usage(account: Account) -> Usage:
-    """Return the count of tokens."""
-    return {
-        "prompt_tokens": account.tokens_in,
-        "completion_tokens": account.tokens_out,
-        "total_tokens": account.tokens_in + account.tokens_out,
-        "prompt_tokens_details": {"cached_tokens": account.tokens_reused},
-    }
-
-
 def account_of(choices: Sequence[Account]) -> Account:
     """Return what several choices took together: their prompt counts once."""
     first = choices[0]
-    return replace(first, tokens_out=sum(choice.tokens_out for choice in choices))
+    return replace(
+        first,
+        tokens_out=sum(choice.tokens_out for choice in choices),
+        drafted=sum(choice.drafted for choice in choices),
+        accepted=sum(choice.accepted for choice in choices),
+    )

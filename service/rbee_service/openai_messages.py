@@ -51,7 +51,7 @@ def _one_text(content: Any) -> Any:
     return "".join(texts)
 
 
-_Content: TypeAlias = Annotated[
+Content: TypeAlias = Annotated[
     str, BeforeValidator(_one_text, json_schema_input_type=str | list[TextPart])
 ]
 
@@ -71,7 +71,7 @@ class PlainMessage(Part):
     """
 
     role: Annotated[Literal["system", "developer", "user"], BeforeValidator(_known_role)]
-    content: _Content
+    content: Content
 
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads."""
@@ -143,7 +143,7 @@ class AssistantMessage(Part):
     """
 
     role: Literal["assistant"]
-    content: _Content | None = None
+    content: Content | None = None
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] = Field(default_factory=list)
     parsed: Any = None
 
@@ -185,7 +185,7 @@ class ToolMessage(Part):
     """
 
     role: Literal["tool"]
-    content: _Content
+    content: Content
     tool_call_id: _CallId
     name: FunctionName | None = None
 

@@ -21,6 +21,7 @@ from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, Stop
 from rbee_service.openai_formats import ResponseFormat, TextFormat
 from rbee_service.openai_logprobs_fields import ChatLogprobsFields
 from rbee_service.openai_messages import Message
+from rbee_service.openai_prediction import Prediction
 from rbee_service.openai_tools import ToolChoice, Tools, require_known
 from rbee_service.openai_unserved import Part
 
@@ -174,6 +175,11 @@ class OpenAiFields(Part):
         """How many likeliest tokens are told beside each; ``None`` if nothing is told of them."""
         return None
 
+    @property
+    def expected(self) -> str:
+        """What the completion is expected to repeat."""
+        return ""
+
     def to_runtime(
         self,
         request_id: str,
@@ -213,6 +219,7 @@ class OpenAiFields(Part):
             stop=tuple(self.stop),
             deadline=deadline,
             constraint=constraint,
+            prediction=self.expected,
         )
 
 
@@ -226,6 +233,7 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
         tools: Functions that the model may call.
         tool_choice: Whether it calls one, and which.
         parallel_tool_calls: Whether it may call several at once.
+        prediction: What much of the answer is expected to repeat.
     """
 
     messages: Annotated[
@@ -236,6 +244,7 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
     tools: Tools = Field(default_factory=list)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
+    prediction: Prediction | None = None
 
     @model_validator(mode="after")
     def _tools_are_chosen_from(self) -> ChatRequest:
@@ -250,6 +259,11 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
     def constraint(self) -> Constraint | None:
         """What the answer is held to."""
         return None if self.response_format is None else self.response_format.constraint()
+
+    @property
+    def expected(self) -> str:
+        """What the answer is expected to repeat."""
+        return "" if self.prediction is None else self.prediction.content
 
     @property
     def new_tokens(self) -> int | None:

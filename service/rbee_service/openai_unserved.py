@@ -35,7 +35,6 @@ UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
         "moderation": _NEVER,
         "n": 1,
         "parallel_tool_calls": _NEVER,
-        "prediction": _NEVER,
         "prompt_cache_key": _NEVER,
         "prompt_cache_retention": _NEVER,
         "reasoning_effort": _NEVER,

@@ -116,6 +116,52 @@ async def test_a_chat(tmp_path: Path) -> None:
     assert request.sampling == SamplingParams()
 
 
+PREDICTED: list[Any] = [
+    "def area(side):",
+    [{"type": "text", "text": "def area"}, {"type": "text", "text": "(side):"}],
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("content", PREDICTED, ids=["text", "parts"])
+async def test_a_prediction(tmp_path: Path, content: Any, *, stream: bool) -> None:
+    """What came of it is told, and only to who made one."""
+    end = replace(finished(), drafted_tokens=9, accepted_tokens=7)
+    engine = StandInEngine(lambda _: [Started(3, 7), Piece("Hi", 1), end])
+    prediction: Any = {"type": "content", "content": content}
+    asked_for: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    async with asked(tmp_path, engine) as client:
+
+        async def usage(**more: Any) -> Any:
+            answer = await client.chat.completions.create(
+                model=MODEL, messages=HELLO, stream=stream, **asked_for, **more
+            )
+            return [chunk async for chunk in answer][-1].usage if stream else answer.usage
+
+        predicted, plain = await usage(prediction=prediction), await usage()
+    details = predicted.completion_tokens_details
+    assert details.accepted_prediction_tokens == 7
+    assert details.rejected_prediction_tokens == 2
+    assert plain.completion_tokens_details is None
+    assert [one.prediction for one in engine.submitted] == ["def area(side):", ""]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "param"),
+    [
+        ("def", "prediction"),
+        ({"type": "content"}, "prediction.content"),
+        ({"type": "diff", "content": "def"}, "prediction.type"),
+        ({"type": "content", "content": "def", "tokens": 3}, "prediction.tokens"),
+    ],
+)
+async def test_no_prediction(tmp_path: Path, prediction: Any, param: str) -> None:
+    async with asked(tmp_path, StandInEngine()) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**CHAT, prediction=prediction)
+    assert caught.value.param == param
+
+
 async def test_a_streamed_chat(tmp_path: Path) -> None:
     async with asked(tmp_path, StandInEngine(lambda _: text("Hi ", "🐝"))) as client:
         stream = await client.chat.completions.create(

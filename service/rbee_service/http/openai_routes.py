@@ -162,7 +162,9 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         manner.check_deadline()
         request_id = uuid.uuid4().hex
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
-        envelope = Envelope(name, int(time.time()), inferences.model, chat)
+        envelope = Envelope(
+            name, int(time.time()), inferences.model, chat, predicted=bool(body.expected)
+        )
         held_to = calls or body.constraint  # one for all choices, so that it is compiled once
 
         async def begin(index: int) -> Choice:
