@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import log, log1p
 
 from rbee_runtime.drafting import Draft
 from rbee_runtime.sequence import Sequence as TokenSequence
@@ -21,9 +22,11 @@ class Speculation:
     """Puts as many guesses into a step as are worth what they cost (Leviathan et al. 2023).
 
     A step gives each row a token, and one more for each guess that comes true. As many guesses go
-    in, the likeliest first, as make the tokens most that are expected in a second. How much longer
-    a step of n tokens takes than one of one is learned from step to step, as the share of such a
-    step that each token more costs: one for every power of two that n comes under.
+    in as make the product of all rows' tokens a second largest, as far as can be expected: for one
+    row that is its speed, and of several none is made faster at a greater loss to the others.
+
+    How much longer a step of n tokens takes than one of one is learned from step to step, as the
+    share of such a step that each token more costs: one for every power of two that n comes under.
 
     Attributes:
         most: Guesses in a step at most.
@@ -83,25 +86,30 @@ class Speculation:
 
     def _worth(self, drafts: Sequence[Draft | None]) -> list[int]:
         """Return how many guesses of each row are worth it."""
-        likeliest = sorted(
-            (
-                (chance, row)
-                for row, draft in enumerate(drafts)
-                if draft
-                for chance in draft.chances
-            ),
-            key=lambda guess: -guess[0],
-        )
-        expected, best, worth = float(len(drafts)), 0.0, 0
-        for number, (chance, _) in enumerate([(0.0, 0), *likeliest[: self.most]]):
-            expected += chance
-            rate = expected / self._cost(len(drafts) + number)
-            if rate > best:
-                best, worth = rate, number
-        counts = [0] * len(drafts)
-        for _, row in likeliest[:worth]:
+        rows = len(drafts)
+        gains = sorted(_gains(drafts), reverse=True)[: self.most]
+        raised, best, worth = 0.0, -rows * log(self._cost(rows)), 0
+        for number, (gain, _) in enumerate(gains, 1):
+            raised += gain
+            score = raised - rows * log(self._cost(rows + number))
+            if score > best:
+                best, worth = score, number
+        counts = [0] * rows
+        for _, row in gains[:worth]:
             counts[row] += 1
         return counts
+
+
+def _gains(drafts: Sequence[Draft | None]) -> Iterator[tuple[float, int]]:
+    """Yield by how much each guess raises the logarithm of its row's tokens, and which row.
+
+    Of one row none raises it by more than those before.
+    """
+    for row, draft in enumerate(drafts):
+        expected = 1.0
+        for chance in draft.chances if draft else ():
+            yield log1p(chance / expected), row
+            expected += chance
 
 
 def _kind(tokens: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,19 @@ def test_what_became_dear_from_some_number_on() -> None:
 def test_the_likeliest_guesses_of_all_rows_go_first() -> None:
     speculation = learned({4: 1.9})
     assert guesses(extended(speculation, [0.1], [1.0, 1.0], [0.9, 0.2])) == [0, 2, 1]
+
+
+@pytest.mark.parametrize("others", [1, 3, 15])
+def test_one_that_knows_what_comes_takes_little_from_the_others(others: int) -> None:
+    """What it gains is more than what they lose, all of them together."""
+    share = 0.15
+    speculation = learned({n: 1.0 + share * (n - 1) for n in (2, 4, 8, 16)})
+    step = extended(speculation, [1.0] * MOST, *[[]] * others)
+    before, after = (1.0 + share * (tokens - 1) for tokens in (1 + others, step.tokens))
+    faster, slower = (1 + step.guesses) * before / after, before / after
+    assert faster * slower**others >= 1.0
+    assert slower > 0.5
+    assert (step.guesses > 0) == (others < 15)
 
 
 def test_what_was_once_too_dear_is_tried_again() -> None:
