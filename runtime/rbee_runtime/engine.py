@@ -345,7 +345,9 @@ class Engine:
             return []
         ids = self.tokenizer.encode(request.prediction, "prediction")
         prefix = int(ids[:1] == [self.manifest.bos_token_id])
-        return ids[prefix : prefix + self.context_length]
+        # What only the tokenizer knows never comes, and could not be run.
+        vocab = self.manifest.shapes.vocab
+        return [i for i in ids[prefix:] if i < vocab][: self.context_length]
 
 
 def _request_id() -> str:

@@ -240,6 +240,19 @@ def test_a_step_that_fails_is_tried_without_guesses(tiny_artifact: Path) -> None
     assert end.accepted_tokens == 0
 
 
+def test_a_prediction_of_tokens_that_the_model_does_not_have(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stand_in(tiny_artifact, LETTERS) as (engine, backend):
+        predicted = [*LETTERS[:2], 9999, *LETTERS]
+        monkeypatch.setattr(engine.tokenizer, "encode", lambda *_: predicted)
+        request = Request("a", PROMPT, 15, GREEDY, prediction="something")
+        text, _, end = told(engine, request)
+    assert text == "abcde" * 3
+    assert end.accepted_tokens > 0
+    assert all(token < 384 for step in backend.steps for row in step.rows for token in row.tokens)
+
+
 @pytest.mark.parametrize("most", [0, 1, 3, MOST_DRAFTED])
 def test_no_more_guesses_than_allowed(tiny_artifact: Path, most: int) -> None:
     prompt = [*PROMPT, *LETTERS * 3]
