@@ -28,23 +28,21 @@ Rate = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
-class OverheadRow:
-    """One number of streams.
+class Paired:
+    """Completions without something and with it, by turns.
 
     Attributes:
-        streams: How many at once.
         without: Tokens a second without it, one a round.
         under: Tokens a second with it, one a round.
     """
 
-    streams: int
     without: tuple[float, ...]
     under: tuple[float, ...]
 
     @property
-    def cost(self) -> float:
-        """Share of the rate that is lost, in the middle round."""
-        return 1.0 - paired_ratio(self.under, self.without)
+    def ratio(self) -> float:
+        """How many times as fast it is with it, in the middle round."""
+        return paired_ratio(self.under, self.without)
 
     @property
     def spread(self) -> float:
@@ -55,6 +53,22 @@ class OverheadRow:
     def rates(self) -> tuple[float, float]:
         """Tokens a second in the middle round, without it and with it."""
         return statistics.median(self.without), statistics.median(self.under)
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadRow(Paired):
+    """One number of streams.
+
+    Attributes:
+        streams: How many at once.
+    """
+
+    streams: int
+
+    @property
+    def cost(self) -> float:
+        """Share of the rate that is lost, in the middle round."""
+        return 1.0 - self.ratio
 
 
 def measure_overhead(
@@ -74,8 +88,8 @@ def measure_overhead(
     rows = []
     for streams in STREAMS:
         turns = {f"{name}, {streams}": partial(rate, streams) for name, rate in (without, under)}
-        taken = interleave(turns, rounds, turn)
-        rows.append(OverheadRow(streams, *taken.values()))
+        rates_without, rates_under = interleave(turns, rounds, turn).values()
+        rows.append(OverheadRow(rates_without, rates_under, streams))
     return tuple(rows)
 
 

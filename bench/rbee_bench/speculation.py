@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from rbee_bench.bystanders import Bystanders
 from rbee_bench.interleave import counted, interleave
-from rbee_bench.stats import paired_ratio, spread
+from rbee_bench.overhead import Paired
 from rbee_bench.subject import Progress
 from rbee_bench.tasks import TASKS, Task
-from rbee_runtime import Artifact, Engine, Finished, Piece, Request, SamplingParams
+from rbee_runtime import Artifact, Engine, SamplingParams
 
 _SEEDS = range(3)
 """Answers of each task that one turn takes, one after another."""
@@ -23,39 +22,20 @@ class UnequalAnswers(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class SpeculationRow:
-    """One task.
+class SpeculationRow(Paired):
+    """One task, by a stream without guesses and by one with them.
 
     Attributes:
         task: Its name.
-        without: Tokens a second of a stream without guesses, one a round.
-        under: The same with them.
         tokens: Of the answers of a round.
         drafted: Guesses that were run along, in the last round.
         accepted: Of these, how many came true.
     """
 
     task: str
-    without: tuple[float, ...]
-    under: tuple[float, ...]
     tokens: int
     drafted: int
     accepted: int
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Tokens a second in the middle round, without guesses and with them."""
-        return statistics.median(self.without), statistics.median(self.under)
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast it is with them, in the middle round."""
-        return paired_ratio(self.under, self.without)
-
-    @property
-    def spread(self) -> float:
-        """Of the rounds' ratios; see :func:`~rbee_bench.stats.spread`."""
-        return spread([u / w for u, w in zip(self.under, self.without, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +101,9 @@ def _row(
         raise UnequalAnswers(f"{task.name}: the answers differ with guesses")
     last = under[-1]
     return SpeculationRow(
-        task.name,
         tuple(answers.rate for answers in without),
         tuple(answers.rate for answers in under),
+        task.name,
         last.tokens,
         last.drafted,
         last.accepted,
@@ -132,21 +112,21 @@ def _row(
 
 def _answers(engine: Engine, *, task: Task, tokens: int, temperature: float) -> _Answers:
     """Answer a task once for each seed, one after another."""
-    texts, ends = [], []
-    for seed in _SEEDS:
-        sampling = SamplingParams(temperature=temperature, top_p=0.95, seed=seed)
-        prompt = _prompt(engine, task.question)
-        request = Request("task", prompt, tokens, sampling, constraint=task.held_to)
-        text = ""
-        for event in engine.stream(request):
-            if isinstance(event, Piece):
-                text += event.text
-            elif isinstance(event, Finished):
-                ends.append(event)
-        texts.append(text)
+    prompt = _prompt(engine, task.question)
+    completions = [
+        completion
+        for seed in _SEEDS
+        for completion in engine.complete(
+            [prompt],
+            max_tokens=tokens,
+            sampling=SamplingParams(temperature=temperature, top_p=0.95, seed=seed),
+            constraint=task.held_to,
+        )
+    ]
+    ends = [completion.finished for completion in completions]
     seconds = sum(end.decode_seconds for end in ends)
     return _Answers(
-        tuple(texts),
+        tuple(completion.text for completion in completions),
         sum(max(0, end.completion_tokens - 1) for end in ends) / max(seconds, 1e-9),
         sum(end.completion_tokens for end in ends),
         sum(end.drafted_tokens for end in ends),
