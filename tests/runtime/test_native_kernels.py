@@ -81,6 +81,43 @@ def product_of(
     return model("MatMulNBits", x, constants, attributes | {"accuracy_level": 4})
 
 
+def assert_held_as_with_a_block_behind(
+    rng: np.random.Generator,
+    bits: int,
+    x: NDArray[np.float32],
+    *,
+    integers: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    offsets: NDArray[np.float32] | None,
+    scale: float = 0.0,
+) -> None:
+    """Hold a product beside ONNX Runtime's, and bit by bit beside that with a block more.
+
+    Activations of that block are zero, its scale is given, and for it the matrix is held otherwise.
+    """
+    k = x.shape[1]
+    block = k // integers.shape[1]
+
+    def padded(array: NDArray[Any], value: float = 0.0) -> NDArray[Any]:
+        one_more = [(0, 0), (0, 1), (0, 0)][: array.ndim]
+        return np.pad(array, one_more, constant_values=value)
+
+    held = product_of(rng, bits, block, k, integers=integers, scales=scales, offsets=offsets)
+    otherwise = product_of(
+        rng,
+        bits,
+        block,
+        k + block,
+        integers=padded(integers),
+        scales=padded(scales, scale),
+        offsets=None if offsets is None else padded(offsets),
+    )
+    found, wanted = both(held, {"x": x})
+    assert_near(found, wanted, tolerance=1e-5)
+    longer = {"x": np.pad(x, [(0, 0), (0, block)])}
+    assert np.array_equal(found[0], natively(otherwise, longer)[0])
+
+
 def activations(rng: np.random.Generator, rows: int, k: int, block: int) -> NDArray[np.float32]:
     """Draw some, none of them half-way between two of the 8-bit integers that stand for a block.
 
@@ -184,19 +221,10 @@ def test_scales_that_are_products_are_what_they_come_to(
     scales, added = factored(rng, n, k, block, middle)
     integers = rng.integers(0, 256, (n, k // block, block * bits // 8), np.uint8)
     x = activations(rng, rows, k, block)
-
-    def held(integers: NDArray[Any], *floats: NDArray[Any]) -> ir.Model:
-        k, (scales, added) = integers.shape[1] * block, floats
-        given = added if offsets else None
-        return product_of(rng, bits, block, k, integers=integers, scales=scales, offsets=given)
-
-    factors = held(integers, scales, added)
     # With a block of zeros behind them they are no whole groups, and stay floats.
-    more = [np.pad(array, [(0, 0), (0, 1)]) for array in (scales, added)]
-    floats = held(np.pad(integers, [(0, 0), (0, 1), (0, 0)]), *more)
-    found, wanted = both(factors, {"x": x})
-    assert_near(found, wanted, tolerance=1e-5)
-    assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
+    assert_held_as_with_a_block_behind(
+        rng, bits, x, integers=integers, scales=scales, offsets=added if offsets else None
+    )
 
 
 @needs_kernels
@@ -230,20 +258,10 @@ def test_minima_of_sixteen_bits_are_what_they_come_to(
         offsets[at] = np.nextafter(np.float32(2.0**-4), np.float32(1))
     integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
     x = activations(rng, rows, k, block)
-    halves = product_of(rng, bits, block, k, integers=integers, scales=scales, offsets=offsets)
-    # With a scale behind them that 16 bits do not hold, of activations that are zero.
-    floats = product_of(
-        rng,
-        bits,
-        block,
-        k + block,
-        integers=np.pad(integers, [(0, 0), (0, 1), (0, 0)]),
-        scales=np.pad(scales, [(0, 0), (0, 1)], constant_values=1 / 3),
-        offsets=np.pad(offsets, [(0, 0), (0, 1)]),
+    # With a scale behind them that 16 bits do not hold they stay floats.
+    assert_held_as_with_a_block_behind(
+        rng, bits, x, integers=integers, scales=scales, offsets=offsets, scale=1 / 3
     )
-    found, wanted = both(halves, {"x": x})
-    assert_near(found, wanted, tolerance=1e-5)
-    assert np.array_equal(found[0], natively(floats, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
 
 
 @needs_kernels
@@ -277,18 +295,10 @@ def test_integers_of_six_bits_are_what_they_are_in_eight(
     if spoilt is not None:  # one is not
         integers.flat[rng.integers(integers.size)] = spoilt
     x = activations(rng, rows, k, block)
-
-    def held(integers: NDArray[Any], *floats: NDArray[Any]) -> ir.Model:
-        k, (scales, added) = integers.shape[1] * block, floats
-        given = added if offsets else None
-        return product_of(rng, 8, block, k, integers=integers, scales=scales, offsets=given)
-
     # With others behind them they stay in eight bits.
-    more = [np.pad(array, [(0, 0), (0, 1)]) for array in (scales, added)]
-    eight = held(np.pad(integers, [(0, 0), (0, 1), (0, 0)]), *more)
-    found, wanted = both(held(integers, scales, added), {"x": x})
-    assert_near(found, wanted, tolerance=1e-5)
-    assert np.array_equal(found[0], natively(eight, {"x": np.pad(x, [(0, 0), (0, block)])})[0])
+    assert_held_as_with_a_block_behind(
+        rng, 8, x, integers=integers, scales=scales, offsets=added if offsets else None
+    )
 
 
 @needs_kernels
