@@ -199,7 +199,7 @@ class Engine(Frozen):
 
 
 class Manifest(Frozen):
-    """The content of a language model's ``artifact.json``, format version 4.
+    """The content of a language model's ``artifact.json``, format version 6.
 
     Attributes:
         format_version: Version of this layout; a reader reads 3 and 4 as they are.
