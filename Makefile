@@ -22,11 +22,12 @@ export PROMPT
 run: $(ARTIFACT)/artifact.json
 	@$(BIN)/python -m rbee_bench.demo --model $(ARTIFACT) --port $(PORT) --prompt "$$PROMPT"
 
+# Two processes of tests leave no cores to the threads that NumPy and torch would have in each.
 test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The tool has an environment of its own: what it needs is not what a worker needs.
 audit: .venv/test
