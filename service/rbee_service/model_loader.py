@@ -196,8 +196,10 @@ async def bring_in(
         WorkerFault: It cannot be had.
     """
     log = structlog.get_logger()
+    # It stops and starts again what takes longer than it waits: no export would ever end.
+    hive = options.callback_url is not None or options.hive_url is not None
     try:
-        artifact = await resolve_model(options.model, cache)
+        artifact = await resolve_model(options.model, cache, outlasts=hive)
         log.info("Loading", artifact=str(artifact))
         await in_daemon_thread(partial(held.enter_context, in_use(artifact)), "artifact-keeper")
         return await in_daemon_thread(partial(load, artifact, options, progress), "model-loader")

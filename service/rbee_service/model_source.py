@@ -6,17 +6,20 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import structlog
 
 from rbee_runtime.artifact import MANIFEST_NAME, open_artifact
 from rbee_runtime.errors import ArtifactError
+from rbee_service.threads import in_daemon_thread
 
 _READ_BYTES: Final = 4096
 _LONGEST_LINE: Final = 2000
@@ -35,15 +38,16 @@ def model_reference(model: Path) -> str:
         return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".gguf"))
 
 
-async def resolve_model(model: Path, cache: Path) -> Path:
+async def resolve_model(model: Path, cache: Path, *, outlasts: bool = False) -> Path:
     """Return the artifact directory of ``model``.
 
     A checkpoint is handed to the exporter, which finds it in ``cache`` where it has been exported
-    before. Cancelling ends the exporter too.
+    before.
 
     Args:
         model: An artifact directory, a GGUF file or a safetensors directory.
         cache: Where exported artifacts lie.
+        outlasts: An export goes on when this is cancelled, to be found by who asks again.
 
     Raises:
         ArtifactError: It is none of these, or its export failed.
@@ -58,7 +62,7 @@ async def resolve_model(model: Path, cache: Path) -> Path:
         return model
     holds = ("*.safetensors", "*.gguf")  # the exporter asks for the file itself of the latter
     if _is_gguf(model) or any(any(model.glob(name)) for name in holds):
-        return await _export(model, cache)
+        return await _export(model, cache, outlasts=outlasts)
     raise ArtifactError(
         f"{model}: neither an artifact directory (no {MANIFEST_NAME}), nor a GGUF file, nor a "
         "directory with .safetensors files"
@@ -77,33 +81,34 @@ def _is_gguf(model: Path) -> bool:
         raise ArtifactError(f"{model}: cannot be read: {error.strerror or error}") from error
 
 
-async def _export(model: Path, cache: Path) -> Path:
+async def _export(model: Path, cache: Path, *, outlasts: bool) -> Path:
     log = structlog.get_logger()
     log.info("Exporting the model, or finding it exported", model=str(model), cache=str(cache))
-    exporter = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(
-            "-m",
-            "rbee_export",
-            "--model",
-            str(model),
-            "--cache",
-            str(cache),
-            "--no-verify",
-            "--print-path",
-        ),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    # Not one of asyncio's: their end comes with the event loop's.
+    exporter = subprocess.Popen(
+        [
+            sys.executable,
+            *("-m", "rbee_export"),
+            *("--model", str(model)),
+            *("--cache", str(cache)),
+            *("--no-verify", "--print-path"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         # A Ctrl-C in the terminal is for the worker, which ends the exporter itself.
         start_new_session=True,
     )
     try:
         printed, complaint, code = await asyncio.gather(
-            _last_line(exporter.stdout), _told(exporter.stderr), exporter.wait()
+            in_daemon_thread(partial(_last_line, exporter.stdout), "exporter-output"),
+            in_daemon_thread(partial(_told, exporter.stderr), "exporter-log"),
+            in_daemon_thread(exporter.wait, "exporter"),
         )
     finally:
-        if exporter.returncode is None:
+        if exporter.returncode is None and outlasts:
+            log.info("The export goes on; the next start finds it, or waits for it")
+        elif exporter.returncode is None:
             # It is let take back what it has begun, which may be gigabytes.
             with suppress(ProcessLookupError):
                 os.killpg(exporter.pid, signal.SIGTERM)
@@ -119,24 +124,24 @@ async def _export(model: Path, cache: Path) -> Path:
     return Path(printed)
 
 
-async def _last_line(stream: asyncio.StreamReader | None) -> str:
-    last = deque([line async for line in _lines(stream)], maxlen=1)
+def _last_line(stream: IO[bytes] | None) -> str:
+    last = deque(_lines(stream), maxlen=1)
     return last[0] if last else ""
 
 
-async def _told(stream: asyncio.StreamReader | None) -> str:
+def _told(stream: IO[bytes] | None) -> str:
     log = structlog.get_logger()
     last = ""
-    async for line in _lines(stream):
+    for line in _lines(stream):
         last = line
         log.info("Exporter", said=line)
     return last
 
 
-async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[str]:
+def _lines(stream: IO[bytes] | None) -> Iterator[str]:
     """Yield the lines that are not blank; of one redrawn in place, its final state."""
     pending = b""
-    while stream is not None and (chunk := await stream.read(_READ_BYTES)):
+    while stream is not None and (chunk := os.read(stream.fileno(), _READ_BYTES)):
         *complete, pending = (pending + chunk).split(b"\n")
         pending = pending[-_LONGEST_LINE:]
         for line in complete:

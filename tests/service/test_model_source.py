@@ -122,11 +122,12 @@ async def test_how_far_a_killed_exporter_was_is_not_why(exporter: Path, checkpoi
         await resolve_model(checkpoint, Path("cache"))
 
 
-async def test_cancelling_ends_the_exporter(exporter: Path, checkpoint: Path) -> None:
-    (exporter / "script").write_text(
-        'print("at work", file=sys.stderr, flush=True)\ntime.sleep(60)'
-    )
-    resolving = asyncio.create_task(resolve_model(checkpoint, Path("cache")))
+@pytest.mark.parametrize("outlasts", [False, True])
+async def test_cancelling_ends_the_exporter_or_leaves_it(
+    exporter: Path, checkpoint: Path, outlasts: bool
+) -> None:
+    (exporter / "script").write_text("while not (here / 'let go').exists(): time.sleep(0.01)\n")
+    resolving = asyncio.create_task(resolve_model(checkpoint, Path("cache"), outlasts=outlasts))
     async with asyncio.timeout(10):
         while not (exporter / "pid").exists() or not (exporter / "pid").read_text():
             await asyncio.sleep(0.01)
@@ -135,6 +136,9 @@ async def test_cancelling_ends_the_exporter(exporter: Path, checkpoint: Path) ->
     resolving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await resolving
+    if outlasts:
+        assert alive(pid)
+        (exporter / "let go").touch()
     async with asyncio.timeout(10):
         while alive(pid):
             await asyncio.sleep(0.01)

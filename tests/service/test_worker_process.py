@@ -190,6 +190,23 @@ async def test_a_checkpoint_is_exported_once(tiny_llama: Path, tmp_path: Path, h
     assert made[0] == made[1]
 
 
+async def test_an_export_outlasts_the_worker_that_a_hive_stops(
+    tiny_llama: Path, tmp_path: Path, hive: Hive
+) -> None:
+    flags = ["--model", str(tiny_llama), "--port", "0", "--callback-url", hive.url + READY]
+    with started(REAL, *flags, environment={"RBEE_ARTIFACT_CACHE": str(tmp_path)}) as worker:
+        async with asyncio.timeout(20):
+            while "Exporting the model" not in worker.said():
+                await asyncio.sleep(0.01)
+        worker.send(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.exit_code) == 0
+        assert "The export goes on" in worker.said()
+        assert "Traceback" not in worker.said()
+    async with asyncio.timeout(20):
+        while not list(tmp_path.glob("*/artifact.json")):
+            await asyncio.sleep(0.01)
+
+
 def last_line(code: int, lines: list[str], expected: int) -> str:
     assert code == expected, lines
     assert lines
