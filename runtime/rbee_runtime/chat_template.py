@@ -7,7 +7,7 @@ from types import CodeType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.visitor import NodeTransformer
 
 from rbee_runtime.chat_allowance import Allowance, measure
@@ -61,6 +61,17 @@ class ChatTemplate:
             return template.render(variables)
         except Exception as error:  # whatever a stranger's program runs into
             raise BadTemplate(_one_line(error)) from error
+
+
+def variables_of(source: str) -> frozenset[str]:
+    """Return the names that a chat template reads and does not set; none if it does not compile."""
+    if len(source) > _LONGEST_SOURCE:
+        return frozenset()
+    try:
+        found = meta.find_undeclared_variables(Sandbox(Allowance(_ALLOWANCE)).parse(source))
+    except Exception:  # as of the compiler above; rendering says what is wrong
+        return frozenset()
+    return frozenset(found)
 
 
 def _one_line(error: Exception) -> str:

@@ -92,6 +92,7 @@ class Request:
             ``None`` means never.
         constraint: What the completion is held to; ``None`` for nothing. One that ``max_tokens`` or
             a stop string ends is a beginning of what the constraint admits.
+        shown: Special tokens that have their names in the text, as those that mark reasoning.
         prediction: What much of the completion is expected to repeat, such as a text that is to be
             edited: the same completion comes sooner the more of it does.
 
@@ -107,6 +108,7 @@ class Request:
     deadline: float | None = None
     constraint: Constraint | None = None
     prediction: str = ""
+    shown: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "not empty")

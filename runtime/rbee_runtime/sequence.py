@@ -73,7 +73,8 @@ class Sequence:
         self._eos = eos
         # A long one takes a while to be read, and nobody waits yet.
         self._lookup = Lookup(prompt, expected) if expected else None
-        self._decoder = IncrementalDecoder(tokenizer, grammar.shown if grammar else ())
+        shown = request.shown | grammar.shown if grammar else request.shown
+        self._decoder = IncrementalDecoder(tokenizer, shown)
         self._matcher = StopMatcher(request.stop)
         asked = request.sampling.logprobs is not None
         self.untold = UntoldLogprobs() if asked else None

@@ -14,6 +14,7 @@ from rbee_runtime.errors import ArtifactError, InvalidRequest
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
     from rbee_runtime.constraint.spelling import Speller, Spelling
+    from rbee_runtime.reasoning import ReasoningForm
     from rbee_runtime.tools import CallManner
 
 
@@ -204,10 +205,27 @@ class Tokenizer:
 
         return find_manner(self)
 
+    @cached_property
+    def reasoning_form(self) -> ReasoningForm | None:
+        """How this model marks what it thinks before it answers; ``None`` where it knows nothing of
+        that.
+        """
+        from rbee_runtime.reasoning.probe import find_reasoning
+
+        return find_reasoning(self)
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """Names of what the chat template reads, such as ``messages`` and ``enable_thinking``."""
+        from rbee_runtime.chat_template import variables_of
+
+        return frozenset() if self.chat_template is None else variables_of(self.chat_template)
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
         *,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -219,6 +237,7 @@ class Tokenizer:
         Args:
             messages: Each with ``role`` and ``content``.
             tools: JSON schemas of the functions that the model may call.
+            variables: What else the template may read, by name, such as ``enable_thinking``.
             add_generation_prompt: Whether what begins the next message is added.
 
         Raises:
@@ -230,7 +249,8 @@ class Tokenizer:
         from rbee_runtime.chat_template import BadTemplate, ChatTemplate
 
         # The names and defaults are those of transformers, which templates are written for.
-        variables = {
+        given = {
+            **(variables or {}),
             "messages": messages,
             "tools": tools,
             "documents": None,
@@ -240,7 +260,7 @@ class Tokenizer:
         try:
             if self._template is None:
                 self._template = ChatTemplate(self.chat_template)
-            return self._template.render(variables)
+            return self._template.render(given)
         except BadTemplate as error:
             raise InvalidRequest("messages", f"the chat template failed: {error}") from error
 

@@ -34,6 +34,10 @@ To call one, answer with its name and its arguments as JSON, in this form and wi
 What comes of it is told you between <tool_response> and </tool_response>."""
 
 
+_KEPT: Final = ("name", "reasoning_content")
+"""What else of a message a template may read."""
+
+
 @dataclass(frozen=True, slots=True)
 class MannerInWords:
     """Says in the system message what may be called and how, and puts all else in plain messages.
@@ -49,7 +53,10 @@ class MannerInWords:
     form: CallForm = FORM
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt; see :class:`~rbee_runtime.tools.manner.CallManner`."""
         plain = [self._plain(message) for message in messages]
@@ -59,7 +66,7 @@ class MannerInWords:
             if plain and plain[0]["role"] == "system":
                 told = f"{plain.pop(0)['content']}\n\n{told}"
             plain.insert(0, {"role": "system" if self.takes_system else "user", "content": told})
-        return self.tokenizer.render_chat(_joined(plain))
+        return self.tokenizer.render_chat(_joined(plain), variables=variables)
 
     def _plain(self, message: Mapping[str, Any]) -> dict[str, str]:
         content = message.get("content") or ""
@@ -75,7 +82,8 @@ class MannerInWords:
         ]
         if calls:
             content = "\n".join(filter(None, (content, self.form.write(calls))))
-        return {"role": message["role"], "content": content}
+        kept = {name: message[name] for name in _KEPT if name in message}
+        return {"role": message["role"], "content": content, **kept}
 
 
 def _joined(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -84,7 +92,7 @@ def _joined(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     for message in messages:
         if joined and joined[-1]["role"] == message["role"]:
             content = f"{joined[-1]['content']}\n\n{message['content']}"
-            joined[-1] = {"role": message["role"], "content": content}
+            joined[-1] = {**joined[-1], **message, "content": content}
         else:
             joined.append(message)
     return joined

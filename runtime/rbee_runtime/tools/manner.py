@@ -19,7 +19,10 @@ class CallManner(Protocol):
     def form(self) -> CallForm: ...  # noqa: D102
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt that asks for the next assistant message.
 
@@ -29,6 +32,7 @@ class CallManner(Protocol):
                 the role ``tool`` has what came of a call.
             tools: What may be called, each ``{"type": "function", "function": {"name",
                 "description", "parameters"}}``; may be empty.
+            variables: What else the chat template may read, by name.
 
         Raises:
             InvalidRequest: The model's chat template rejects them.

@@ -56,8 +56,11 @@ class NativeManner:
     shape: MessageShape
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt; see :class:`~rbee_runtime.tools.manner.CallManner`."""
         spelled = [self.shape.of(message) for message in messages]
-        return self.tokenizer.render_chat(spelled, tools or None)
+        return self.tokenizer.render_chat(spelled, tools or None, variables)

@@ -1,0 +1,62 @@
+"""How a model marks what it thinks before it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Stage(Enum):
+    """How far a prompt leads into the reasoning that follows it.
+
+    ``AHEAD``: the model may begin some. ``BEGUN``: the prompt began it, as that of DeepSeek-R1
+    does. ``OVER``: the prompt has it already, mostly an empty one, so that the model answers.
+    """
+
+    AHEAD = auto()
+    BEGUN = auto()
+    OVER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How the reasoning of one completion is told from its answer.
+
+    Attributes:
+        opening: What begins reasoning.
+        closing: What ends it.
+        stage: Where the completion begins.
+    """
+
+    opening: str
+    closing: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningForm:
+    """What stands around a model's reasoning, such as ``<think>`` and ``</think>``.
+
+    Attributes:
+        opening: What begins it.
+        closing: What ends it.
+        shown: Of these, the special tokens: a completion's text has their names all the same.
+    """
+
+    opening: str
+    closing: str
+    shown: frozenset[int] = frozenset()
+
+    def after(self, prompt: str) -> Reasoning:
+        """Return how reasoning is told that follows a prompt.
+
+        Args:
+            prompt: A rendered chat that asks for the next message.
+        """
+        end = prompt.rstrip()
+        stage = Stage.AHEAD
+        if end.endswith(self.opening):
+            stage = Stage.BEGUN
+        elif end.endswith(self.closing):
+            stage = Stage.OVER
+        return Reasoning(self.opening, self.closing, stage)
