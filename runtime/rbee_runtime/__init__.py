@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact import Artifact, Manifest, Task, task_of
 from rbee_runtime.completion import Completion
-from rbee_runtime.constraint import Constraint, Function, JsonSchema, Regex, ToolCalls
+from rbee_runtime.constraint import (
+    AfterReasoning,
+    Constraint,
+    Function,
+    JsonSchema,
+    Regex,
+    ToolCalls,
+)
 from rbee_runtime.errors import (
     ArtifactError,
     ContextOverflow,
@@ -52,6 +59,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "GREEDY",
+    "AfterReasoning",
     "Artifact",
     "ArtifactError",
     "CallReader",

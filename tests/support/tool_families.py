@@ -77,8 +77,16 @@ _QWEN3 = (
         {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
     {%- elif message.role == "assistant" %}
         {%- set content = message.content if message.content is string else '' %}
-        {%- if loop.index0 > ns.last_question and loop.last %}
-            {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' + content.lstrip('\n') }}
+        {%- set thought = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set thought = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].split('<think>')[-1] %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_question and (loop.last or thought) %}
+            {{- '<|im_start|>assistant\n<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}
+            {{- content.lstrip('\n') }}
         {%- else %}
             {{- '<|im_start|>assistant\n' + content }}
         {%- endif %}
@@ -97,6 +105,10 @@ _QWEN3 = (
         {%- endif %}
         {{- '<|im_end|>\n' }}"""
     + _HERMES_RESULT
+    + r"""
+{%- if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}
+    {{- '<think>\n\n</think>\n\n' }}
+{%- endif %}"""
 )
 _LLAMA = r"""{{- bos_token }}
 {%- if messages[0]['role'] == 'system' %}

@@ -4,6 +4,21 @@ Only what names a constraint is imported here: who is asked for none does not wa
 """
 
 from rbee_runtime.constraint.call_form import CallForm
-from rbee_runtime.constraint.constraint import Constraint, Function, JsonSchema, Regex, ToolCalls
+from rbee_runtime.constraint.constraint import (
+    AfterReasoning,
+    Constraint,
+    Function,
+    JsonSchema,
+    Regex,
+    ToolCalls,
+)
 
-__all__ = ["CallForm", "Constraint", "Function", "JsonSchema", "Regex", "ToolCalls"]
+__all__ = [
+    "AfterReasoning",
+    "CallForm",
+    "Constraint",
+    "Function",
+    "JsonSchema",
+    "Regex",
+    "ToolCalls",
+]

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from rbee_runtime.constraint import ToolCalls
+from rbee_runtime.constraint.reasoning_grammar import (
+    literal,
+    may_be_none,
+    no_reasoning,
+    parts,
+    reasoning_rules,
+)
+from rbee_runtime.reasoning import Reasoning
 
 _MOST_CALLS: Final = 32
 """Of an answer: a model that does not know when it is done would go on to its context's end."""
 
 
-def call_grammar(constraint: ToolCalls, specials: Mapping[str, int], eos: Collection[int]) -> str:
+def call_grammar(
+    constraint: ToolCalls,
+    specials: Mapping[str, int],
+    eos: Collection[int],
+    reasoning: Reasoning | None = None,
+) -> str:
     """Return the grammar, in which ``@f0`` is a grammar of the arguments of the first function.
 
     A marker counts as one whether it is a special token or spelled in letters: in the text that is
@@ -23,6 +35,7 @@ def call_grammar(constraint: ToolCalls, specials: Mapping[str, int], eos: Collec
         constraint: What an answer is held to.
         specials: The vocabulary's special tokens by name.
         eos: Tokens that end a completion.
+        reasoning: What may come before, in which nothing is a call.
     """
     form = constraint.form
     calls = "call"
@@ -30,22 +43,29 @@ def call_grammar(constraint: ToolCalls, specials: Mapping[str, int], eos: Collec
         calls = f"call (between call){{0,{_MOST_CALLS - 1}}}"
     rules = ["%llguidance {}"]
     if constraint.required:
-        rules.append(f"start: opening {calls} closing")
+        rules.append(f"answer: opening {calls} closing")
     else:
-        rules += _after_text(constraint, specials, eos)
+        rules += _after_text(constraint, specials, eos, reasoning)
         rules.append(f"calls: opening {calls} closing")
+    if reasoning is None:
+        rules.append("start: answer")
+    else:
+        free = "answer | " if may_be_none(reasoning) else ""
+        cut_short = "" if constraint.required else " | thoughts"
+        rules.append(f"start: {free}reasoning answer{cut_short}")
+        rules += reasoning_rules(reasoning, specials)
     opening = form.opening if constraint.required else form.opening.removeprefix(form.marker)
     if form.between is not None:
-        rules.append(f"between: {_literal(form.between, specials)}")
+        rules.append(f"between: {literal(form.between, specials)}")
     names = (
         f"{json.dumps(one.name)} middle @f{number}"
         for number, one in enumerate(constraint.functions)
     )
     rules += [
-        f"opening: {_literal(opening, specials)}",
+        f"opening: {literal(opening, specials)}",
         f"call: {' | '.join(names)}",
-        f"middle: {_literal(form.middle, specials)}",
-        f"closing: {_literal(form.closing, specials)}",
+        f"middle: {literal(form.middle, specials)}",
+        f"closing: {literal(form.closing, specials)}",
     ]
     return "\n".join(rules) + "\n"
 
@@ -54,11 +74,14 @@ def shown(constraint: ToolCalls, specials: Mapping[str, int]) -> frozenset[int]:
     """Return the special tokens that calls are written with."""
     form = constraint.form
     text = form.opening + form.middle + form.closing + (form.between or "")
-    return frozenset(specials[part] for part in _parts(text, specials) if part in specials)
+    return frozenset(specials[part] for part in parts(text, specials) if part in specials)
 
 
 def _after_text(
-    constraint: ToolCalls, specials: Mapping[str, int], eos: Collection[int]
+    constraint: ToolCalls,
+    specials: Mapping[str, int],
+    eos: Collection[int],
+    reasoning: Reasoning | None,
 ) -> Iterator[str]:
     """Yield the rules of text that calls may follow, or end.
 
@@ -66,37 +89,24 @@ def _after_text(
     """
     marker = constraint.form.marker
     others = set(specials.values()) - shown(constraint, specials) - set(eos)
+    if reasoning is not None:
+        others -= {specials.get(reasoning.opening), specials.get(reasoning.closing)}
     other = f"<[{','.join(map(str, sorted(others)))}]>" if others else None
-    yield r"TEXT: /(.|\n)+/"
+    none = "" if reasoning is None else no_reasoning(reasoning)
+    yield rf"TEXT: /(.|\n)+/{none}"
     more = "" if other is None else " (other TEXT?)*"
     if other is not None:
         yield f"other: {other}"
     if constraint.form.marks_anywhere:
         before = "" if other is None else "(TEXT? other)* "
-        yield f"start: TEXT?{more} | {before}marked calls"
-        yield r"ANY: /(.|\n)*/"
+        yield f"answer: TEXT?{more} | {before}marked calls"
+        yield rf"ANY: /(.|\n)*/{none}"
         yield f"spelled[lazy]: ANY {json.dumps(marker)}"
         token = specials.get(marker)
         yield "marked: spelled" if token is None else f"marked: spelled | TEXT? <[{token}]>"
     else:
         # Some decoders leave out a space that an answer begins with: a marker would be first then.
         marked = rf"\x{{{ord(marker[0]):x}}}"
-        yield f"start: (FIRST{more} | SPACE)? | {json.dumps(marker)} calls"
-        yield rf"FIRST: / ?[^ {marked}](.|\n)*|  (.|\n)*/"
+        yield f"answer: (FIRST{more} | SPACE)? | {json.dumps(marker)} calls"
+        yield rf"FIRST: / ?[^ {marked}](.|\n)*|  (.|\n)*/{none}"
         yield "SPACE: / /"
-
-
-def _literal(text: str, specials: Mapping[str, int]) -> str:
-    parts = (
-        f"<[{specials[part]}]>" if part in specials else json.dumps(part)
-        for part in _parts(text, specials)
-    )
-    return " ".join(parts) or '""'
-
-
-def _parts(text: str, specials: Mapping[str, int]) -> list[str]:
-    """Return a text cut into special tokens and what is between."""
-    if not specials:
-        return [text] if text else []
-    names = "|".join(map(re.escape, sorted(specials, key=len, reverse=True)))
-    return [part for part in re.split(f"({names})", text) if part]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rbee_runtime.constraint.call_form import CallForm
+from rbee_runtime.reasoning import Reasoning
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +76,25 @@ class ToolCalls:
     called: str = "tools"
 
 
-Constraint: TypeAlias = JsonSchema | Regex | ToolCalls
+@dataclass(frozen=True, slots=True)
+class AfterReasoning:
+    """The completion is reasoning, which is free, and after it what is held to something.
+
+    Where that is a schema, or calls and nothing else, the reasoning has to come to an end.
+
+    Attributes:
+        reasoning: How the reasoning is told.
+        answer: What comes after it.
+    """
+
+    reasoning: Reasoning
+    answer: JsonSchema | ToolCalls
+
+    @property
+    def called(self) -> str:
+        """What to call it in an error."""
+        return self.answer.called
+
+
+Constraint: TypeAlias = JsonSchema | Regex | ToolCalls | AfterReasoning
 """What a completion may be held to."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_runtime.constraint import Constraint, JsonSchema, Regex, ToolCalls
+from rbee_runtime.constraint import AfterReasoning, Constraint, JsonSchema, Regex, ToolCalls
 from rbee_runtime.constraint.call_check import check_calls
 from rbee_runtime.constraint.call_grammar import shown
 from rbee_runtime.constraint.json_schema import check_schema
@@ -116,13 +116,14 @@ class Grammars:
             raise InvalidRequest(name, f"{name}: {_reason(str(error))}") from None
         matcher = LLMatcher(self._library, written, log_level=0, limits=_limits())
         grammar = Grammar(matcher, self._vocab, self._eos)
-        if isinstance(constraint, ToolCalls):
-            grammar.shown = shown(constraint, specials)
+        answer = constraint.answer if isinstance(constraint, AfterReasoning) else constraint
+        if isinstance(answer, ToolCalls):
+            grammar.shown = shown(answer, specials)
         try:
             grammar.begin()
         except InferenceFailed:
-            if isinstance(constraint, ToolCalls):
-                for function in constraint.functions:
+            if isinstance(answer, ToolCalls):
+                for function in answer.functions:
                     # The one whose fault it is says so.
                     self._compile(JsonSchema(arguments_schema(function), function.called))
             raise InvalidRequest(name, f"{name}: {_reason(matcher.get_error())}") from None
@@ -231,6 +232,8 @@ def _check(constraint: Constraint) -> None:
             check_schema(constraint)
         case ToolCalls():
             check_calls(constraint)
+        case AfterReasoning():
+            _check(constraint.answer)
         case Regex(pattern, name):
             if repetitions(pattern) > MOST_REPETITIONS:
                 raise InvalidRequest(name, f"{name} has more than {MOST_REPETITIONS} characters")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from rbee_runtime.constraint import Constraint, Function, JsonSchema, Regex, ToolCalls
+from rbee_runtime.constraint import (
+    AfterReasoning,
+    Constraint,
+    Function,
+    JsonSchema,
+    Regex,
+    ToolCalls,
+)
 from rbee_runtime.constraint.call_grammar import call_grammar
+from rbee_runtime.constraint.reasoning_grammar import may_be_none, reasoning_rules
+from rbee_runtime.reasoning import Reasoning
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -37,15 +46,37 @@ def source(constraint: Constraint, specials: Mapping[str, int], eos: Collection[
         case Regex():
             return LLMatcher.grammar_from_regex(constraint.pattern)
         case ToolCalls():
-            grammars: list[dict[str, Any]] = [
-                {"name": "calls", "lark_grammar": call_grammar(constraint, specials, eos)}
-            ]
-            for number, function in enumerate(constraint.functions):
-                # Whatever the schema says of itself, the library's own keyword is ours.
-                own = {"x-guidance": _how_json_is_written()}
-                schema = arguments_schema(function) | own
-                grammars.append({"name": f"f{number}", "json_schema": schema})
-            return json.dumps({"grammars": grammars})
+            return _calls(constraint, call_grammar(constraint, specials, eos))
+        case AfterReasoning(reasoning, answer):
+            if isinstance(answer, ToolCalls):
+                return _calls(answer, call_grammar(answer, specials, eos, reasoning))
+            rules = "\n".join(_reasoning_and_answer(reasoning, specials))
+            schema = answer.schema
+            if isinstance(schema, bool):
+                schema = {"allOf": [schema]}  # one with a place for the library's keyword
+            return _grammars(rules, {"answer": schema})
+
+
+def _calls(constraint: ToolCalls, rules: str) -> str:
+    schemas = {
+        f"f{number}": arguments_schema(function)
+        for number, function in enumerate(constraint.functions)
+    }
+    return _grammars(rules, schemas)
+
+
+def _reasoning_and_answer(reasoning: Reasoning, specials: Mapping[str, int]) -> Iterator[str]:
+    yield "%llguidance {}"
+    yield "start: reasoning @answer" + (" | @answer" if may_be_none(reasoning) else "")
+    yield from reasoning_rules(reasoning, specials)
+
+
+def _grammars(rules: str, schemas: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a grammar with those of JSON schemas that it refers to by name."""
+    # Whatever a schema says of itself, the library's own keyword is ours.
+    own = {"x-guidance": _how_json_is_written()}
+    parts = [{"name": name, "json_schema": {**schema, **own}} for name, schema in schemas.items()]
+    return json.dumps({"grammars": [{"name": "whole", "lark_grammar": rules}, *parts]})
 
 
 def arguments_schema(function: Function) -> dict[str, Any]:
