@@ -25,6 +25,7 @@ from rbee_service.openai_unserved import Part
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 _CallId: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+_PersonName: TypeAlias = Annotated[str, Field(pattern=r"^[^\s<|\\/>]{1,64}$")]
 
 
 class TextPart(TypedDict):
@@ -68,15 +69,18 @@ class PlainMessage(Part):
     Attributes:
         role: Who said it; ``developer`` is the newer name of ``system``.
         content: What was said.
+        name: Which of several of that role, for templates that read it.
     """
 
     role: Annotated[Literal["system", "developer", "user"], BeforeValidator(_known_role)]
     content: Content
+    name: _PersonName | None = None
 
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.content}
+        told = {"role": role, "content": self.content}
+        return told if self.name is None else {**told, "name": self.name}
 
 
 def _object_in_json(text: str) -> str:
@@ -138,12 +142,14 @@ class AssistantMessage(Part):
     Attributes:
         role: The model's.
         content: What it said; it may say nothing where it calls something.
+        name: Which of several, for templates that read it.
         tool_calls: What it called.
         parsed: Not looked at: what OpenAI's client made of the content.
     """
 
     role: Literal["assistant"]
     content: Content | None = None
+    name: _PersonName | None = None
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] = Field(default_factory=list)
     parsed: Any = None
 
@@ -168,6 +174,8 @@ class AssistantMessage(Part):
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads."""
         told: dict[str, Any] = {"role": "assistant", "content": self.content or ""}
+        if self.name is not None:
+            told["name"] = self.name
         if self.tool_calls:
             # Some templates ask whether it is there, and not whether there is something in it.
             told["tool_calls"] = [call.to_template() for call in self.tool_calls]

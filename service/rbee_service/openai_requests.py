@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
+from rbee_service.openai_bookkeeping import BookkeepingFields
 from rbee_service.openai_formats import ResponseFormat, TextFormat
 from rbee_service.openai_logprobs_fields import ChatLogprobsFields
 from rbee_service.openai_messages import Message
@@ -86,7 +87,7 @@ class StreamOptions(Part):
     include_obfuscation: Literal[False] = False
 
 
-class OpenAiFields(Part):
+class OpenAiFields(BookkeepingFields):
     """What both kinds of completion are asked with.
 
     Beyond the OpenAI API there are ``top_k``, ``min_p`` and ``repetition_penalty``.
@@ -108,10 +109,6 @@ class OpenAiFields(Part):
         top_k: 0 is off.
         min_p: 0.0 is off.
         repetition_penalty: 1.0 is off.
-        user: Not looked at, as all that follow: no answer would be another for it.
-        safety_identifier: Who asks.
-        prompt_cache_key: Which requests begin alike; here, those that do.
-        service_tier: There is one.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
@@ -136,10 +133,6 @@ class OpenAiFields(Part):
     top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     min_p: Fraction = 0.0
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: Literal["auto", "default"] = "default"
 
     @classmethod
     def __get_pydantic_json_schema__(
