@@ -18,6 +18,7 @@ from sanic import Sanic
 from rbee_runtime.artifact import MANIFEST_NAME, CacheGeometry, FileEntry, Manifest, Shapes, Source
 from rbee_runtime.errors import EngineClosed, InvalidRequest, RuntimeFault
 from rbee_runtime.events import Event, Failed, Finished, Piece, Started, StopReason
+from rbee_runtime.reasoning import ReasoningForm
 from rbee_runtime.request import Request
 from rbee_runtime.tools.in_words import MannerInWords
 from rbee_service.address import listen
@@ -101,11 +102,19 @@ class Memory:
 class StandInTokenizer:
     """Writes each message of a chat on a line, and tells of functions in words."""
 
+    reasoning_form: ReasoningForm | None = None
+    template_variables: frozenset[str] = frozenset()
+
     @property
     def call_manner(self) -> MannerInWords:
         return MannerInWords(self, takes_system=True)  # type: ignore[arg-type]
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         if messages[-1]["content"] == "REFUSE":
             raise InvalidRequest("messages", "the chat template failed: no")
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"

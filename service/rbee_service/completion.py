@@ -118,7 +118,8 @@ class CompletionTranslator:
             Output(
                 MeasuredOutput(event.text, number, logprobs)
                 if logprobs
-                else TokenOutput(event.text, number)
+                else TokenOutput(event.text, number),
+                event.tokens,
             )
         )
         self._pieces += 1

@@ -93,9 +93,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Output(Generic[T]):
-    """One piece of the result; its fields lie directly in the event."""
+    """One piece of the result; its fields lie directly in the event.
+
+    Attributes:
+        output: It.
+        items: How many items there are by now, as tokens; not told on the wire.
+    """
 
     output: T
+    items: int = 0
 
 
 @dataclass(frozen=True, slots=True)

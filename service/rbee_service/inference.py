@@ -42,6 +42,8 @@ class Account:
         stop: Why it ended.
         drafted: Guesses of its tokens that were run along.
         accepted: Of these, how many came true.
+        reasoning: Of the tokens it generated, those of reasoning; ``None`` where none are told
+            apart.
     """
 
     tokens_in: int
@@ -50,6 +52,7 @@ class Account:
     stop: StopReason
     drafted: int = 0
     accepted: int = 0
+    reasoning: int | None = None
 
 
 class AccountingTranslator(Translator[EventT_contra, T], Protocol):

@@ -25,6 +25,7 @@ from rbee_service.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from rbee_runtime.artifact import EmbedderManifest
+    from rbee_runtime.reasoning import ReasoningForm
     from rbee_runtime.status import LoadProgress
     from rbee_runtime.tools import CallManner
 
@@ -37,13 +38,28 @@ class ChatTokenizer(Protocol):
 
     Attributes:
         call_manner: How it is told of functions that it may call.
+        reasoning_form: How it marks what it thinks before it answers, if it knows of that.
+        template_variables: Names of what its chat template reads.
     """
 
     @property
     def call_manner(self) -> CallManner: ...  # noqa: D102
+    @property
+    def reasoning_form(self) -> ReasoningForm | None: ...  # noqa: D102
+    @property
+    def template_variables(self) -> frozenset[str]: ...  # noqa: D102
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Return the prompt that asks for the next message.
+
+        Args:
+            messages: The chat so far.
+            variables: What else the chat template may read, by name.
 
         Raises:
             InvalidRequest: The model has no chat template, or it rejects the messages.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -12,6 +12,7 @@ from rbee_service.compact_json import Parts, json_array, json_bytes, json_object
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
 from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
+from rbee_service.openai_reasoning_answers import ReasoningTeller
 from rbee_service.openai_tool_answers import (
     AnswerDelta,
     AnsweredCall,
@@ -19,36 +20,20 @@ from rbee_service.openai_tool_answers import (
     CallTeller,
     FinishReason,
 )
-
-
-class PromptTokens(TypedDict):
-    """What is known of the tokens of a prompt."""
-
-    cached_tokens: int
-
-
-class CompletionTokens(TypedDict):
-    """What came of a prediction."""
-
-    accepted_prediction_tokens: int
-    rejected_prediction_tokens: int
-
-
-class Usage(TypedDict):
-    """A count of tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokens
-    completion_tokens_details: NotRequired[CompletionTokens]
+from rbee_service.openai_usage import Usage, usage_of
 
 
 class AnswerMessage(TypedDict):
-    """What the model says in a chat."""
+    """What the model says in a chat.
+
+    Attributes:
+        reasoning_content: What it thought first; ``None`` if nothing. Only where its chat template
+            or its vocabulary knows of reasoning.
+    """
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: NotRequired[str | None]
     refusal: None
     tool_calls: NotRequired[list[AnsweredCall]]
 
@@ -98,6 +83,7 @@ class Delta(TypedDict):
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str | None]
+    reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[CallDelta]]
 
 
@@ -186,7 +172,7 @@ class Envelope:
         """
         kind = "chat.completion" if self.chat else "text_completion"
         answer = {name: [json_bytes(value)] for name, value in self._around(kind, []).items()}
-        counted = [json_bytes(self._usage(account))]
+        counted = [json_bytes(usage_of(account, predicted=self.predicted))]
         return json_object(answer | {"choices": json_array(choices), "usage": counted})
 
     def choice(
@@ -195,24 +181,31 @@ class Envelope:
         stop: StopReason,
         teller: CallTeller | None = None,
         logprobs: Parts = (b"null",),
+        reasoning: ReasoningTeller | None = None,
     ) -> Iterator[bytes | bytearray]:
         """Yield one of the choices of such an answer, as JSON.
 
         Args:
-            text: All that was said.
+            text: All that was said, reasoning left out.
             stop: Why it ended.
             teller: Told of that text, in a chat that may call functions.
             logprobs: Of its tokens, as JSON.
+            reasoning: Told of what was thought before it, where the model knows of reasoning.
         """
         reason: str = finish_reason(stop)
         said: dict[str, object] = {"text": text}
         if self.chat:
-            message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, object] = {"role": "assistant", "content": text}
+            if reasoning is not None:
+                message["reasoning_content"] = reasoning.text or None
+            message["refusal"] = None
             if teller is not None:
                 reason = teller.finish_reason(stop)
                 message["content"] = teller.content
-                if teller.calls:
-                    message["tool_calls"] = teller.calls
+            if reasoning is not None and not reasoning.is_over:
+                message["content"] = None
+            if teller is not None and teller.calls:
+                message["tool_calls"] = teller.calls
             said = {"message": message}
         told = {name: [json_bytes(value)] for name, value in ({"index": self.index} | said).items()}
         return json_object(told | {"logprobs": logprobs, "finish_reason": [json_bytes(reason)]})
@@ -230,7 +223,7 @@ class Envelope:
         return self._chunk({"content": text}, text, logprobs=logprobs)
 
     def delta(self, delta: AnswerDelta, logprobs: object | None = None) -> dict[str, object]:
-        """Return a chunk with some of an answer that may call functions."""
+        """Return a chunk with some of an answer that may have more than text."""
         return self._chunk(delta, logprobs=logprobs)
 
     def last(
@@ -242,21 +235,8 @@ class Envelope:
 
     def count(self, account: Account) -> dict[str, object]:
         """Return the chunk that counts the tokens."""
-        return self._around(self._stream_kind, []) | {"usage": self._usage(account)}
-
-    def _usage(self, account: Account) -> Usage:
-        counted: Usage = {
-            "prompt_tokens": account.tokens_in,
-            "completion_tokens": account.tokens_out,
-            "total_tokens": account.tokens_in + account.tokens_out,
-            "prompt_tokens_details": {"cached_tokens": account.tokens_reused},
-        }
-        if self.predicted:
-            counted["completion_tokens_details"] = {
-                "accepted_prediction_tokens": account.accepted,
-                "rejected_prediction_tokens": account.drafted - account.accepted,
-            }
-        return counted
+        counted = usage_of(account, predicted=self.predicted)
+        return self._around(self._stream_kind, []) | {"usage": counted}
 
     @property
     def _stream_kind(self) -> str:
@@ -290,14 +270,3 @@ class Envelope:
 def finish_reason(stop: StopReason) -> str:
     """Return OpenAI's word for why a completion ended that was not cancelled."""
     return "length" if stop is StopReason.MAX_TOKENS else "stop"
-
-
-def account_of(choices: Sequence[Account]) -> Account:
-    """Return what several choices took together: their prompt counts once."""
-    first = choices[0]
-    return replace(
-        first,
-        tokens_out=sum(choice.tokens_out for choice in choices),
-        drafted=sum(choice.drafted for choice in choices),
-        accepted=sum(choice.accepted for choice in choices),
-    )

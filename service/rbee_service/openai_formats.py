@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from rbee_runtime.constraint import Constraint, JsonSchema
+from rbee_runtime.constraint import JsonSchema
 from rbee_service.openai_unserved import Part
 
 _CALLED: Final = "response_format"
@@ -21,7 +21,7 @@ class TextFormat(Part):
 
     type: Literal["text"]
 
-    def constraint(self) -> Constraint | None:
+    def constraint(self) -> JsonSchema | None:
         """Return the engine's form of it."""
         return None
 
@@ -35,7 +35,7 @@ class JsonObjectFormat(Part):
 
     type: Literal["json_object"]
 
-    def constraint(self) -> Constraint | None:
+    def constraint(self) -> JsonSchema | None:
         """Return the engine's form of it."""
         return JsonSchema({"type": "object"}, _CALLED)
 
@@ -67,7 +67,7 @@ class JsonSchemaFormat(Part):
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
-    def constraint(self) -> Constraint | None:
+    def constraint(self) -> JsonSchema | None:
         """Return the engine's form of it."""
         return JsonSchema(self.json_schema.schema_, _CALLED)
 

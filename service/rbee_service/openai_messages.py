@@ -141,14 +141,18 @@ class AssistantMessage(Part):
 
     Attributes:
         role: The model's.
-        content: What it said; it may say nothing where it calls something.
-        name: Which of several, for templates that read it.
+        content: What it said; it may say nothing where it calls something, or only thought.
+        reasoning_content: What it thought before, for templates that read it.
+        reasoning: Another name of that.
+        name: Which of several, likewise.
         tool_calls: What it called.
         parsed: Not looked at: what OpenAI's client made of the content.
     """
 
     role: Literal["assistant"]
     content: Content | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     name: _PersonName | None = None
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] = Field(default_factory=list)
     parsed: Any = None
@@ -157,23 +161,30 @@ class AssistantMessage(Part):
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Return the schema, with the rule that binds two members."""
+        """Return the schema, with the rule that binds some members."""
         schema = super().__get_pydantic_json_schema__(core, handler)
-        says = {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}}
+        says: list[dict[str, Any]] = [
+            {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+            for name in ("content", "reasoning_content", "reasoning")
+        ]
         called = {"type": "array", "minItems": 1}
         calls = {"required": ["tool_calls"], "properties": {"tool_calls": called}}
-        handler.resolve_ref_schema(schema)["anyOf"] = [says, calls]
+        handler.resolve_ref_schema(schema)["anyOf"] = [*says, calls]
         return schema
 
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
-        if self.content is None and not self.tool_calls:
+        thought = (self.reasoning_content, self.reasoning) != (None, None)
+        if self.content is None and not self.tool_calls and not thought:
             raise PydanticCustomError("content", "it must have content or tool_calls")
         return self
 
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads."""
         told: dict[str, Any] = {"role": "assistant", "content": self.content or ""}
+        thought = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        if thought is not None:
+            told["reasoning_content"] = thought
         if self.name is not None:
             told["name"] = self.name
         if self.tool_calls:

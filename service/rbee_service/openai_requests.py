@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 
-from rbee_runtime.constraint import Constraint
+from rbee_runtime.constraint import Constraint, JsonSchema
 from rbee_runtime.request import U64_MAX, Request, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
 from rbee_service.openai_bookkeeping import BookkeepingFields
@@ -23,6 +23,7 @@ from rbee_service.openai_formats import ResponseFormat, TextFormat
 from rbee_service.openai_logprobs_fields import ChatLogprobsFields
 from rbee_service.openai_messages import Message
 from rbee_service.openai_prediction import Prediction
+from rbee_service.openai_reasoning import ReasoningFields
 from rbee_service.openai_tools import ToolChoice, Tools, require_known
 from rbee_service.openai_unserved import Part
 
@@ -159,11 +160,6 @@ class OpenAiFields(BookkeepingFields):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def constraint(self) -> Constraint | None:
-        """What the completion is held to."""
-        return None
-
-    @property
     def alternatives(self) -> int | None:
         """How many likeliest tokens are told beside each; ``None`` if nothing is told of them."""
         return None
@@ -181,6 +177,7 @@ class OpenAiFields(BookkeepingFields):
         deadline: float | None,
         *,
         constraint: Constraint | None = None,
+        shown: frozenset[int] = frozenset(),
         index: int = 0,
     ) -> Request:
         """Return the engine's form of this request.
@@ -191,6 +188,7 @@ class OpenAiFields(BookkeepingFields):
             max_tokens: Upper bound on new tokens.
             deadline: ``time.monotonic()`` value, or ``None`` for no deadline.
             constraint: What the completion is held to.
+            shown: Special tokens that have their names in the text.
             index: Which of the choices.
         """
         return Request(
@@ -213,10 +211,11 @@ class OpenAiFields(BookkeepingFields):
             deadline=deadline,
             constraint=constraint,
             prediction=self.expected,
+            shown=shown,
         )
 
 
-class ChatRequest(ChatLogprobsFields, OpenAiFields):
+class ChatRequest(ChatLogprobsFields, ReasoningFields, OpenAiFields):
     """The body of ``POST /v1/chat/completions``.
 
     Attributes:
@@ -249,7 +248,7 @@ class ChatRequest(ChatLogprobsFields, OpenAiFields):
         return self
 
     @property
-    def constraint(self) -> Constraint | None:
+    def constraint(self) -> JsonSchema | None:
         """What the answer is held to."""
         return None if self.response_format is None else self.response_format.constraint()
 

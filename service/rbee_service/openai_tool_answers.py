@@ -50,9 +50,10 @@ class CallDelta(TypedDict):
 
 
 class AnswerDelta(TypedDict):
-    """What is added to an answer that may call functions."""
+    """What is added to an answer."""
 
     content: NotRequired[str]
+    reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[CallDelta]]
 
 

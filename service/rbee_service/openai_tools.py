@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -11,9 +11,6 @@ from pydantic_core import PydanticCustomError
 from rbee_runtime.constraint import CallForm, Function, ToolCalls
 from rbee_service.openai_messages import FunctionName
 from rbee_service.openai_unserved import Part
-
-if TYPE_CHECKING:
-    from rbee_service.model_loader import ChatTokenizer
 
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -143,35 +140,3 @@ def tool_calls(
         functions = [one for one in functions if one.name == choice.function.name]
         parallel = False  # who names one function wants one call
     return ToolCalls(tuple(functions), form, required=choice != "auto", parallel=parallel)
-
-
-def write_chat(
-    tokenizer: ChatTokenizer,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Tool],
-    choice: ToolChoice,
-    *,
-    parallel: bool,
-) -> tuple[str, ToolCalls | None]:
-    """Return the prompt of a chat, and what its answer is held to where it may call something.
-
-    What may not be called at all is not told to the model either: so it does not call.
-
-    Args:
-        tokenizer: Knows how the model wants it.
-        messages: As templates read them.
-        tools: All there are.
-        choice: Which of them, if not any.
-        parallel: Whether there may be several calls.
-
-    Raises:
-        InvalidRequest: The model has no chat template, or it rejects the messages.
-    """
-    offered = () if choice == "none" else tools
-    if not offered and not any({"tool_calls", "tool_call_id"} & one.keys() for one in messages):
-        return tokenizer.render_chat(messages), None
-    manner = tokenizer.call_manner
-    prompt = manner.render(messages, [tool.to_template() for tool in offered])
-    if not offered:
-        return prompt, None
-    return prompt, tool_calls(offered, choice, manner.form, parallel=parallel)

@@ -42,6 +42,9 @@ def _fit(body: dict[str, Any]) -> None:
             str(int(token) % 256) if known.fullmatch(token) else token: value
             for token, value in bias.items()
         }
+    if body.get("reasoning_effort") != "none":
+        # Its chat template reads of none.
+        body.pop("reasoning_effort", None)
     if isinstance(body.get("tools"), list):
         _fit_tools(body)
     elif body.get("tool_choice") not in (None, "none", "auto") and _is_choice(body["tool_choice"]):

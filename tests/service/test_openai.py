@@ -410,6 +410,7 @@ async def test_what_is_no_prompt(tmp_path: Path, prompt: Any, message: str) -> N
         ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content"),
         ([{"role": "user", "content": "x", "name": "a b"}], "messages[0].name"),
         ([{"role": "user", "content": "x", "name": "n" * 65}], "messages[0].name"),
+        ([{"role": "user", "content": "x", "reasoning": "y"}], "messages[0].reasoning"),
         ([{"role": "assistant"}], "messages[0]"),
         ([{"role": "user", "content": "x", "tool_calls": [{}]}], "messages[0].tool_calls"),
         ([{"role": "user", "content": "REFUSE"}], "messages"),

@@ -65,8 +65,10 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
         written: list[bytes] = []
         begin = inferences.begun(EMBEDDING_MODEL, request, f"embd-{request_id}", request_id, ask)
         async with begin as begun:
-            async for output in begun.outputs():
-                vector = embedding_body(len(written), output, body.encoding_format, body.dimensions)
+            async for event in begun.outputs():
+                vector = embedding_body(
+                    len(written), event.output, body.encoding_format, body.dimensions
+                )
                 written.append(json_bytes(vector))
                 # Thousands of numbers may be there at once, and others wait for theirs.
                 await asyncio.sleep(0)

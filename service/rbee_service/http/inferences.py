@@ -54,7 +54,7 @@ class Begun(Generic[EventT, T]):
         assert self.translator.account is not None, "an inference has an end"
         return self.translator.account
 
-    async def outputs(self) -> AsyncGenerator[T, None]:
+    async def outputs(self) -> AsyncGenerator[Output[T], None]:
         """Yield all there is.
 
         Raises:
@@ -64,7 +64,7 @@ class Begun(Generic[EventT, T]):
             async for batch in batches:
                 for event in batch:
                     if isinstance(event, Output):
-                        yield event.output
+                        yield event
         lacking = self.lacking
         if lacking is not None:
             raise lacking

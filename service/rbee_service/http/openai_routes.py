@@ -14,7 +14,6 @@ from typing import Final
 import structlog
 from sanic import HTTPResponse, Request
 
-from rbee_runtime.constraint import ToolCalls
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import End, Failed, Output
@@ -34,7 +33,6 @@ from rbee_service.openai_answers import (
     Envelope,
     TextChunkBody,
     TextCompletionBody,
-    account_of,
 )
 from rbee_service.openai_errors import OpenAiErrorBody, failure_body
 from rbee_service.openai_logprobs import (
@@ -42,10 +40,10 @@ from rbee_service.openai_logprobs import (
     LogprobsTeller,
     TextLogprobsTeller,
 )
-from rbee_service.openai_messages import to_template
 from rbee_service.openai_parsing import parse_openai
+from rbee_service.openai_prompt import WrittenChat, write_chat
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
-from rbee_service.openai_tools import write_chat
+from rbee_service.openai_usage import account_of
 from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, SseDialect, encode_data
 
@@ -128,33 +126,23 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     async def chat(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
-        writing = partial(
-            write_chat,
-            inferences.loaded.tokenizer,
-            to_template(body.messages),
-            body.tools,
-            body.tool_choice,
-            parallel=body.parallel_tool_calls,
-        )
         try:
-            prompt, calls = await asyncio.to_thread(writing)
+            written = await asyncio.to_thread(write_chat, inferences.loaded.tokenizer, body)
         except RuntimeFault as fault:
             raise refusal(fault) from fault
-        return await answer(request, body, prompt, body.new_tokens, chat=True, calls=calls)
+        return await answer(request, body, written.prompt, body.new_tokens, written)
 
     async def text(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(TextRequest, request.body)
-        return await answer(request, body, body.prompt, body.max_tokens, chat=False)
+        return await answer(request, body, body.prompt, body.max_tokens)
 
     async def answer(
         request: Request,
         body: OpenAiFields,
         prompt: str | list[int],
         max_tokens: int | None,
-        *,
-        chat: bool,
-        calls: ToolCalls | None = None,
+        chat: WrittenChat | None = None,
     ) -> HTTPResponse | None:
         check_model(inferences, body.model)
         check_choices(inferences.loaded.status(), body.n)
@@ -163,9 +151,12 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
         request_id = uuid.uuid4().hex
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
         envelope = Envelope(
-            name, int(time.time()), inferences.model, chat, predicted=bool(body.expected)
+            name,
+            int(time.time()),
+            inferences.model,
+            chat is not None,
+            predicted=bool(body.expected),
         )
-        held_to = calls or body.constraint  # one for all choices, so that it is compiled once
 
         async def begin(index: int) -> Choice:
             own_id = f"{request_id}-{index}" if index else request_id
@@ -175,7 +166,9 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
                 prompt,
                 max_tokens,
                 manner.deadline,
-                constraint=held_to,
+                # One for all choices, so that it is compiled once.
+                constraint=chat.held_to if chat else None,
+                shown=chat.shown if chat else frozenset(),
                 index=index,
             )
             begun = await stack.enter_async_context(
@@ -185,7 +178,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
             if body.alternatives is not None:
                 kind = ChatLogprobsTeller if chat else TextLogprobsTeller
                 logprobs = kind(inferences.loaded.tokenizer)
-            return Choice(begun, replace(envelope, index=index), calls, logprobs)
+            return Choice(begun, replace(envelope, index=index), chat, logprobs)
 
         async with AsyncExitStack() as stack:
             # Of requests that take their places at once, each might get some of them and none all.
@@ -195,12 +188,12 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
                 await stream_reply(request, _chunks(choices, body.include_usage))
                 return None
             async with aclosing(merged([one.begun.outputs() for one in choices])) as outputs:
-                async for index, output in outputs:
-                    choices[index].take(output)
+                async for index, told in outputs:
+                    choices[index].take(told)
                     if body.alternatives is not None:
                         # To write them takes time, and many may be there at once.
                         await asyncio.sleep(0)
-        account = account_of([one.begun.account for one in choices])
+        account = account_of([one.account for one in choices])
         return await parts_reply(request, envelope.whole([one.whole() for one in choices], account))
 
     shape_failures(app, "/v1/chat", partial(failure_body, prompt="messages"))
@@ -230,7 +223,7 @@ async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenera
                         await asyncio.sleep(0)
                     match event:
                         case Output():
-                            for piece in choice.pieces(event.output):
+                            for piece in choice.pieces(event):
                                 chunk += encode_data(piece | uncounted)
                         case End() | Failed():
                             lacking = choice.begun.lacking
@@ -243,7 +236,7 @@ async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenera
                             left -= 1
                 if left == 0:
                     if include_usage:
-                        account = account_of([one.begun.account for one in choices])
+                        account = account_of([one.account for one in choices])
                         chunk += encode_data(choice.envelope.count(account))
                     chunk += DONE
                 yield chunk

@@ -102,7 +102,7 @@ def add_worker_contract_routes(
             if taken.body.stream:
                 await stream_reply(request, _chunks(begun))
                 return None
-            text = "".join([output.t async for output in begun.outputs()])
+            text = "".join([event.output.t async for event in begun.outputs()])
         body: InferBody = {
             "text": text,
             "tokens_generated": begun.account.tokens_out,
