@@ -122,6 +122,7 @@ class Operation:
         bodies: Types that the request's body may be of; none where it has no body.
         example: A body.
         parameters: What else a request may say.
+        echoed: Headers that every answer carries as they came, or as they were made.
         failure: Shape of a failure that goes without saying, where it is the route's own.
     """
 
@@ -132,6 +133,7 @@ class Operation:
     bodies: tuple[Any, ...] = ()
     example: object = None
     parameters: tuple[Parameter, ...] = ()
+    echoed: tuple[Parameter, ...] = ()
     failure: Any = None
 
 
@@ -154,10 +156,9 @@ class Route:
     operation: Operation
 
 
-_CORRELATION: Final = "X-Correlation-ID"
-_CORRELATION_PARAMETER: Final = Parameter(
+_CORRELATION: Final = Parameter(
     "header",
-    _CORRELATION,
+    "X-Correlation-ID",
     "Ties the request to its log lines. Of A-Z a-z 0-9 . _ -, at most 128; else one is made.",
 )
 
@@ -191,12 +192,13 @@ def document(
 
 def _operation(route: Route, shapes: _Shapes) -> Schema:
     said = route.operation
+    echoed = (*said.echoed, _CORRELATION)
     told: Schema = {
         "operationId": route.name,
         "tags": [said.group],
         "summary": said.summary,
         "security": [] if route.public else [{"token": []}],
-        "parameters": [_parameter(p) for p in (*said.parameters, _CORRELATION_PARAMETER)],
+        "parameters": [_parameter(p) for p in (*said.parameters, *echoed)],
     }
     if said.description:
         told["description"] = said.description
@@ -215,7 +217,7 @@ def _operation(route: Route, shapes: _Shapes) -> Schema:
             {"WWW-Authenticate": "Always Bearer."},
         )
     told["responses"] = {
-        str(status): _answer(answer, shapes) for status, answer in sorted(answers.items())
+        str(status): _answer(answer, echoed, shapes) for status, answer in sorted(answers.items())
     }
     return told
 
@@ -230,14 +232,15 @@ def _parameter(parameter: Parameter) -> Schema:
     }
 
 
-def _answer(answer: Answer, shapes: _Shapes) -> Schema:
-    headers = {_CORRELATION: "As it came, or as it was made.", **answer.headers}
+def _answer(answer: Answer, echoed: Iterable[Parameter], shapes: _Shapes) -> Schema:
+    always = {parameter.name: "As it came, or as it was made." for parameter in echoed}
+    headers = always | dict(answer.headers)
     return {
         "description": answer.meaning,
         "headers": {
             name: {
                 "description": meaning,
-                "required": name == _CORRELATION,
+                "required": name in always,
                 "schema": {"type": "string"},
             }
             for name, meaning in headers.items()

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import structlog
 from httpx_sse import aconnect_sse
 from stand_in import (
     MODEL,
@@ -26,6 +27,7 @@ from stand_in import (
     served,
     text,
 )
+from structlog.testing import capture_logs
 
 from rbee_runtime.errors import ContextOverflow, OutOfMemory, QueueFull
 from rbee_runtime.events import Failed, Piece, Started, StopReason
@@ -494,6 +496,34 @@ async def test_what_is_not_there_is_told_as_openai_tells_it(
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_request_ids(tmp_path: Path) -> None:
+    with capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        async with served(tmp_path, StandInEngine()) as (client, worker):
+            for sent in ("run-7/{step}", "~" * 128, "x" * 129, "two words", "é", None):
+                headers = {} if sent is None else {"X-Request-ID": sent.encode()}
+                answers = [
+                    await client.post("/v1/chat/completions", json=CHAT, headers=headers),
+                    await client.post(
+                        "/v1/completions", json=TEXT | {"stream": True}, headers=headers
+                    ),
+                    await client.post("/v1/chat/completions", json={}, headers=headers),
+                    await client.post("/v1/embeddings", json={}, headers=headers),
+                    await client.get("/v1/models", headers=headers),
+                    await client.get("/v1/chat/nowhere", headers=headers),
+                ]
+                ids = [answer.headers["x-request-id"] for answer in answers]
+                if sent in ("run-7/{step}", "~" * 128):
+                    assert set(ids) == {sent}
+                else:
+                    assert sent not in ids
+                    assert len(set(ids)) == len(ids)
+                told = {one.get("request_id") for one in logs if one["event"] == "Sampling begins"}
+                assert told >= set(ids[:2])
+            assert "x-request-id" not in (await client.get("/health")).headers
+            async with client_of(worker) as api:
+                assert (await api.chat.completions.create(**CHAT))._request_id
 
 
 async def test_errors_as_the_client_raises_them(tmp_path: Path) -> None:

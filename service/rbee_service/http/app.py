@@ -24,6 +24,7 @@ from rbee_service.openapi import Operation
 from rbee_service.token_keeper import TokenKeeper
 
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 App = Sanic[Any, Any]
 RouteHandler = Callable[[Request], Coroutine[Any, Any, HTTPResponse]]
@@ -75,6 +76,8 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
         # A connection's requests share one task and so one logging context.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(correlation_id=correlation_id(request))
+        if _shape_of(request) is not None:
+            structlog.contextvars.bind_contextvars(request_id=_request_id(request))
 
     async def authenticate(request: HeadRequest) -> None:
         public = request.route is not None and getattr(request.route.ctx, "public", False)
@@ -85,6 +88,8 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
 
     async def echo_correlation(request: Request, response: BaseHTTPResponse) -> None:
         response.headers["x-correlation-id"] = correlation_id(request)
+        if _shape_of(request) is not None:
+            response.headers["x-request-id"] = _request_id(request)
 
     app.add_signal(check_head, "http.lifecycle.read_head")
     app.register_middleware(correlate, "request")
@@ -117,7 +122,10 @@ def add_public_route(
 
 
 def shape_failures(app: App, path: str, shape: FailureBody) -> None:
-    """Tell what fails at ``path`` and below it in a shape of its own, routes or none."""
+    """Tell what fails at ``path`` and below it in a shape of its own, routes or none.
+
+    Clients that know the shape also read ``X-Request-ID`` of what answers there.
+    """
     app.ctx.failure_bodies[path] = shape
 
 
@@ -129,6 +137,25 @@ def correlation_id(request: Request) -> str:
         known = sent if _CORRELATION_ID.fullmatch(sent) else str(uuid.uuid4())
         request.ctx.correlation_id = known
     return known
+
+
+def _request_id(request: Request) -> str:
+    """Return what the client calls the request, or a name made for it where that is not sane."""
+    known: str | None = getattr(request.ctx, "request_id", None)
+    if known is None:
+        sent = request.headers.getone("x-request-id", "").strip()
+        known = sent if _REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+        request.ctx.request_id = known
+    return known
+
+
+def _shape_of(request: Request) -> FailureBody | None:
+    """Return the shape of failures at a request's path, where that is one of its own."""
+    shapes: dict[str, FailureBody] = request.app.ctx.failure_bodies
+    for path, shape in shapes.items():
+        if f"{request.path}/".startswith(f"{path}/"):
+            return shape
+    return None
 
 
 def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
@@ -159,9 +186,6 @@ def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
 def _tell(
     request: Request, failure: Failure, status: int, headers: Mapping[str, str] | None = None
 ) -> HTTPResponse:
-    shapes: dict[str, FailureBody] = request.app.ctx.failure_bodies
-    body = failure.body()
-    for path, shape in shapes.items():
-        if f"{request.path}/".startswith(f"{path}/"):
-            body = shape(failure)
+    shape = _shape_of(request)
+    body = failure.body() if shape is None else shape(failure)
     return json_reply(body, status, headers)

@@ -17,6 +17,11 @@ DEADLINE: Final = Parameter(
     "Unix time in milliseconds by which the work must be done.",
     {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
 )
+REQUEST_ID: Final = Parameter(
+    "header",
+    "X-Request-ID",
+    "What the client calls the request: at most 128 visible ASCII characters; else it gets a name.",
+)
 DIALECT: Final = Parameter(
     "header",
     "X-RBEE-SSE-Dialect",

@@ -12,7 +12,7 @@ from sanic import HTTPResponse, Request
 from rbee_runtime.artifact import Manifest
 from rbee_service.compact_json import json_bytes
 from rbee_service.http.app import App, shape_failures
-from rbee_service.http.descriptions import DEADLINE, refusals
+from rbee_service.http.descriptions import DEADLINE, REQUEST_ID, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
@@ -41,6 +41,7 @@ _EMBEDDINGS: Final = Operation(
     bodies=(EmbeddingsRequest,),
     example={"model": "hf:org/name", "input": ["Why is the sky blue?", "Once upon a time"]},
     parameters=(DEADLINE,),
+    echoed=(REQUEST_ID,),
     failure=OpenAiErrorBody,
 )
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from sanic import HTTPResponse, Request
 
 from rbee_service.http.app import App, shape_failures
-from rbee_service.http.descriptions import refusals
+from rbee_service.http.descriptions import REQUEST_ID, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.replies import json_reply
 from rbee_service.openai_answers import ModelBody, ModelsBody
@@ -29,6 +29,7 @@ _MODELS: Final = Operation(
         200: Answer("One.", (Content(ModelsBody),), links={"model": ("model_id", "/data/0/id")}),
         **refusals(503, failure=OpenAiErrorBody),
     },
+    echoed=(REQUEST_ID,),
     failure=OpenAiErrorBody,
 )
 _MODEL: Final = Operation(
@@ -40,6 +41,7 @@ _MODEL: Final = Operation(
         **refusals(503, failure=OpenAiErrorBody),
     },
     parameters=(Parameter("path", "model_id", "Its name, as in `/v1/models`."),),
+    echoed=(REQUEST_ID,),
     failure=OpenAiErrorBody,
 )
 

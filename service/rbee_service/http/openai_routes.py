@@ -20,7 +20,7 @@ from rbee_service.events import End, Failed, Output
 from rbee_service.faults import refusal
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.concurrently import merged
-from rbee_service.http.descriptions import DEADLINE, refusals
+from rbee_service.http.descriptions import DEADLINE, REQUEST_ID, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
@@ -93,6 +93,7 @@ def _completion(
         bodies=(body,),
         example={"model": "hf:org/name", "max_tokens": 16, **example},
         parameters=(DEADLINE,),
+        echoed=(REQUEST_ID,),
         failure=OpenAiErrorBody,
     )
 
