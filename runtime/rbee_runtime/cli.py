@@ -7,14 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from rbee_runtime.chat import answer, chat, summary
+from rbee_runtime.chat import Manner, ask, ask_in_chat, chat, summary
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.engine import Engine
+from rbee_runtime.errors import InvalidRequest
 from rbee_runtime.program import INTERRUPTED, Parser, guarded, read_stdin
-from rbee_runtime.request import Request, SamplingParams
-
-_TOKENS = 256
-"""Tokens of an answer to a single prompt, unless asked for otherwise."""
+from rbee_runtime.reasoning import SWITCHES
+from rbee_runtime.request import SamplingParams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("a chat is held to no schema: --json-schema does not go with --interactive")
     if arguments.interactive and arguments.raw:
         parser.error("a chat needs the chat template: --raw does not go with --interactive")
+    if arguments.no_thinking and arguments.raw:
+        parser.error("--no-thinking is said in the chat template, which --raw leaves out")
     if not arguments.interactive and arguments.prompt in (None, "-"):
         arguments.prompt = _prompt_of_stdin(parser, asked=arguments.prompt is not None)
     constraint = None
@@ -50,27 +51,44 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(parser.prog, work)
 
 
-def _generate(engine: Engine, arguments: argparse.Namespace, constraint: JsonSchema | None) -> int:
-    sampling = SamplingParams(
-        temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
+def _generate(engine: Engine, arguments: argparse.Namespace, schema: JsonSchema | None) -> int:
+    manner = Manner(
+        SamplingParams(
+            temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
+        ),
+        arguments.max_tokens,
+        tuple(arguments.stop or ()),
+        schema,
+        _without_reasoning(engine) if arguments.no_thinking else {},
     )
-    stop = tuple(arguments.stop or ())
     if arguments.interactive:
-        chat(engine, arguments.system, sampling, arguments.max_tokens, stop)
+        chat(engine, arguments.system, manner)
         return 0
-    prompt: str = arguments.prompt
-    if not arguments.raw and engine.tokenizer.chat_template is not None:
-        roles = {"system": arguments.system, "user": prompt}
+    if arguments.raw or engine.tokenizer.chat_template is None:
+        end = ask(engine, arguments.prompt, manner)
+    else:
+        roles = {"system": arguments.system, "user": arguments.prompt}
         messages = [{"role": role, "content": text} for role, text in roles.items() if text]
-        prompt = engine.tokenizer.render_chat(messages)
-    limit = _TOKENS if arguments.max_tokens is None else arguments.max_tokens
-    request = Request("generate", prompt, limit, sampling, stop, constraint=constraint)
-    end = answer(engine, request, lambda text: print(text, end="", flush=True))
-    print()
+        end = ask_in_chat(engine, messages, manner)
     if end is None:
         return INTERRUPTED
     print(summary(end), file=sys.stderr)
     return 0
+
+
+def _without_reasoning(engine: Engine) -> dict[str, bool]:
+    """Return what tells a chat template that the model is to answer at once.
+
+    Raises:
+        InvalidRequest: The model thinks all the same.
+    """
+    tokenizer = engine.tokenizer
+    switches = [name for name in SWITCHES if name in tokenizer.template_variables]
+    if not switches and tokenizer.reasoning_form is not None:
+        names = " nor ".join(SWITCHES)
+        message = f"--no-thinking: the model's chat template reads neither {names}"
+        raise InvalidRequest("no_thinking", message)
+    return dict.fromkeys(switches, False)
 
 
 def _prompt_of_stdin(parser: argparse.ArgumentParser, *, asked: bool) -> str:
@@ -107,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-tokens",
         type=int,
-        help=f"tokens of an answer (default: {_TOKENS}; in a chat, what the context holds)",
+        help="tokens of an answer (default: 256; in a chat, or where the model thinks first, what "
+        "the context holds)",
     )
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 to 2; 0, the default, is greedy"
@@ -127,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
         "--system",
         default="You are a helpful assistant.",
         help="system message for chat models; default: %(default)s",
+    )
+    parser.add_argument(
+        "--no-thinking",
+        action="store_true",
+        help="have a model that thinks before it answers do without",
     )
     parser.add_argument(
         "--raw", action="store_true", help="send the prompt as it is, without the chat template"

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from rbee_runtime.reasoning import SWITCHES
 from rbee_service.openai_errors import OpenAiError
 from rbee_service.openai_unserved import Part
 
 if TYPE_CHECKING:
     from rbee_service.model_loader import ChatTokenizer
-
-_SWITCHES: Final = ("enable_thinking", "thinking")
-"""What templates call the variable that has the model think or not."""
 
 _EFFORT: Final = "reasoning_effort"
 
@@ -114,7 +112,7 @@ def template_arguments(tokenizer: ChatTokenizer, fields: ReasoningFields) -> dic
     if effort is None:
         return fields.chat_template_kwargs
     read = tokenizer.template_variables
-    told: dict[str, Any] = {name: effort != "none" for name in _SWITCHES if name in read}
+    told: dict[str, Any] = {name: effort != "none" for name in SWITCHES if name in read}
     if _EFFORT in read and (effort != "none" or not told):
         told[_EFFORT] = effort
     if not told and (effort != "none" or tokenizer.reasoning_form is not None):

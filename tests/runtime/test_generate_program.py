@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.makers import MakeToolArtifact
 
 from rbee_runtime.cli import main
+from rbee_runtime.constraint import AfterReasoning
 from rbee_runtime.engine import Engine
-from rbee_runtime.events import Piece
+from rbee_runtime.events import Finished, Piece, StopReason
 from rbee_runtime.request import GREEDY, Request
 
 
@@ -180,6 +182,69 @@ def test_an_answer_that_is_interrupted_is_the_turns_answer(
     first = out.splitlines()[0]
     assert f"{first}" in seen[1]
     assert len(out.splitlines()) == 2
+
+
+THINKS = ("<thi", "nk>\n", "Well", ".\n</think>", "\n\n", "Hi")
+
+
+@pytest.fixture
+def thinker(
+    make_tool_artifact: MakeToolArtifact, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, list[Request]]:
+    """Return a model that thinks, and what it is asked for: its words are put into its mouth."""
+    asked: list[Request] = []
+
+    def stream(self: Engine, request: Request) -> Iterator[Any]:
+        asked.append(request)
+        over = request.prompt.rstrip().endswith("</think>")  # type: ignore[union-attr]
+        yield from (Piece(text, 1) for text in (THINKS[-1:] if over else THINKS))
+        yield Finished(StopReason.EOS, None, 5, 0, 6, 0.1, 0.1)
+
+    monkeypatch.setattr(Engine, "stream", stream)
+    return make_tool_artifact("qwen3"), asked
+
+
+def test_what_it_thinks_goes_to_standard_error(
+    thinker: tuple[Path, list[Request]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, asked = thinker
+    schema = tmp_path / "schema.json"
+    schema.write_text("{}")
+    code, out, err = run(capsys, "Hello", "--model", model, "--json-schema", schema)
+    assert (code, out) == (0, "Hi\n")
+    assert err.startswith("Well.\n\n5 prompt tokens")
+    assert isinstance(asked[0].constraint, AfterReasoning)
+    assert asked[0].max_tokens is None
+
+
+def test_a_terminal_shows_it_dimmed(
+    thinker: tuple[Path, list[Request]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nAnd?\n"))
+    model, asked = thinker
+    code, _, _ = run(capsys, "--model", model, "--interactive")
+    dimmed = "\x1b[2mWell\x1b[22m\x1b[2m.\x1b[22m\n\nHi\n"
+    assert code == 0
+    assert screen.getvalue().count(dimmed) == 2
+    # Its template leaves out what was thought before the last question.
+    assert "Hi<" in asked[1].prompt
+    assert "Well" not in asked[1].prompt
+
+
+def test_it_may_be_told_not_to_think(
+    thinker: tuple[Path, list[Request]], tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "Hello", "--model", thinker[0], "--no-thinking")
+    assert (code, out, err.startswith("5 prompt tokens")) == (0, "Hi\n", True)
+    assert thinker[1][0].max_tokens == 256
+    assert run(capsys, "Hello", "--model", tiny_artifact, "--no-thinking")[0] == 0
+    code, _, err = run(capsys, "Hello", "--model", tiny_artifact, "--no-thinking", "--raw")
+    assert (code, err.count("\n"), "--raw leaves out" in err) == (2, 1, True)
 
 
 def test_the_console_script_and_its_imports(tiny_artifact: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
+
+SWITCHES: Final = ("enable_thinking", "thinking")
+"""What chat templates call the variable that has the model think or not."""
 
 
 class Stage(Enum):
