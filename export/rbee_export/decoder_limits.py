@@ -32,6 +32,11 @@ def check_decoder(name: str, c: DecoderConfig) -> None:
             f"{name}: a context of {c.context_length}, or {c.heads} heads of "
             f"{c.head_dim}, is no model's"
         )
+    if c.temperature is not None and c.long_rope_from is not None:
+        raise UnsupportedModel(
+            f"{name}: queries that grow with their position are not supported beside two sets of "
+            "rotary frequencies"
+        )
     if c.head_dim % 16:
         raise UnsupportedModel(
             f"{name}: head dimension {c.head_dim} is not a multiple of 16, "

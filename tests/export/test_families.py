@@ -139,7 +139,16 @@ def test_the_length_a_request_may_reach_chooses_the_frequencies(
 
 @pytest.mark.parametrize(
     "name",
-    ["llama-3", "mistral", "qwen2-yarn", "phi", "phi3-mini-4", "gemma3-renamed", "gemma3-text"],
+    [
+        "llama-3",
+        "mistral",
+        "ministral-3",
+        "qwen2-yarn",
+        "phi",
+        "phi3-mini-4",
+        "gemma3-renamed",
+        "gemma3-text",
+    ],
 )
 def test_configurations_of_a_newer_form(
     name: str, make_family: MakeFamily, make_artifact: MakeArtifact, tmp_path: Path
@@ -219,7 +228,7 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
         pytest.param(name, precision, id=f"{name}-safetensors-{precision}")
         for name, family in FAMILIES.items()
         for precision in COSTS
-        if not (family.experts and precision == "fp16")
+        if precision in family.precisions and not (family.experts and precision == "fp16")
     ],
 )
 def test_fidelity(
@@ -241,7 +250,12 @@ def test_fidelity(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, id=f"{name}-safetensors-bf16") for name in FOR_GPUS]
+    "name",
+    [
+        pytest.param(name, id=f"{name}-safetensors-bf16")
+        for name, family in FOR_GPUS.items()
+        if "bf16" in family.precisions
+    ],
 )
 def test_fidelity_of_weights_in_bfloat16(
     name: str, make_family: MakeFamily, make_artifact: MakeArtifact, note: Note
@@ -317,7 +331,7 @@ K_FAMILIES = (
         *(
             pytest.param(name, False, id=f"{name}-gguf-blocks")
             for name, family in FAMILIES.items()
-            if family.gguf
+            if family.gguf and family.blocks
         ),
         *(pytest.param(name, True, id=f"{name}-gguf-k-blocks") for name in K_FAMILIES),
     ],

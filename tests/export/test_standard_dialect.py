@@ -36,6 +36,8 @@ SAME_GRAPH = {
     "llama-3",
     "qwen2-yarn",
     "mistral-nemo",
+    "mistral-small",
+    "ministral",
     "gemma2-27b",
     "gemma3-renamed",
     "gemma3-text",

@@ -61,6 +61,9 @@ class Family:
         left_out: Keys that ``transformers`` writes and older checkpoints do not have.
         gguf: Whether a GGUF file can say all of this.
         renamed: Prefixes of tensors to replace, where checkpoints come with other names.
+        precisions: At which its fidelity is measured. Where that is one, its graphs are in nothing
+            but numbers of another kind than those of families that are measured at all.
+        blocks: Whether it is measured from a GGUF file's blocks.
     """
 
     model_type: str
@@ -69,6 +72,8 @@ class Family:
     left_out: Sequence[str] = ()
     gguf: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
+    precisions: Sequence[str] = ("fp16", "bf16", "int8", "int4")
+    blocks: bool = True
 
     @property
     def experts(self) -> bool:
@@ -88,6 +93,22 @@ def checked(
     """Return the family of a model that is also checked on a GPU, with what is changed of it."""
     config = {**family_configs.CONFIGS[name], **changed}
     return Family(config.pop("model_type"), config, off, left_out, gguf, renamed)
+
+
+def brief(
+    model_type: str,
+    config: Mapping[str, Any],
+    off: Mapping[str, Off] = MappingProxyType({}),
+    *,
+    gguf: bool = True,
+    blocks: bool = False,
+    left_out: Sequence[str] = (),
+) -> Family:
+    """Return a family that is measured at one precision besides ``fp32``."""
+    precisions = ("int4",)
+    return Family(
+        model_type, config, off, left_out, gguf, precisions=precisions, blocks=blocks and gguf
+    )
 
 
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}
@@ -123,6 +144,23 @@ PHI3_MINI_4: Mapping[str, Any] = {
     "initializer_range": 0.15,
 }
 
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
+MINISTRAL3_ROPE: Mapping[str, Any] = {
+    **YARN,
+    "beta_fast": 16.0,
+    "beta_slow": 2.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.6,
+    "llama_4_scaling_beta": 0.8,
+}
+MINISTRAL3: Mapping[str, Any] = {
+    "model_type": "ministral3",
+    "head_dim": 32,
+    "sliding_window": None,
+    "rope_theta": 1e6,
+    "rope_scaling": MINISTRAL3_ROPE,
+}
+
 FAMILIES: Mapping[str, Family] = {
     "llama": checked("llama"),
     "llama-tied": Family("llama", {"tie_word_embeddings": True, "head_dim": 32}),
@@ -130,6 +168,27 @@ FAMILIES: Mapping[str, Family] = {
     "llama-biases": Family("llama", {"attention_bias": True, "mlp_bias": True}, EVERY_BIAS),
     "mistral": checked("mistral", {"window": settings(sliding_window=None)}, gguf=False),
     "mistral-nemo": checked("mistral", sliding_window=None),
+    "mistral-small": brief("mistral3", {"head_dim": 32, "sliding_window": None}, gguf=False),
+    "ministral": brief(
+        "ministral",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ALTERNATING,
+            "sliding_window": WINDOW,
+            "head_dim": 32,
+        },
+        {"windows": settings(layer_types=["full_attention"] * 4)},
+        gguf=False,
+    ),
+    "ministral-3": brief(
+        "mistral3",
+        MINISTRAL3,
+        {
+            "scaling": settings(rope_scaling={**MINISTRAL3_ROPE, "factor": 1.0}),
+            "mscale": settings(rope_scaling={**MINISTRAL3_ROPE, "mscale": None}),
+            "temperature": settings(rope_scaling={**MINISTRAL3_ROPE, "llama_4_scaling_beta": 0.0}),
+        },
+    ),
     "qwen2": checked("qwen2", QKV_BIAS),
     "qwen2-yarn": checked(
         "qwen2-yarn",

@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 ARCHITECTURES: Mapping[str, str] = {
     "llama": "llama",
     "mistral": "llama",
+    "ministral3": "mistral3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "phi": "phi2",
@@ -40,7 +41,7 @@ ARCHITECTURES: Mapping[str, str] = {
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
-PAIRED = ("llama", "granite", "smollm3", "granitemoe")
+PAIRED = ("llama", "mistral3", "granite", "smollm3", "granitemoe")
 """Architectures whose files hold rotary pairs of q and k next to each other."""
 
 LM_TOP = ("token_embd.weight", "output.weight")
@@ -113,9 +114,10 @@ def save_gguf(
 def plain_name(name: str) -> str:
     """Return the name a tensor of a text model inside a multimodal one has in a text model."""
     inner = name.removeprefix("model.") if name.startswith("model.language_model.") else name
-    if inner.startswith("language_model.") and not inner.startswith("language_model.model."):
-        return "model." + inner.removeprefix("language_model.")
-    return inner.removeprefix("language_model.")
+    plain = inner.removeprefix("language_model.")
+    if plain == inner or plain.startswith(("model.", "lm_head.")):
+        return plain
+    return f"model.{plain}"
 
 
 def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["rope.dimension_count"] = int(c["partial_rotary_factor"] * hidden) // heads
     elif c.get("head_dim") is not None and not granite:
         keys["attention.key_length"] = keys["attention.value_length"] = c["head_dim"]
-    if granite or architecture in ("llama", "smollm3"):
+    if granite or architecture in ("llama", "mistral3", "smollm3"):
         keys["vocab_size"] = c["vocab_size"]
         keys["rope.dimension_count"] = c.get("head_dim") or hidden // heads
     if scaling.get("rope_type") == "linear":
@@ -151,6 +153,12 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["rope.scaling.type"] = "yarn"
         keys["rope.scaling.factor"] = float(scaling["factor"])
         keys["rope.scaling.original_context_length"] = scaling["original_max_position_embeddings"]
+        for key in ("beta_fast", "beta_slow"):
+            if key in scaling:
+                keys[f"rope.scaling.yarn_{key}"] = float(scaling[key])
+    if architecture == "mistral3":
+        keys["rope.scaling.yarn_log_multiplier"] = float(scaling["mscale_all_dim"])
+        keys["attention.temperature_scale"] = float(scaling["llama_4_scaling_beta"])
     if architecture == "phi3":
         original = c["original_max_position_embeddings"]
         keys["rope.scaling.original_context_length"] = original

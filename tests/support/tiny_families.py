@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .family_table import BASE, FAMILIES, Off
+from .ministral3 import know_ministral3
 from .tiny_tokenizer import SPECIALS, save_tokenizer
 
 __all__ = [
@@ -20,6 +21,13 @@ __all__ = [
     "save_checkpoint",
     "save_family",
 ]
+
+
+WRAPPERS: Mapping[str, tuple[str, str]] = {
+    "gemma3": ("gemma3_text", "siglip_vision_model"),
+    "mistral3": ("mistral", "pixtral"),
+}
+"""Types of a text model beside a vision model, and which these are where nothing else is said."""
 
 
 def save_family(directory: Path, name: str, dtype: str = "float32", **changed: Any) -> Path:
@@ -63,6 +71,7 @@ def save_checkpoint(
     import torch
     import transformers
 
+    know_ministral3()
     torch.manual_seed(7)
     made = transformers.AutoConfig.for_model(model_type, **_whole(model_type, config))
     model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
@@ -83,16 +92,20 @@ def save_checkpoint(
 
 def _whole(model_type: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Put a text model's configuration into that of a multimodal one, where it is one."""
-    if model_type != "gemma3":
+    if model_type not in WRAPPERS:
         return config
+    own: dict[str, dict[str, Any]] = {
+        "gemma3": {"mm_tokens_per_image": 4},
+        "mistral3": {"spatial_merge_size": 1},
+    }
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     outer = {key: config[key] for key in ("bos_token_id", "eos_token_id", "tie_word_embeddings")}
     return {
-        "text_config": dict(config),
-        "vision_config": {"model_type": "siglip_vision_model", **vision},
-        "mm_tokens_per_image": 4,
+        "text_config": {"model_type": WRAPPERS[model_type][0], **config},
+        "vision_config": {"model_type": WRAPPERS[model_type][1], **vision},
         "initializer_range": config["initializer_range"],
+        **own[model_type],
         **outer,
     }
 
@@ -138,6 +151,7 @@ def load_without(checkpoint: Path, off: Off) -> Any:
     import torch
     import transformers
 
+    know_ministral3()
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     for key, value in off.settings.items():
         setattr(config.get_text_config(), key, value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rbee_export.checkpoint.rope import Rope
+from rbee_export.checkpoint.temperature import Temperature
 
 Activation = Literal["silu", "gelu_tanh"]
 
@@ -78,6 +79,7 @@ class DecoderConfig:
         residual_scale: Factor on what a branch adds to the residual stream.
         logits_scale: Factor on the logits.
         attention_scale: Factor on query-key products; ``None`` for ``1 / sqrt(head_dim)``.
+        temperature: Factors on queries by their position; ``None`` for none.
         attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
         logits_cap: Soft cap on the logits.
         causal: A token sees none that comes later.
@@ -113,6 +115,7 @@ class DecoderConfig:
     residual_scale: float = 1.0
     logits_scale: float = 1.0
     attention_scale: float | None = None
+    temperature: Temperature | None = None
     attention_cap: float | None = None
     logits_cap: float | None = None
     causal: bool = True
@@ -140,6 +143,11 @@ class DecoderConfig:
         """Latest positions that any of those layers sees; ``None`` where there are none."""
         windows = (self.attention[layer].window for layer in self.windowed_layers)
         return max((window for window in windows if window is not None), default=None)
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether steps have to say where tokens stand: how full a cache is does not tell."""
+        return bool(self.windowed_layers or self.long_rope_from or self.temperature)
 
     @property
     def long_rope_from(self) -> int | None:

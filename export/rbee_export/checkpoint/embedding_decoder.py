@@ -65,6 +65,11 @@ def read_embedding_decoder(
         raise UnsupportedModel(
             f"{directory}: layers without rotary embedding are not supported in embedding models"
         )
+    if config.temperature is not None:
+        raise UnsupportedModel(
+            f"{directory}: queries that grow with their position are not supported in embedding "
+            "models"
+        )
     modules.pooling.check(config.hidden)
     config = replace(
         config,

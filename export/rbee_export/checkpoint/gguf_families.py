@@ -10,6 +10,7 @@ from types import MappingProxyType
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Rope
+from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.errors import UnsupportedModel
 
 Knobs = Callable[[DecoderConfig, Numbers], DecoderConfig]
@@ -59,6 +60,14 @@ def _windowed(
 
 def _plain(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     return c
+
+
+def _mistral3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    beta = number.maybe("attention.temperature_scale")
+    if beta is None:
+        return c
+    original = number.positions("rope.scaling.original_context_length")
+    return replace(c, temperature=Temperature(beta, original))
 
 
 def _qk_norm(c: DecoderConfig, _: Numbers) -> DecoderConfig:
@@ -142,6 +151,7 @@ _MIXTRAL = Architecture("mixtral", _plain, pairs_together=True, normalized=True)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "llama": Architecture("llama", _plain, pairs_together=True),
+        "mistral3": Architecture("ministral3", _mistral3, pairs_together=True),
         "qwen2": Architecture("qwen2", _plain),
         "qwen3": Architecture("qwen3", _qk_norm),
         "phi2": Architecture("phi", _phi2),

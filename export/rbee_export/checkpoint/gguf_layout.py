@@ -19,7 +19,7 @@ from rbee_export.checkpoint.gguf_families import (
 from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.layout import Stored, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.checkpoint.rope import LongRope, Rope, Yarn
+from rbee_export.checkpoint.rope import LongRope, Rope, Yarn, yarn_magnitude
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 Tensors = Mapping[str, StoredTensor]
@@ -167,10 +167,24 @@ def _rope(path: Path, number: Numbers, tensors: Tensors, head_dim: int) -> Rope:
         case "linear":
             return Rope(theta, dims, number.factor("rope.scaling.factor"), divisors)
         case "yarn":
-            original = number.positions("rope.scaling.original_context_length")
-            return Rope(theta, dims, Yarn(number.factor("rope.scaling.factor"), original), divisors)
+            return Rope(theta, dims, _yarn(number), divisors)
         case _:
             raise UnsupportedModel(f"{path}: rope scaling {kind!r} is not supported")
+
+
+def _yarn(number: Numbers) -> Yarn:
+    factor = number.factor("rope.scaling.factor")
+    magnitude = number.maybe("rope.scaling.yarn_attn_factor")
+    if number.maybe("rope.scaling.yarn_log_multiplier"):
+        elsewhere = number.factor("rope.scaling.yarn_log_multiplier")
+        magnitude = yarn_magnitude(factor) / yarn_magnitude(factor, elsewhere)
+    return Yarn(
+        factor,
+        number.positions("rope.scaling.original_context_length"),
+        number.factor("rope.scaling.yarn_beta_fast", 32.0),
+        number.factor("rope.scaling.yarn_beta_slow", 1.0),
+        magnitude,
+    )
 
 
 def _divisors(path: Path, tensors: Tensors, name: str, dims: int) -> tuple[float, ...] | None:

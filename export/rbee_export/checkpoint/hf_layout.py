@@ -32,6 +32,12 @@ _OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 _STEMS = ("model.", "language_model.model.", "model.language_model.")
 """What names begin with; the longer ones where a vision model stands beside the decoder."""
 
+_WRAPPERS: Mapping[str, Mapping[str, Any]] = {
+    "gemma3": {"model_type": "gemma3_text", "vocab_size": 262208},
+    "mistral3": {"model_type": "mistral"},
+}
+"""Types with a decoder beside a vision model, and what its ``text_config`` may leave out."""
+
 
 def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     """Read a ``config.json``.
@@ -43,8 +49,11 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     kind = settings.get("model_type")
     if kind is None:
         raise CheckpointError(f"{file}: has no model_type; is this a model directory?")
-    if kind == "gemma3" and isinstance(settings.get("text_config"), dict):
-        kind, settings = "gemma3_text", {"vocab_size": 262208, **settings["text_config"]}
+    text = settings.get("text_config")
+    if isinstance(kind, str) and kind in _WRAPPERS and isinstance(text, dict):
+        outer = {key: settings[key] for key in ("tie_word_embeddings",) if key in settings}
+        settings = {**_WRAPPERS[kind], **outer, **text}
+        kind = settings["model_type"]
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModel(
             f"{file.parent}: model type {kind!r} is not supported; {', '.join(FAMILIES)} are"

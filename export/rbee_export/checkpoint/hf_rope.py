@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.checkpoint.rope import Llama3Scaling, LongRope, Rope, Yarn
+from rbee_export.checkpoint.rope import Llama3Scaling, LongRope, Rope, Yarn, yarn_magnitude
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 
@@ -78,14 +78,20 @@ def _llama3(number: Numbers) -> Llama3Scaling:
 
 
 def _yarn(file: Path, number: Numbers, context_length: int) -> Yarn:
-    if number.maybe("mscale") or number.settings.get("truncate") is False:
-        raise UnsupportedModel(f"{file.parent}: yarn with mscale or truncate is not supported")
+    if number.settings.get("truncate") is False:
+        raise UnsupportedModel(f"{file.parent}: yarn without truncate is not supported")
+    factor = number.factor("factor")
+    magnitude = number.maybe("attention_factor")
+    if magnitude is None and number.maybe("mscale") and number.maybe("mscale_all_dim"):
+        # What DeepSeek scales, and what of it is scaled elsewhere.
+        mscale, elsewhere = number.factor("mscale"), number.factor("mscale_all_dim")
+        magnitude = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, elsewhere)
     return Yarn(
-        factor=number.factor("factor"),
+        factor=factor,
         original_context=number.positions("original_max_position_embeddings", context_length),
         beta_fast=number.factor("beta_fast", 32.0),
         beta_slow=number.factor("beta_slow", 1.0),
-        magnitude=number.maybe("attention_factor"),
+        magnitude=magnitude,
     )
 
 

@@ -45,7 +45,7 @@ class Yarn:
         original_context: Context length the model was first trained for.
         beta_fast: Pairs that turn more often than this over the original context are left alone.
         beta_slow: Pairs that turn less often than this are stretched whole.
-        magnitude: Factor on cosines and sines; ``None`` for YaRN's ``0.1 ln(factor) + 1``.
+        magnitude: Factor on cosines and sines; ``None`` for :func:`yarn_magnitude`.
     """
 
     factor: float
@@ -66,6 +66,11 @@ class Yarn:
         high = min(math.ceil(pair_turning(self.beta_slow)), 2 * pairs - 1)
         stretched = np.clip((np.arange(pairs) - low) / max(high - low, 0.001), 0, 1)
         return (frequencies * (1 - stretched + stretched / self.factor)).astype(np.float32)
+
+
+def yarn_magnitude(factor: float, share: float = 1.0) -> float:
+    """Return YaRN's factor on cosines and sines for a stretching, or a share of its growth."""
+    return 0.1 * share * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +121,7 @@ class Rope:
     def magnitude(self) -> float:
         """Factor on cosines and sines."""
         if isinstance(self.scaling, Yarn):
-            default = 0.1 * math.log(self.scaling.factor) + 1.0 if self.scaling.factor > 1 else 1.0
-            return self.scaling.magnitude or default
+            return self.scaling.magnitude or yarn_magnitude(self.scaling.factor)
         return self.scaling.magnitude if isinstance(self.scaling, LongRope) else 1.0
 
     def frequencies(self, *, long: bool = False) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the 
     input_ids               int64[B, S]     S > 1 (prefill) only with B = 1
     seqlens_k               int32[B]        positions in the cache after this step, less one
     total_sequence_length   int32           the largest of those positions
-    position_ids            int64[B, S]     rows of the rotary tables; windows or long rope only
+    position_ids            int64[B, S]     rows of the rotary tables; where the decoder needs them
     past_key.{i}            float[B, kv_heads, capacity, head_dim]; past_value.{i} alike
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
@@ -20,10 +20,13 @@ takes matrices only; there is a ``Reshape`` on either side of the attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
@@ -45,7 +48,8 @@ class OrtDialect(OrtOperations):
         self._ids = self._graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         self._filled: dict[str, list[ir.Value]] = {}
         self._positions: ir.Value | None = None
-        if config.windowed_layers or config.long_rope_from is not None:
+        self._factors: ir.Value | None = None
+        if config.needs_positions:
             shape = ["batch", "sequence"]
             self._positions = self._graph.input("position_ids", ir.DataType.INT64, shape)
 
@@ -83,7 +87,7 @@ class OrtDialect(OrtOperations):
             for kv in ("key", "value")
         ]
         inputs: list[ir.Value | None] = [
-            *(self._normed(qkv, norms) if norms else (qkv, None, None)),
+            *self._heads(qkv, norms),
             *past,
             *self._filled_positions(kind),
         ]
@@ -129,25 +133,42 @@ class OrtDialect(OrtOperations):
             ]
         return self._filled[kind]
 
-    def _normed(self, qkv: ir.Value, norms: tuple[str, str]) -> list[ir.Value]:
-        """Return queries and keys normalised, and values, each ``float[B, S, width]``."""
+    def _heads(self, qkv: ir.Value, norms: tuple[str, str] | None) -> Sequence[ir.Value | None]:
+        """Return queries, keys and values as they are given to the attention operator."""
         c = self._c
+        if norms is None and c.temperature is None:
+            return qkv, None, None
         widths = self._graph.ints("qkv", [c.q_width, c.kv_width, c.kv_width])
         q, k, v = self._graph.op_multi_out("Split", [qkv, widths], {"axis": -1}, 3)
+        if norms is not None:
+            q = self._normed(q, norms[0], c.heads)
+            k = self._normed(k, norms[1], c.kv_heads)
+        if c.temperature is not None:
+            q = self._op("Mul", [q, self._query_factors(c.temperature)])
+        return q, k, v
+
+    def _normed(self, x: ir.Value, name: str, heads: int) -> ir.Value:
+        """Return queries or keys normalised, ``float[B, S, width]``."""
+        c = self._c
         attributes = {"epsilon": c.norm_epsilon, "axis": -1}
-        normed = []
-        for x, name, heads in ((q, norms[0], c.heads), (k, norms[1], c.kv_heads)):
-            whole = c.qk_norm == "whole"
-            size = heads * c.head_dim if whole else c.head_dim
-            weight = self._graph.floats(name, self._weights.vector(name, size))
-            if whole:
-                normed.append(self._op("SimplifiedLayerNormalization", [x, weight], attributes))
-                continue
-            shape = self._graph.ints(f"heads.{heads}", [0, 0, heads, c.head_dim])
-            each = self._op("Reshape", [x, shape])
-            each = self._op("SimplifiedLayerNormalization", [each, weight], attributes)
-            normed.append(self._op("Reshape", [each, self._graph.ints("joined", [0, 0, -1])]))
-        return [*normed, v]
+        whole = c.qk_norm == "whole"
+        size = heads * c.head_dim if whole else c.head_dim
+        weight = self._graph.floats(name, self._weights.vector(name, size))
+        if whole:
+            return self._op("SimplifiedLayerNormalization", [x, weight], attributes)
+        each = self._op(
+            "Reshape", [x, self._graph.ints(f"heads.{heads}", [0, 0, heads, c.head_dim])]
+        )
+        each = self._op("SimplifiedLayerNormalization", [each, weight], attributes)
+        return self._op("Reshape", [each, self._graph.ints("joined", [0, 0, -1])])
+
+    def _query_factors(self, temperature: Temperature) -> ir.Value:
+        """Return what the query of each token is multiplied by, ``float[B, S, 1]``."""
+        if self._factors is None:
+            factors = temperature.factors(self._c.context_length)
+            table = self._graph.floats("temperature", factors)
+            self._factors = self._op("Gather", [table, self._positions])
+        return self._factors
 
     def _in_rows(self, x: ir.Value, width: int) -> ir.Value:
         """Return activations as ``[B, S, width]``."""

@@ -88,6 +88,8 @@ class ReferenceDialect:
             q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
         if how.rope is not None:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
+        if c.temperature is not None:
+            q = q * c.temperature.factors(len(qkv))
         positions = np.arange(len(qkv))
         distance = positions[:, None] - positions
         if not c.causal:

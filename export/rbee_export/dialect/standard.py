@@ -34,6 +34,7 @@ from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.config import Activation, Experts
 from rbee_export.checkpoint.rope import Rope
+from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.dialect.positions import Positions
 from rbee_export.weights import Matrix, Weights
@@ -60,6 +61,7 @@ class StandardDialect:
         self._weights = weights
         self._graph = GraphWriter(file, dtype)
         self._table: ir.Value | None = None
+        self._factors: ir.Value | None = None
 
         graph = self._graph
         self._ids = graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
@@ -125,6 +127,8 @@ class StandardDialect:
             q, k = self._qk_norm(q, norms[0], c.head_dim), self._qk_norm(k, norms[1], c.head_dim)
         if how.rope is not None:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
+        if c.temperature is not None:
+            q = self._op("Mul", [q, self._query_factors(c.temperature)])
 
         shape: list[int | str] = ["batch", c.kv_heads, "capacity", c.head_dim]
         present = []
@@ -268,6 +272,14 @@ class StandardDialect:
         tables = self._graph.rope(rope, self._c.context_length)
         partial = {"rotary_embedding_dim": rope.dims} if rope.dims < self._c.head_dim else {}
         return self._op("RotaryEmbedding", [x, *tables, self._rows], partial)
+
+    def _query_factors(self, temperature: Temperature) -> ir.Value:
+        """Return what the query of each token is multiplied by, ``float[B, 1, S, 1]``."""
+        if self._factors is None:
+            table = self._graph.floats("temperature", temperature.factors(self._c.context_length))
+            factors = self._op("Gather", [table, self._positions.own])
+            self._factors = self._op("Unsqueeze", [factors, self._graph.ints("[1]", [1])])
+        return self._factors
 
     def _heads(self, x: ir.Value, count: int) -> ir.Value:
         """Cut ``float[B, S, width]`` into ``float[B, count, S, head_dim]``."""

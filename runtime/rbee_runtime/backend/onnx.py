@@ -91,7 +91,9 @@ class OnnxBackend:
         self.cache_bytes = self._arena.nbytes
         self._manifest = manifest
         self._cache = plan.geometry
-        self._shares_slots = any(put.name == "slots" for put in session.get_inputs())
+        inputs = {put.name for put in session.get_inputs()}
+        self._shares_slots = "slots" in inputs
+        self._takes_positions = "position_ids" in inputs
         self.most_drafted = MOST_DRAFTED if self._shares_slots else 0
         most_rows = plan.slots + self.most_drafted
         self._logits = device.zeros((most_rows, manifest.shapes.vocab), "float32")
@@ -269,7 +271,7 @@ class OnnxBackend:
         binding, cache = bound.binding, self._cache
         kinds = {"": cache.whole_layers, "window_": cache.windowed_layers}
         bound.bind([kind for kind, layers in kinds.items() if layers])
-        if cache.windowed_layers or self._manifest.long_rope is not None:
+        if self._takes_positions:
             bound.bind_positions()
         binding.output("logits", self._logits[: bound.rows])
         first, count = slot, bound.rows

@@ -1,0 +1,47 @@
+"""Which layers a ``config.json`` gives a window, and what they do without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.numbers import Numbers
+from rbee_export.errors import CheckpointError
+
+
+def sliding(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Return which layers have a window: those listed, or those for which ``default`` holds."""
+    kinds = number.settings.get("layer_types")
+    if kinds is None:
+        return tuple(default(layer) for layer in range(c.layers))
+    if not isinstance(kinds, list) or len(kinds) != c.layers:
+        raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def windowed(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> DecoderConfig:
+    """Limit the layers that have a window to the latest positions."""
+    if number.settings.get("sliding_window") is None:
+        return c
+    window = number.whole("sliding_window")
+    if window < 1:
+        raise CheckpointError(f"{number.source}: sliding_window is {window}")
+    if not c.causal:
+        # Half of it lies before a token, half behind.
+        window = window // 2 + 1
+    if window >= c.context_length:
+        return c
+    attention = tuple(
+        replace(a, window=window) if slides else a
+        for a, slides in zip(c.attention, sliding(c, number, default), strict=True)
+    )
+    return replace(c, attention=attention)
+
+
+def rotated(c: DecoderConfig, layers: Sequence[bool]) -> DecoderConfig:
+    """Leave the rotary embedding to those layers for which ``layers`` says so."""
+    attention = tuple(
+        a if turns else replace(a, rope=None) for a, turns in zip(c.attention, layers, strict=True)
+    )
+    return replace(c, attention=attention)
