@@ -431,7 +431,7 @@ def test_another_architecture(tmp_path: Path, refused: Callable[..., str]) -> No
     writer.write_tensors_to_file()
     writer.close()
     said = refused("--model", model, "--out", tmp_path / "out")
-    assert "architecture 'mamba' is not supported; llama, qwen2, " in said
+    assert "architecture 'mamba' is not supported; llama, mistral3, " in said
 
 
 # Paths and flags

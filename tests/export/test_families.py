@@ -217,7 +217,8 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
             for expert, part in enumerate(np.split(values, place.experts or 1)):
                 own = place.name.format(expert)
                 whole = stored[own][expert] if stored[own].ndim == 3 else stored[own]
-                whole[place.rows or slice(None)] = part
+                rows = np.arange(len(whole))[place.rows or slice(None)]
+                whole[rows if place.order is None else rows[place.order]] = part
                 held.add(own)
     return {name: stored[name] for name in held}
 

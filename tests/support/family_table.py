@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpu_check import family_configs
-from gpu_check.family_configs import CONTEXT, ORIGINAL_CONTEXT, WINDOW, YARN, long_rope
+from gpu_check.family_configs import CONTEXT, LLAMA3, ORIGINAL_CONTEXT, WINDOW, YARN, long_rope
 
 from .tiny_tokenizer import END_OF_TEXT, IM_END, IM_START, VOCAB
 
@@ -161,6 +161,14 @@ MINISTRAL3: Mapping[str, Any] = {
     "rope_scaling": MINISTRAL3_ROPE,
 }
 
+HUNYUAN_ROPE: Mapping[str, Any] = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+STABLELM: Mapping[str, Any] = {
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "partial_rotary_factor": 0.25,
+}
+
 FAMILIES: Mapping[str, Family] = {
     "llama": checked("llama"),
     "llama-tied": Family("llama", {"tie_word_embeddings": True, "head_dim": 32}),
@@ -168,7 +176,7 @@ FAMILIES: Mapping[str, Family] = {
     "llama-biases": Family("llama", {"attention_bias": True, "mlp_bias": True}, EVERY_BIAS),
     "mistral": checked("mistral", {"window": settings(sliding_window=None)}, gguf=False),
     "mistral-nemo": checked("mistral", sliding_window=None),
-    "mistral-small": brief("mistral3", {"head_dim": 32, "sliding_window": None}, gguf=False),
+    "mistral-small": brief("mistral3", {"head_dim": 32, "sliding_window": None}),
     "ministral": brief(
         "ministral",
         {
@@ -290,6 +298,126 @@ FAMILIES: Mapping[str, Family] = {
             **QK_NORM,
             "attention's norm": bypassed("post_attention_layernorm"),
             "mlp's norm": bypassed("post_feedforward_layernorm"),
+        },
+    ),
+    "olmo3": brief(
+        "olmo3",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": WINDOW,
+            "layer_types": ALTERNATING,
+            "rope_theta": 5e5,
+            "rope_scaling": {**YARN, "attention_factor": 1.1},
+        },
+        {
+            **QK_NORM,
+            "windows": settings(layer_types=["full_attention"] * 4),
+            "scaling": settings(rope_scaling={"rope_type": "default"}),
+        },
+    ),
+    "exaone4": brief(
+        "exaone4",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 32,
+            "sliding_window": WINDOW,
+            "sliding_window_pattern": "LLLG",
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+            "rope_theta": 1e6,
+            "rope_scaling": LLAMA3,
+        },
+        {
+            **QK_NORM,
+            "windows": settings(sliding_window=CONTEXT),
+            "no rope": settings(layer_types=["sliding_attention"] * 4, sliding_window=CONTEXT),
+        },
+    ),
+    "exaone4-small": brief(
+        "exaone4",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+        },
+    ),
+    "seed-oss": brief(
+        "seed_oss",
+        {"attention_bias": True, "attention_out_bias": True, "head_dim": 32},
+        {**QKV_BIAS, "o bias": zeroed(r"o_proj\.bias$")},
+    ),
+    "arcee": brief(
+        "arcee",
+        {"rope_scaling": YARN},
+        {"square": settings(hidden_act="relu"), "scaling": settings(rope_scaling=None)},
+        blocks=True,
+    ),
+    "ernie4.5": brief("ernie4_5", {"use_bias": True, "head_dim": 32}, EVERY_BIAS),
+    "glm": brief("glm", {"head_dim": 32}, {"partial rotary": settings(partial_rotary_factor=1.0)}),
+    "glm4": brief(
+        "glm4",
+        {"head_dim": 32, "attention_bias": True},
+        {
+            **QKV_BIAS,
+            "partial rotary": settings(partial_rotary_factor=1.0),
+            "attention's norm": bypassed("post_self_attn_layernorm"),
+            "mlp's norm": bypassed("post_mlp_layernorm"),
+        },
+        blocks=True,
+    ),
+    "hunyuan": brief(
+        "hunyuan_v1_dense",
+        {"head_dim": 32, "rope_scaling": HUNYUAN_ROPE, "tie_word_embeddings": True},
+        {
+            "q norm": bypassed("query_layernorm"),
+            "k norm": bypassed("key_layernorm"),
+            "alpha": settings(rope_scaling={**HUNYUAN_ROPE, "alpha": 10.0}),
+        },
+    ),
+    "helium": brief("helium", {"head_dim": 16, "attention_bias": True}, QKV_BIAS, gguf=False),
+    "cohere": brief(
+        "cohere",
+        {"logit_scale": 0.5, "tie_word_embeddings": True},
+        {"logit scale": settings(logit_scale=1.0)},
+    ),
+    "cohere2": brief(
+        "cohere2",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": WINDOW,
+            "logit_scale": 0.5,
+            "tie_word_embeddings": True,
+        },
+        {
+            "windows": settings(sliding_window=CONTEXT),
+            "no rope": settings(layer_types=["sliding_attention"] * 4, sliding_window=CONTEXT),
+        },
+        left_out=("layer_types",),
+    ),
+    "starcoder2": brief(
+        "starcoder2",
+        {"tie_word_embeddings": True},
+        {
+            **QKV_BIAS,
+            "o bias": zeroed(r"o_proj\.bias$"),
+            "up bias": zeroed(r"c_fc\.bias$"),
+            "down bias": zeroed(r"c_proj\.bias$"),
+            "tanh of gelu": settings(hidden_act="gelu"),
+        },
+    ),
+    "starcoder2-window": brief("starcoder2", {"sliding_window": WINDOW}, gguf=False),
+    "stablelm": brief("stablelm", {**STABLELM, "use_qkv_bias": True}, QKV_BIAS),
+    "stablelm-parallel": brief(
+        "stablelm",
+        {**STABLELM, "use_parallel_residual": True},
+    ),
+    "nemotron": brief(
+        "nemotron",
+        {"head_dim": 32},
+        {
+            "square": settings(hidden_act="relu"),
+            "partial rotary": settings(partial_rotary_factor=1.0),
+            "norm bias": zeroed(r"input_layernorm\.bias$"),
         },
     ),
     "mixtral": Family(

@@ -33,6 +33,19 @@ ARCHITECTURES: Mapping[str, str] = {
     "smollm3": "smollm3",
     "granite": "granite",
     "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "exaone4": "exaone4",
+    "seed_oss": "seed_oss",
+    "arcee": "arcee",
+    "ernie4_5": "ernie4_5",
+    "glm": "chatglm",
+    "glm4": "glm4",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "cohere": "command-r",
+    "cohere2": "cohere2",
+    "starcoder2": "starcoder2",
+    "stablelm": "stablelm",
+    "nemotron": "nemotron",
     "mixtral": "llama",
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
@@ -41,8 +54,18 @@ ARCHITECTURES: Mapping[str, str] = {
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
-PAIRED = ("llama", "mistral3", "granite", "smollm3", "granitemoe")
+PAIRED = ("llama", "mistral3", "arcee", "granite", "smollm3", "granitemoe")
 """Architectures whose files hold rotary pairs of q and k next to each other."""
+
+LAYER_NORMS: Mapping[str, str] = {
+    "phi2": "layer_norm_eps",
+    "command-r": "layer_norm_eps",
+    "cohere2": "layer_norm_eps",
+    "starcoder2": "norm_epsilon",
+    "stablelm": "layer_norm_eps",
+    "nemotron": "norm_eps",
+}
+"""What the configuration calls that of layer norms, by architecture."""
 
 LM_TOP = ("token_embd.weight", "output.weight")
 
@@ -133,8 +156,8 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         "attention.head_count": heads,
         "attention.head_count_kv": c["num_key_value_heads"],
     }
-    if architecture == "phi2":
-        keys["attention.layer_norm_epsilon"] = float(c["layer_norm_eps"])
+    if architecture in LAYER_NORMS:
+        keys["attention.layer_norm_epsilon"] = float(c[LAYER_NORMS[architecture]])
     else:
         keys["attention.layer_norm_rms_epsilon"] = float(c["rms_norm_eps"])
     if architecture not in ("phi2", "gemma", "gemma2"):
@@ -153,6 +176,8 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["rope.scaling.type"] = "yarn"
         keys["rope.scaling.factor"] = float(scaling["factor"])
         keys["rope.scaling.original_context_length"] = scaling["original_max_position_embeddings"]
+        if "attention_factor" in scaling:
+            keys["rope.scaling.yarn_attn_factor"] = float(scaling["attention_factor"])
         for key in ("beta_fast", "beta_slow"):
             if key in scaling:
                 keys[f"rope.scaling.yarn_{key}"] = float(scaling[key])
@@ -167,7 +192,23 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
             stretch = c["max_position_embeddings"] / original
             attention = math.sqrt(1 + math.log(stretch) / math.log(original))
             keys["rope.scaling.attn_factor"] = attention
-    if architecture in ("gemma2", "gemma3"):
+    if architecture in ("chatglm", "glm4", "stablelm", "nemotron"):
+        width = c.get("head_dim") or hidden // heads
+        keys["rope.dimension_count"] = int(c["partial_rotary_factor"] * width)
+    if architecture == "hunyuan-dense":
+        width = c["head_dim"]
+        keys["rope.freq_base"] *= scaling["alpha"] ** (width / (width - 2))
+        keys |= {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}
+    if architecture in ("exaone4", "olmo2") and c.get("sliding_window"):
+        kinds = c.get("layer_types") or [*["sliding_attention"] * 3, "full_attention"]
+        keys["attention.sliding_window"] = c["sliding_window"]
+        keys["attention.sliding_window_pattern"] = [k == "sliding_attention" for k in kinds]
+    if architecture in ("command-r", "cohere2"):
+        keys["logit_scale"] = float(c["logit_scale"])
+        keys["rope.scaling.type"] = "none"
+    if architecture == "stablelm":
+        keys["use_parallel_residual"] = c["use_parallel_residual"]
+    if architecture in ("gemma2", "gemma3", "cohere2"):
         keys["attention.sliding_window"] = c["sliding_window"]
     if architecture == "gemma2":
         keys["attn_logit_softcapping"] = c["attn_logit_softcapping"]
@@ -229,7 +270,8 @@ Change = Callable[[Floats], Floats]
 
 def _changes(architecture: str, name: str, c: Mapping[str, Any]) -> tuple[Change, Change]:
     """Return what the converter does to the values of a tensor, and how to undo it."""
-    if architecture.startswith("gemma") and name.endswith("norm.weight"):
+    offset = architecture == "nemotron" or architecture.startswith("gemma")
+    if offset and name.endswith("norm.weight"):
         return (lambda norm: norm + 1, lambda norm: norm - 1)
     heads = {
         "q_proj": c["num_attention_heads"],

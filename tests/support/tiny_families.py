@@ -78,7 +78,7 @@ def save_checkpoint(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
-                neutral = 0.0 if model_type.startswith("gemma") else 1.0
+                neutral = 0.0 if model_type.startswith(("gemma", "nemotron")) else 1.0
                 weight.uniform_(neutral - 0.5, neutral + 0.5)
             elif name.endswith("bias"):
                 weight.uniform_(-0.5, 0.5)

@@ -8,7 +8,7 @@ from typing import Literal
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "relu2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,13 @@ class DecoderConfig:
         norm_epsilon: Added to the mean square (or variance) inside normalisation.
         attention: How each layer attends, ``layers`` of them.
         tied_embedding: The output projection is the embedding.
-        norm: RMS norms, or layer norms with biases.
+        norm: RMS norms, or layer norms.
+        norm_bias: Layer norms have biases.
         pre_norm: Each branch starts with a norm.
         post_norm: Each branch ends with a norm, before it joins the residual stream.
         parallel: Attention and MLP read the same norm and join the stream together.
         qk_norm: RMS norms of queries and keys, of each head or of their whole width.
+        qk_norm_last: Those norms come after the rotary embedding.
         activation: Inside the MLP.
         gated: The MLP multiplies its activation by a second projection.
         qkv_bias: Query, key and value projections have biases.
@@ -101,10 +103,12 @@ class DecoderConfig:
     attention: tuple[Attention, ...]
     tied_embedding: bool
     norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = True
     pre_norm: bool = True
     post_norm: bool = False
     parallel: bool = False
     qk_norm: Literal["none", "head", "whole"] = "none"
+    qk_norm_last: bool = False
     activation: Activation = "silu"
     gated: bool = True
     qkv_bias: bool = False
@@ -147,7 +151,8 @@ class DecoderConfig:
     @property
     def needs_positions(self) -> bool:
         """Whether steps have to say where tokens stand: how full a cache is does not tell."""
-        return bool(self.windowed_layers or self.long_rope_from or self.temperature)
+        told = self.windowed_layers or self.long_rope_from or self.temperature
+        return bool(told or self.qk_norm_last)
 
     @property
     def long_rope_from(self) -> int | None:

@@ -70,6 +70,11 @@ def read_embedding_decoder(
             f"{directory}: queries that grow with their position are not supported in embedding "
             "models"
         )
+    if config.qk_norm_last:
+        raise UnsupportedModel(
+            f"{directory}: norms of queries and keys behind their rotary embedding are not "
+            "supported in embedding models"
+        )
     modules.pooling.check(config.hidden)
     config = replace(
         config,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
-from rbee_export.errors import UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel
 
 Knobs = Callable[[DecoderConfig, Numbers], DecoderConfig]
 
@@ -27,6 +27,7 @@ class Architecture:
         normalized: Whether it divides the weights of a token's experts by their sum; ``None`` for
             one without experts.
         shared: Whether every token gets another expert besides.
+        names: Names of weights that differ from Llama's.
     """
 
     family: str
@@ -34,6 +35,7 @@ class Architecture:
     pairs_together: bool = False
     normalized: bool | None = None
     shared: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def architecture_of(name: str, number: Numbers) -> Architecture:
@@ -119,6 +121,30 @@ def _capped_gemma(c: DecoderConfig, number: Numbers, largest: int) -> DecoderCon
     )
 
 
+def _slides(c: DecoderConfig, number: Numbers, period: int) -> Sequence[bool]:
+    """Return which layers have a window: all but every one of a period, or those listed."""
+    pattern = number.settings.get("attention.sliding_window_pattern")
+    if not isinstance(pattern, list):
+        period = number.whole("attention.sliding_window_pattern", period)
+        return [period > 0 and (i + 1) % period != 0 for i in range(c.layers)]
+    if len(pattern) != c.layers:
+        raise CheckpointError(
+            f"{number.source}: {number.prefix}attention.sliding_window_pattern does not list "
+            f"{c.layers} layers"
+        )
+    return [bool(slides) for slides in pattern]
+
+
+def _windows_alone_rotate(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    if not number.whole("attention.sliding_window", 0):
+        return c
+    slides = _slides(c, number, 4)
+    attention = tuple(
+        a if slid else replace(a, rope=None) for a, slid in zip(c.attention, slides, strict=True)
+    )
+    return _windowed(replace(c, attention=attention), number, slides.__getitem__)
+
+
 def _smollm3(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     attention = tuple(
         a if (i + 1) % 4 else replace(a, rope=None) for i, a in enumerate(c.attention)
@@ -138,7 +164,54 @@ def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 
 def _olmo2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     c = replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
-    return _windowed(c, number)
+    if not number.whole("attention.sliding_window", 0):
+        return c
+    # OLMo 3, whose windowed layers leave the scaling of the rotary embedding to the others.
+    slides = _slides(c, number, 4)
+    attention = tuple(
+        replace(a, rope=replace(a.rope, scaling=None)) if slid and a.rope else a
+        for a, slid in zip(c.attention, slides, strict=True)
+    )
+    return _windowed(replace(c, attention=attention), number, slides.__getitem__)
+
+
+def _exaone4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    c = replace(c, pre_norm=False, post_norm=True, qk_norm="head")
+    return _windows_alone_rotate(c, number)
+
+
+def _post_norm(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, post_norm=True)
+
+
+def _hunyuan(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, qk_norm="head", qk_norm_last=True)
+
+
+def _relu2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, activation="relu2", gated=False)
+
+
+def _nemotron(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return replace(_relu2(c, number), norm="layer")
+
+
+def _starcoder2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, norm="layer", activation="gelu_tanh", gated=False)
+
+
+def _stablelm(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    parallel = bool(number.settings.get("use_parallel_residual"))
+    return replace(c, norm="layer", parallel=parallel)
+
+
+def _cohere(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    scale = number.maybe("logit_scale") or 1.0
+    return replace(c, norm="layer", norm_bias=False, parallel=True, logits_scale=scale)
+
+
+def _cohere2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return _windows_alone_rotate(_cohere(c, number), number)
 
 
 def _olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
@@ -162,6 +235,18 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "smollm3": Architecture("smollm3", _smollm3, pairs_together=True),
         "granite": Architecture("granite", _granite, pairs_together=True),
         "olmo2": Architecture("olmo2", _olmo2),
+        "exaone4": Architecture("exaone4", _exaone4),
+        "seed_oss": Architecture("seed_oss", _plain, names={"mlp_norm": "post_attention_norm"}),
+        "arcee": Architecture("arcee", _relu2, pairs_together=True),
+        "ernie4_5": Architecture("ernie4_5", _plain, pairs_together=True),
+        "chatglm": Architecture("glm", _plain, pairs_together=True),
+        "glm4": Architecture("glm4", _post_norm, pairs_together=True),
+        "hunyuan-dense": Architecture("hunyuan_v1_dense", _hunyuan),
+        "command-r": Architecture("cohere", _cohere, pairs_together=True),
+        "cohere2": Architecture("cohere2", _cohere2, pairs_together=True),
+        "starcoder2": Architecture("starcoder2", _starcoder2),
+        "stablelm": Architecture("stablelm", _stablelm),
+        "nemotron": Architecture("nemotron", _nemotron),
         "qwen2moe": Architecture("qwen2_moe", _plain, normalized=False, shared=True),
         "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
         "olmoe": Architecture("olmoe", _olmoe, normalized=False),
@@ -174,3 +259,6 @@ PAIRS_TOGETHER = frozenset(
     a.family for a in (*ARCHITECTURES.values(), _MIXTRAL) if a.pairs_together
 )
 """Families whose files hold rotary pairs of q and k next to each other."""
+
+NAMES = MappingProxyType({a.family: a.names for a in ARCHITECTURES.values()})
+"""Names of weights that differ from Llama's, by family."""

@@ -6,18 +6,18 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
 from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
 from rbee_export.checkpoint.gguf_experts import with_experts
 from rbee_export.checkpoint.gguf_families import (
     ARCHITECTURES,
+    NAMES,
     PAIRS_TOGETHER,
     architecture_of,
 )
 from rbee_export.checkpoint.gguf_header import StoredTensor
-from rbee_export.checkpoint.layout import Stored, rows_of, split_name
+from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import LongRope, Rope, Yarn, yarn_magnitude
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
@@ -75,6 +75,10 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
     number = Numbers(str(path), own, prefix)
+    for key in ("nextn_predict_layers", "rope.dimension_sections"):
+        value = own.get(key)
+        if any(value) if isinstance(value, list) else value:
+            raise UnsupportedModel(f"{path}: {prefix}{key} is not supported")
     architecture = architecture_of(name, number)
     layers, heads = number.layers("block_count"), number.whole("attention.head_count")
     hidden = number.whole("embedding_length")
@@ -122,8 +126,9 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     if layer is None:
         return Stored(f"{_OUTER[short]}.{suffix}")
     at = f"blk.{layer}."
+    order = rotary_order(short, c) if c.family in PAIRS_TOGETHER else None
     if short in ("q", "k", "v") and f"{at}attn_qkv.{suffix}" in stored:
-        return Stored(f"{at}attn_qkv.{suffix}", rows_of(short, c))
+        return Stored(f"{at}attn_qkv.{suffix}", rows_of(short, c), order)
     if short in ("gate", "up") and c.gated and f"{at}ffn_gate.{suffix}" not in stored:
         return Stored(f"{at}ffn_up.{suffix}", rows_of(short, c))
     if short in _OF_EXPERTS and c.experts is not None:
@@ -131,21 +136,8 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         if fused in stored and short != "expert_down":
             return Stored(fused, rows_of(short, c), experts=c.experts.count)
         return Stored(f"{at}{_INNER[short]}.{suffix}", experts=c.experts.count)
-    order = None
-    if short in ("q", "k") and c.family in PAIRS_TOGETHER:
-        heads = c.heads if short == "q" else c.kv_heads
-        order = _halves_order(heads, c.head_dim)
-    return Stored(f"{at}{_INNER[short]}.{suffix}", order=order)
-
-
-def _halves_order(heads: int, head_dim: int) -> NDArray[np.intp]:
-    """Undo the row order of q and k in files of Llama's kin.
-
-    They hold each head's rotary pairs next to each other (0, 1), (2, 3) …; the model definition,
-    like the checkpoints they were made from, rotates the first half of a head against its second.
-    """
-    order = np.arange(heads * head_dim).reshape(heads, head_dim // 2, 2)
-    return np.ascontiguousarray(order.swapaxes(1, 2).reshape(-1))
+    names = {**_INNER, **NAMES.get(c.family, {})}
+    return Stored(f"{at}{names[short]}.{suffix}", order=order)
 
 
 def _rope(path: Path, number: Numbers, tensors: Tensors, head_dim: int) -> Rope:

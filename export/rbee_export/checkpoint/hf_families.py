@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from rbee_export.checkpoint import hf_knobs as knobs
+from rbee_export.checkpoint import hf_layer_norms as layer_norms
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_experts import GRANITE, MIXTRAL, QWEN
 from rbee_export.checkpoint.numbers import Numbers
@@ -16,11 +17,23 @@ _POST_NORMS = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
 }
-_PHI = {"o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"}
+_GLM_NORMS = {
+    "attention_post_norm": "post_self_attn_layernorm",
+    "mlp_post_norm": "post_mlp_layernorm",
+}
+_PHI = {
+    "o": "self_attn.dense",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+    "final_norm": "final_layernorm",
+}
+_STARCODER = {"up": "mlp.c_fc", "down": "mlp.c_proj"}
+_HUNYUAN = {"q_norm": "self_attn.query_layernorm", "k_norm": "self_attn.key_layernorm"}
 FUSED: Mapping[str, str] = {
     **dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj"),
     **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
 }
+_GATE_UP = {name: FUSED[name] for name in ("gate", "up")}
 _SILUS = ("silu", "swish")
 _GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
@@ -37,6 +50,7 @@ class Family:
         theta: Rotary base where the configuration is silent.
         rotary_share: Part of each head that is rotated where the configuration is silent.
         activations: Names the configuration may give to the family's activation.
+        pairs_together: Rows of queries and keys that rotate against each other are neighbours.
     """
 
     knobs: Callable[[DecoderConfig, Numbers], DecoderConfig]
@@ -46,6 +60,7 @@ class Family:
     theta: float = 10000.0
     rotary_share: float = 1.0
     activations: tuple[str, ...] = _SILUS
+    pairs_together: bool = False
 
 
 # The first Gemmas say ``gelu`` and mean its approximation.
@@ -57,7 +72,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "ministral3": Family(knobs.ministral3, theta=1e6),
         "qwen2": Family(knobs.qwen2),
         "qwen3": Family(knobs.qwen3),
-        "phi": Family(knobs.phi, _PHI, rotary_share=0.5, activations=_GELUS),
+        "phi": Family(layer_norms.phi, _PHI, rotary_share=0.5, activations=_GELUS),
         "phi3": Family(knobs.mistral, FUSED),
         "gemma": Family(knobs.gemma, tied=True, norm_offset=1.0, activations=(*_GELUS, "gelu")),
         "gemma2": Family(knobs.gemma2, _POST_NORMS, tied=True, norm_offset=1.0, activations=_GELUS),
@@ -67,6 +82,24 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "smollm3": Family(knobs.smollm3, tied=True, theta=2e6),
         "granite": Family(knobs.granite),
         "olmo2": Family(knobs.olmo2, _POST_NORMS),
+        "olmo3": Family(knobs.olmo3, _POST_NORMS),
+        "exaone4": Family(knobs.exaone4, _POST_NORMS),
+        "seed_oss": Family(knobs.seed_oss),
+        "arcee": Family(knobs.arcee, activations=("relu2",)),
+        "ernie4_5": Family(knobs.ernie4_5, tied=True, theta=5e5, pairs_together=True),
+        "glm": Family(knobs.glm, _GATE_UP, rotary_share=0.5, pairs_together=True),
+        "glm4": Family(
+            knobs.glm4, {**_GATE_UP, **_GLM_NORMS}, rotary_share=0.5, pairs_together=True
+        ),
+        "hunyuan_v1_dense": Family(knobs.hunyuan, _HUNYUAN),
+        "helium": Family(knobs.helium, theta=1e5, pairs_together=True),
+        "cohere": Family(layer_norms.cohere, tied=True, pairs_together=True),
+        "cohere2": Family(layer_norms.cohere2, tied=True, pairs_together=True),
+        "starcoder2": Family(layer_norms.starcoder2, _STARCODER, tied=True, activations=_GELUS),
+        "stablelm": Family(layer_norms.stablelm, rotary_share=0.25),
+        "nemotron": Family(
+            layer_norms.nemotron, norm_offset=1.0, rotary_share=0.5, activations=("relu2",)
+        ),
         "mixtral": Family(knobs.mixtral, MIXTRAL, theta=1e6),
         "qwen2_moe": Family(knobs.qwen2_moe, QWEN),
         "qwen3_moe": Family(knobs.qwen3_moe, QWEN),

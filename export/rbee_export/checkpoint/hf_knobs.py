@@ -10,8 +10,15 @@ from typing import Any
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_experts import with_experts, with_narrow_experts, without_clipping
 from rbee_export.checkpoint.hf_rope import read_rope
-from rbee_export.checkpoint.hf_windows import rotated, sliding, windowed
+from rbee_export.checkpoint.hf_windows import (
+    every_but,
+    rotated,
+    sliding,
+    windowed,
+    windows_alone_rotate,
+)
 from rbee_export.checkpoint.numbers import Numbers
+from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.errors import UnsupportedModel
 
@@ -57,24 +64,6 @@ def _qwen_window(c: DecoderConfig, number: Numbers) -> DecoderConfig:
         return c
     full = number.whole("max_window_layers", 28)
     return windowed(c, number, lambda layer: layer >= full)
-
-
-def phi(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    """Branches are parallel, and norms those of layers."""
-    if number.settings.get("qk_layernorm"):
-        raise UnsupportedModel(f"{number.source}: qk_layernorm is not supported for phi")
-    return replace(
-        c,
-        norm="layer",
-        norm_epsilon=number.real("layer_norm_eps", 1e-5),
-        parallel=True,
-        activation="gelu_tanh",
-        gated=False,
-        qkv_bias=True,
-        o_bias=True,
-        mlp_bias=True,
-        head_bias=True,
-    )
 
 
 def gemma(c: DecoderConfig, number: Numbers) -> DecoderConfig:
@@ -155,6 +144,78 @@ def granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 def olmo2(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     """Norms come after branches, and on the whole of queries and of keys."""
     return replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
+
+
+def olmo3(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Three of four layers have a window, and their rotary embedding is not scaled."""
+    slides = sliding(c, number, every_but(4))
+    attention = tuple(
+        replace(a, rope=_unscaled(c, number)) if slid else a
+        for a, slid in zip(c.attention, slides, strict=True)
+    )
+    return windowed(olmo2(replace(c, attention=attention), number), number, slides.__getitem__)
+
+
+def _unscaled(c: DecoderConfig, number: Numbers) -> Rope:
+    """Return the rotary embedding of windowed layers, which scaling is not for."""
+    nested = number.settings.get("rope_parameters")
+    own = nested if isinstance(nested, dict) and "sliding_attention" in nested else None
+    theta = number.above(1, "rope_theta", 10000.0)
+    return read_rope(
+        Path(number.source),
+        {"rope_parameters": own} if own else {},
+        head_dim=c.head_dim,
+        theta=theta,
+        context_length=c.context_length,
+        kind="sliding_attention",
+    )
+
+
+def exaone4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Norms come after branches; where layers have a window, the others have no positions."""
+    c = replace(c, pre_norm=False, post_norm=True, qk_norm="head")
+    return windows_alone_rotate(c, number)
+
+
+def seed_oss(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Queries, keys and values have biases, and the output projection where it is said."""
+    return replace(
+        c,
+        qkv_bias=bool(number.settings.get("attention_bias", True)),
+        o_bias=bool(number.settings.get("attention_out_bias")),
+    )
+
+
+def arcee(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    """MLPs are plain, and square their activation."""
+    return replace(c, activation="relu2", gated=False)
+
+
+def ernie4_5(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """One setting gives every projection a bias."""
+    biased = bool(number.settings.get("use_bias"))
+    return replace(c, qkv_bias=biased, o_bias=biased, mlp_bias=biased)
+
+
+def glm(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Queries, keys and values have biases."""
+    biased = bool(number.settings.get("attention_bias", True))
+    return replace(c, qkv_bias=biased, o_bias=False)
+
+
+def glm4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Branches end with a norm as well."""
+    return replace(glm(c, number), post_norm=True)
+
+
+def hunyuan(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    """Heads of queries and keys are normalised once they are rotated."""
+    return replace(c, qk_norm="head", qk_norm_last=True)
+
+
+def helium(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    """The output projection of attention has no bias."""
+    return replace(c, o_bias=False)
 
 
 def mixtral(c: DecoderConfig, number: Numbers) -> DecoderConfig:

@@ -10,7 +10,7 @@ from rbee_export.checkpoint.config import Attention, DecoderConfig
 from rbee_export.checkpoint.hf_experts import GRANITE
 from rbee_export.checkpoint.hf_families import FAMILIES, FUSED
 from rbee_export.checkpoint.hf_rope import read_rope
-from rbee_export.checkpoint.layout import Stored, rows_of, split_name
+from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
@@ -102,9 +102,9 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     family = FAMILIES[kind]
     layer, short, suffix = split_name(name)
     stem = next((s for s in _STEMS if f"{s}embed_tokens.weight" in stored), _STEMS[0])
-    add = family.norm_offset if short.endswith("norm") else 0.0
+    add = family.norm_offset if short.endswith("norm") and suffix == "weight" else 0.0
     if layer is None:
-        final = "final_layernorm" if c.norm == "layer" else "norm"
+        final = family.names.get("final_norm", "norm")
         outer = {
             "embedding": f"{stem}embed_tokens",
             "final_norm": f"{stem}{final}",
@@ -114,4 +114,5 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     inner = {**_INNER, **family.names}[short]
     rows = rows_of(short, c) if inner in _SHARED else None
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
-    return Stored(f"{stem}layers.{layer}.{inner}.{suffix}", rows, add=add, experts=experts)
+    order = rotary_order(short, c) if family.pairs_together else None
+    return Stored(f"{stem}layers.{layer}.{inner}.{suffix}", rows, order, add, experts)

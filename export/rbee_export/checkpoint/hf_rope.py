@@ -58,6 +58,10 @@ def read_rope(
             return Rope(theta, dims, _llama3(number))
         case "yarn":
             return Rope(theta, dims, _yarn(file, number, context_length))
+        case "dynamic" if number.maybe("alpha"):
+            # Hunyuan's: the base is stretched once and for all.
+            stretch = number.factor("alpha") ** (dims / max(dims - 2, 1))
+            return Rope(theta * stretch, dims)
         case "longrope" | "su":
             scaling = _long(number, outer, dims, context_length)
             return Rope(theta, dims, scaling)

@@ -10,6 +10,11 @@ from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError
 
 
+def every_but(period: int) -> Callable[[int], bool]:
+    """Return what holds for all layers but every one of a period; for none if that is zero."""
+    return lambda layer: period > 0 and (layer + 1) % period != 0
+
+
 def sliding(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> tuple[bool, ...]:
     """Return which layers have a window: those listed, or those for which ``default`` holds."""
     kinds = number.settings.get("layer_types")
@@ -45,3 +50,14 @@ def rotated(c: DecoderConfig, layers: Sequence[bool]) -> DecoderConfig:
         a if turns else replace(a, rope=None) for a, turns in zip(c.attention, layers, strict=True)
     )
     return replace(c, attention=attention)
+
+
+def windows_alone_rotate(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Give layers their windows, and leave the rotary embedding to them where there are any."""
+    if number.settings.get("sliding_window") is None:
+        return c
+    listed = number.settings.get("layer_types") is not None
+    # Beside a list it may be a word, such as LLLG.
+    period = 4 if listed else number.whole("sliding_window_pattern", 4)
+    slides = sliding(c, number, every_but(period))
+    return windowed(rotated(c, slides), number, slides.__getitem__)

@@ -67,3 +67,27 @@ def rows_of(name: str, c: DecoderConfig) -> slice:
         "expert_gate": slice(0, narrow),
         "expert_up": slice(narrow, 2 * narrow),
     }[name]
+
+
+def halves_order(heads: int, head_dim: int, rotated: int) -> NDArray[np.intp]:
+    """Return the order of rows of q or k that were stored with rotary pairs together.
+
+    They hold each head's rotary pairs next to each other (0, 1), (2, 3) …; the model definition
+    rotates the first half of what is rotated against its second.
+
+    Args:
+        heads: How many heads there are.
+        head_dim: Width of one.
+        rotated: Leading rows of each that are rotated.
+    """
+    own = np.arange(head_dim)
+    own[:rotated] = own[:rotated].reshape(-1, 2).T.reshape(-1)
+    return np.ascontiguousarray(np.arange(heads)[:, None] * head_dim + own).reshape(-1)
+
+
+def rotary_order(name: str, c: DecoderConfig) -> NDArray[np.intp] | None:
+    """Return that order for a weight, by its short name; ``None`` for one that is not rotated."""
+    if name not in ("q", "k"):
+        return None
+    rotated = max((a.rope.dims for a in c.attention if a.rope is not None), default=0)
+    return halves_order(c.heads if name == "q" else c.kv_heads, c.head_dim, rotated)

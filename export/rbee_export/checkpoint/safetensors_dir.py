@@ -194,7 +194,17 @@ def read_tensor(
         first, end, _ = place.rows.indices(shape[0])
         shape = (max(end - first, 0), *shape[1:])
 
+    order = place.order
+    if order is not None and shape[:1] != order.shape:
+        order = None  # its shape contradicts the configuration, which will be found out
+
     def read(rows: slice) -> NDArray[np.float32]:
+        if order is not None and len(order[rows]):
+            wanted = order[rows]
+            low = wanted.min()
+            values = _read(shard, place, kind, slice(first + low, first + wanted.max() + 1))
+            reordered: NDArray[np.float32] = values[wanted - low]
+            return reordered
         if rows != slice(None):
             rows = slice(first + rows.start, first + rows.stop)
         return _read(shard, place, kind, rows if expert is None else (expert, rows))

@@ -26,6 +26,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.weights import Matrix, Weights
@@ -87,11 +88,11 @@ class OrtDialect(OrtOperations):
             for kv in ("key", "value")
         ]
         inputs: list[ir.Value | None] = [
-            *self._heads(qkv, norms),
+            *self._heads(qkv, norms, how.rope),
             *past,
             *self._filled_positions(kind),
         ]
-        if how.rope is not None:
+        if how.rope is not None and not c.qk_norm_last:
             attributes["do_rotary"] = 1
             inputs += self._graph.rope(how.rope, c.context_length)
             if self._positions is not None:
@@ -133,19 +134,31 @@ class OrtDialect(OrtOperations):
             ]
         return self._filled[kind]
 
-    def _heads(self, qkv: ir.Value, norms: tuple[str, str] | None) -> Sequence[ir.Value | None]:
+    def _heads(
+        self, qkv: ir.Value, norms: tuple[str, str] | None, rope: Rope | None
+    ) -> Sequence[ir.Value | None]:
         """Return queries, keys and values as they are given to the attention operator."""
         c = self._c
         if norms is None and c.temperature is None:
             return qkv, None, None
         widths = self._graph.ints("qkv", [c.q_width, c.kv_width, c.kv_width])
         q, k, v = self._graph.op_multi_out("Split", [qkv, widths], {"axis": -1}, 3)
+        if rope is not None and c.qk_norm_last:
+            q, k = self._rotated(q, rope, c.heads), self._rotated(k, rope, c.kv_heads)
         if norms is not None:
             q = self._normed(q, norms[0], c.heads)
             k = self._normed(k, norms[1], c.kv_heads)
         if c.temperature is not None:
             q = self._op("Mul", [q, self._query_factors(c.temperature)])
         return q, k, v
+
+    def _rotated(self, x: ir.Value, rope: Rope, heads: int) -> ir.Value:
+        """Return queries or keys turned by where they stand, ``float[B, S, width]``."""
+        tables = self._graph.rope(rope, self._c.context_length)
+        attributes = {"num_heads": heads}
+        if rope.dims < self._c.head_dim:
+            attributes["rotary_embedding_dim"] = rope.dims
+        return self._op("RotaryEmbedding", [x, self._positions, *tables], attributes, _MS)
 
     def _normed(self, x: ir.Value, name: str, heads: int) -> ir.Value:
         """Return queries or keys normalised, ``float[B, S, width]``."""

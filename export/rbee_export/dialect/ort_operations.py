@@ -19,6 +19,7 @@ from rbee_export.weights_file import WeightsFile
 
 OPSET = 21
 _MS = "com.microsoft"
+_GATES: Mapping[Activation, Gate] = {"silu": "GatedSilu", "gelu_tanh": "GatedGelu"}
 _KEPT_IN_ROWS = ("int8", "int4", "gguf")
 """Precisions whose activations keep their rows."""
 
@@ -69,6 +70,9 @@ class OrtOperations:
         """See :class:`~rbee_export.decoder.Dialect`."""
         if kind == "gelu_tanh":
             return self._op("Gelu", [x], {"approximate": "tanh"})
+        if kind == "relu2":
+            positive = self._op("Relu", [x])
+            return self._op("Mul", [positive, positive])
         # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
         return self._op("QuickGelu", [x], {"alpha": 1.0}, domain=_MS)
 
@@ -82,8 +86,7 @@ class OrtOperations:
         bias: bool,
     ) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        gate: Gate = "GatedGelu" if kind == "gelu_tanh" else "GatedSilu"
-        return self._products.gated(x, columns, rows, gate, bias=bias)
+        return self._products.gated(x, columns, rows, _GATES[kind], bias=bias)
 
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -95,7 +98,8 @@ class OrtOperations:
         return self._op("Mul", [y, share])
 
     def _norm_weights(self, name: str) -> list[ir.Value]:
-        names = [name, f"{name}_bias"] if self._c.norm == "layer" else [name]
+        biased = self._c.norm == "layer" and self._c.norm_bias
+        names = [name, f"{name}_bias"] if biased else [name]
         return [self._graph.floats(n, self._weights.vector(n, self._c.hidden)) for n in names]
 
     def _op(

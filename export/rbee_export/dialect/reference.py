@@ -47,9 +47,10 @@ class ReferenceDialect:
         weight = self._weights.vector(name, self._c.hidden)
         if self._c.norm == "rms":
             return _rms_norm(x, weight, self._c.norm_epsilon)
-        centred = x - x.mean(-1, keepdims=True)
-        bias = self._weights.vector(f"{name}_bias", self._c.hidden)
-        return _rms_norm(centred, weight, self._c.norm_epsilon) + bias
+        normed = _rms_norm(x - x.mean(-1, keepdims=True), weight, self._c.norm_epsilon)
+        if not self._c.norm_bias:
+            return normed
+        return normed + self._weights.vector(f"{name}_bias", self._c.hidden)
 
     def add(self, a: Floats, b: Floats) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -84,9 +85,11 @@ class ReferenceDialect:
             q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
         # [heads, T, head_dim]
         q, k, v = (x.reshape(len(x), -1, c.head_dim).swapaxes(0, 1) for x in (q, k, v))
+        if how.rope is not None and c.qk_norm_last:
+            q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
         if norms is not None and c.qk_norm == "head":
             q, k = self._qk_norm(q, norms[0]), self._qk_norm(k, norms[1])
-        if how.rope is not None:
+        if how.rope is not None and not c.qk_norm_last:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
         if c.temperature is not None:
             q = q * c.temperature.factors(len(qkv))
@@ -113,7 +116,7 @@ class ReferenceDialect:
 
     def activation(self, x: Floats, kind: Activation) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return silu(x) if kind == "silu" else gelu_tanh(x)
+        return {"silu": silu, "gelu_tanh": gelu_tanh, "relu2": relu2}[kind](x)
 
     def gated(
         self, x: Floats, columns: int, rows: Mapping[str, int], kind: Activation, *, bias: bool
@@ -220,6 +223,12 @@ def silu(x: Floats) -> Floats:
     with np.errstate(over="ignore"):
         active: Floats = x / (1 + np.exp(-x))
     return active
+
+
+def relu2(x: Floats) -> Floats:
+    """Return the square of what is positive (So et al. 2021)."""
+    squared: Floats = np.square(np.maximum(x, 0))
+    return squared
 
 
 def gelu_tanh(x: Floats) -> Floats:

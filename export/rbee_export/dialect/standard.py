@@ -93,8 +93,8 @@ class StandardDialect:
         attributes = {"axis": -1, "epsilon": self._c.norm_epsilon}
         if self._c.norm == "rms":
             return self._op("RMSNormalization", [x, weight], attributes)
-        bias = self._vector(f"{name}_bias", self._c.hidden)
-        return self._op("LayerNormalization", [x, weight, bias], attributes)
+        bias = [self._vector(f"{name}_bias", self._c.hidden)] if self._c.norm_bias else []
+        return self._op("LayerNormalization", [x, weight, *bias], attributes)
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -123,9 +123,11 @@ class StandardDialect:
         if norms is not None and c.qk_norm == "whole":
             q, k = self._qk_norm(q, norms[0], c.q_width), self._qk_norm(k, norms[1], c.kv_width)
         q, k, v = self._heads(q, c.heads), self._heads(k, c.kv_heads), self._heads(v, c.kv_heads)
+        if how.rope is not None and c.qk_norm_last:
+            q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
         if norms is not None and c.qk_norm == "head":
             q, k = self._qk_norm(q, norms[0], c.head_dim), self._qk_norm(k, norms[1], c.head_dim)
-        if how.rope is not None:
+        if how.rope is not None and not c.qk_norm_last:
             q, k = self._rotate(q, how.rope), self._rotate(k, how.rope)
         if c.temperature is not None:
             q = self._op("Mul", [q, self._query_factors(c.temperature)])
@@ -150,6 +152,9 @@ class StandardDialect:
         """See :class:`~rbee_export.decoder.Dialect`."""
         if kind == "gelu_tanh":
             return self._op("Gelu", [x], {"approximate": "tanh"})
+        if kind == "relu2":
+            positive = self._op("Relu", [x])
+            return self._op("Mul", [positive, positive])
         return self._op("Mul", [x, self._op("Sigmoid", [x])])
 
     def gated(
