@@ -47,12 +47,12 @@ def test_gemma_gets_an_engine_in_bf16(
     assert main(["verify", str(target)]) == 0
 
 
-@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3", "gemma3-text"])
-def test_every_gemma_is_known_from_either_source(
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3", "gemma3-text", "glm4"])
+def test_what_overflows_is_known_from_either_source(
     family: str, make_family: MakeFamily, tmp_path: Path
 ) -> None:
     options = Options("fp16", target=TensorRtTarget(("SM89",)))
-    directory, file = make_family(family), tmp_path / "gemma.gguf"
+    directory, file = make_family(family), tmp_path / "model.gguf"
     save_gguf(file, directory, "F16")
     for source in (directory, file):
         checkpoint = open_checkpoint(source)

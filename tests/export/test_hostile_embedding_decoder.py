@@ -66,6 +66,19 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
         {"model_type": "smollm3", "no_rope_layers": [1, 1, 0]},
         "layers without rotary embedding",
     ),
+    "queries that grow": (
+        {
+            "model_type": "ministral3",
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 2.0,
+                "original_max_position_embeddings": 64,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+        "queries that grow with their position",
+    ),
+    "norms of rotated heads": ({"model_type": "hunyuan_v1_dense"}, "behind their rotary embedding"),
 }
 DAMAGED: dict[str, tuple[Mapping[str, Any], str]] = {
     "no heads": ({"num_attention_heads": 0}, "below 1"),

@@ -61,8 +61,7 @@ class Family:
         left_out: Keys that ``transformers`` writes and older checkpoints do not have.
         gguf: Whether a GGUF file can say all of this.
         renamed: Prefixes of tensors to replace, where checkpoints come with other names.
-        precisions: At which its fidelity is measured. Where that is one, its graphs are in nothing
-            but numbers of another kind than those of families that are measured at all.
+        precisions: At which its fidelity is measured, besides ``fp32``.
         blocks: Whether it is measured from a GGUF file's blocks.
     """
 
@@ -101,14 +100,16 @@ def brief(
     off: Mapping[str, Off] = MappingProxyType({}),
     *,
     gguf: bool = True,
+    rounded: bool = False,
     blocks: bool = False,
     left_out: Sequence[str] = (),
 ) -> Family:
-    """Return a family that is measured at one precision besides ``fp32``."""
-    precisions = ("int4",)
-    return Family(
-        model_type, config, off, left_out, gguf, precisions=precisions, blocks=blocks and gguf
-    )
+    """Return a family that is compared at ``fp32``, and where it is ``rounded`` at ``int4``.
+
+    What its products are made of is no other than in families that are compared at all precisions.
+    """
+    precisions = ("int4",) if rounded else ()
+    return Family(model_type, config, off, left_out, gguf, precisions=precisions, blocks=blocks)
 
 
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}
@@ -196,6 +197,7 @@ FAMILIES: Mapping[str, Family] = {
             "mscale": settings(rope_scaling={**MINISTRAL3_ROPE, "mscale": None}),
             "temperature": settings(rope_scaling={**MINISTRAL3_ROPE, "llama_4_scaling_beta": 0.0}),
         },
+        rounded=True,
     ),
     "qwen2": checked("qwen2", QKV_BIAS),
     "qwen2-yarn": checked(
@@ -351,6 +353,7 @@ FAMILIES: Mapping[str, Family] = {
         {"rope_scaling": YARN},
         {"square": settings(hidden_act="relu"), "scaling": settings(rope_scaling=None)},
         blocks=True,
+        rounded=True,
     ),
     "ernie4.5": brief("ernie4_5", {"use_bias": True, "head_dim": 32}, EVERY_BIAS),
     "glm": brief("glm", {"head_dim": 32}, {"partial rotary": settings(partial_rotary_factor=1.0)}),
@@ -364,6 +367,7 @@ FAMILIES: Mapping[str, Family] = {
             "mlp's norm": bypassed("post_mlp_layernorm"),
         },
         blocks=True,
+        rounded=True,
     ),
     "hunyuan": brief(
         "hunyuan_v1_dense",
@@ -373,12 +377,14 @@ FAMILIES: Mapping[str, Family] = {
             "k norm": bypassed("key_layernorm"),
             "alpha": settings(rope_scaling={**HUNYUAN_ROPE, "alpha": 10.0}),
         },
+        rounded=True,
     ),
     "helium": brief("helium", {"head_dim": 16, "attention_bias": True}, QKV_BIAS, gguf=False),
     "cohere": brief(
         "cohere",
         {"logit_scale": 0.5, "tie_word_embeddings": True},
         {"logit scale": settings(logit_scale=1.0)},
+        rounded=True,
     ),
     "cohere2": brief(
         "cohere2",

@@ -86,8 +86,8 @@ class DecoderConfig:
         logits_cap: Soft cap on the logits.
         causal: A token sees none that comes later.
         experts: Those of its layers that have some; ``None`` where none has.
-        overflows_fp16: Its residual stream grows beyond what a 16-bit float of 5 exponent bits
-            holds; it was trained in ``bfloat16``.
+        overflows_fp16: Its activations grow beyond what a 16-bit float of 5 exponent bits holds; it
+            was trained in ``bfloat16``.
     """
 
     family: str

@@ -180,8 +180,8 @@ def _exaone4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return _windows_alone_rotate(c, number)
 
 
-def _post_norm(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    return replace(c, post_norm=True)
+def _glm4(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+    return replace(c, post_norm=True, overflows_fp16=True)
 
 
 def _hunyuan(c: DecoderConfig, _: Numbers) -> DecoderConfig:
@@ -240,7 +240,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "arcee": Architecture("arcee", _relu2, pairs_together=True),
         "ernie4_5": Architecture("ernie4_5", _plain, pairs_together=True),
         "chatglm": Architecture("glm", _plain, pairs_together=True),
-        "glm4": Architecture("glm4", _post_norm, pairs_together=True),
+        "glm4": Architecture("glm4", _glm4, pairs_together=True),
         "hunyuan-dense": Architecture("hunyuan_v1_dense", _hunyuan),
         "command-r": Architecture("cohere", _cohere, pairs_together=True),
         "cohere2": Architecture("cohere2", _cohere2, pairs_together=True),

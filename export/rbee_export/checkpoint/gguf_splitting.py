@@ -75,6 +75,8 @@ _GPT2 = Splitting((_GPT2_WORDS,))
 _STARCODER = Splitting((_GPT2_WORDS,), single_digits=True)
 _LLAMA3 = Splitting((_LLAMA3_WORDS,), ignore_merges=True, adds_bos=True)
 _QWEN2 = Splitting((_QWEN2_WORDS,), nfc=True)
+# Signs and the ends of lines behind them are pieces of their own.
+_SEED_CODER = Splitting((rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_SIGNS}|{_SPACES}",))
 _TEKKEN = Splitting((_TEKKEN_WORDS,), ignore_merges=True, adds_bos=True)
 _DBRX = Splitting((_LLAMA3_WORDS,))
 # Llama 3's tokenizer without its beginning of text, e.g. in SmolLM3.
@@ -107,22 +109,29 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
         "gpt-2": _GPT2,
         "phi-2": _GPT2,
         "granite-docling": _GPT2,
+        "exaone4": _GPT2,
         "olmo": Splitting((_GPT2_WORDS,), nfc=True),
         "smollm": _STARCODER,
         "starcoder": _STARCODER,
         "refact": _STARCODER,
+        "command-r": _STARCODER,
         "llama-bpe": _LLAMA3,
         "llama-v3": _LLAMA3,
         "llama3": _LLAMA3,
         "smaug-bpe": _SMAUG,
         "dbrx": _DBRX,
+        "glm4": _DBRX,
+        "chatglm-bpe": _DBRX,
         "tekken": _TEKKEN,
         "qwen2": _QWEN2,
+        "stablelm2": Splitting((_QWEN2_WORDS,)),
+        "seed-coder": _SEED_CODER,
         "gpt-4o": _GPT4O,
         "llama4": _GPT4O,
         "deepseek-llm": _DEEPSEEK_LLM,
         "deepseek-coder": _DEEPSEEK_CODER,
         "deepseek-v3": _DEEPSEEK_V3,
+        "hunyuan-dense": _DEEPSEEK_V3,
         "deepseek-r1-qwen": _QWEN2,
     }
 )

@@ -204,8 +204,8 @@ def glm(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 
 
 def glm4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    """Branches end with a norm as well."""
-    return replace(glm(c, number), post_norm=True)
+    """Branches end with a norm as well, which has them grow: llama.cpp sums them in float32."""
+    return replace(glm(c, number), post_norm=True, overflows_fp16=True)
 
 
 def hunyuan(c: DecoderConfig, _: Numbers) -> DecoderConfig:
