@@ -41,6 +41,16 @@ YARN: Mapping[str, Any] = {
     "factor": 8.0,
     "original_max_position_embeddings": ORIGINAL_CONTEXT,
 }
+MINISTRAL3: Mapping[str, Any] = {
+    **YARN,
+    "beta_fast": 16.0,
+    "beta_slow": 2.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.6,
+    "llama_4_scaling_beta": 0.8,
+}
+HUNYUAN: Mapping[str, Any] = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+_ALTERNATING = ["sliding_attention", "full_attention"] * 2
 
 
 def long_rope(pairs: int) -> dict[str, Any]:
@@ -112,6 +122,73 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "logits_scaling": 2.0,
         },
         "olmo2": {"model_type": "olmo2", "num_key_value_heads": 4},
+        "ministral": {
+            "model_type": "ministral",
+            "num_hidden_layers": 4,
+            "layer_types": _ALTERNATING,
+            "sliding_window": WINDOW,
+            "head_dim": 32,
+        },
+        "ministral3": {
+            "model_type": "ministral3",
+            "head_dim": 32,
+            "sliding_window": None,
+            "rope_theta": 1e6,
+            "rope_scaling": MINISTRAL3,
+        },
+        "olmo3": {
+            "model_type": "olmo3",
+            "num_hidden_layers": 4,
+            "layer_types": _ALTERNATING,
+            "sliding_window": WINDOW,
+            "rope_theta": 5e5,
+            "rope_scaling": {**YARN, "attention_factor": 1.1},
+        },
+        "exaone4": {
+            "model_type": "exaone4",
+            "num_hidden_layers": 4,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+            "sliding_window": WINDOW,
+            "sliding_window_pattern": "LLLG",
+            "head_dim": 32,
+            "rope_theta": 1e6,
+            "rope_scaling": LLAMA3,
+        },
+        "seed_oss": {
+            "model_type": "seed_oss",
+            "head_dim": 32,
+            "attention_bias": True,
+            "attention_out_bias": True,
+        },
+        "arcee": {"model_type": "arcee", "rope_scaling": YARN},
+        "ernie4_5": {"model_type": "ernie4_5", "head_dim": 32, "use_bias": True},
+        "glm": {"model_type": "glm", "head_dim": 32},
+        "glm4": {"model_type": "glm4", "head_dim": 32, "attention_bias": True},
+        "hunyuan_v1_dense": {
+            "model_type": "hunyuan_v1_dense",
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+            "rope_scaling": HUNYUAN,
+        },
+        "helium": {"model_type": "helium", "head_dim": 16, "attention_bias": True},
+        "cohere": {"model_type": "cohere", "tie_word_embeddings": True, "logit_scale": 0.5},
+        "cohere2": {
+            "model_type": "cohere2",
+            "num_hidden_layers": 4,
+            "sliding_window": WINDOW,
+            "tie_word_embeddings": True,
+            "logit_scale": 0.5,
+        },
+        "starcoder2": {"model_type": "starcoder2", "tie_word_embeddings": True},
+        "stablelm": {
+            "model_type": "stablelm",
+            "hidden_size": 128,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "partial_rotary_factor": 0.25,
+            "use_qkv_bias": True,
+        },
+        "nemotron": {"model_type": "nemotron", "head_dim": 32},
     }
 )
 """By name, what differs from :data:`BASE`."""

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from support.family_table import BASE, FAMILIES, FOR_GPUS, Off
+from support.family import Off
+from support.family_table import BASE, FAMILIES, FOR_GPUS
 from support.gguf_conversion import save_gguf
 from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf

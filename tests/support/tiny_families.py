@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .family_table import BASE, FAMILIES, Off
+from .family import Off
+from .family_table import BASE, FAMILIES
 from .ministral3 import know_ministral3
 from .tiny_tokenizer import SPECIALS, save_tokenizer
 

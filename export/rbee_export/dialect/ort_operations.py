@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from rbee_export.checkpoint import DecoderConfig
@@ -98,9 +99,15 @@ class OrtOperations:
         return self._op("Mul", [y, share])
 
     def _norm_weights(self, name: str) -> list[ir.Value]:
-        biased = self._c.norm == "layer" and self._c.norm_bias
-        names = [name, f"{name}_bias"] if biased else [name]
-        return [self._graph.floats(n, self._weights.vector(n, self._c.hidden)) for n in names]
+        c = self._c
+        weight = self._graph.floats(name, self._weights.vector(name, c.hidden))
+        if c.norm == "rms":
+            return [weight]
+        if not c.norm_bias:
+            # Our kernels have layer norms with biases alone.
+            return [weight, self._graph.floats("no_bias", np.zeros(c.hidden, np.float32))]
+        bias = f"{name}_bias"
+        return [weight, self._graph.floats(bias, self._weights.vector(bias, c.hidden))]
 
     def _op(
         self,
