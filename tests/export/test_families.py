@@ -107,7 +107,9 @@ def test_parity(
 
 
 @pytest.mark.parametrize("chunk", [1, 37, LONG])
-@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3"])
+@pytest.mark.parametrize(
+    "name", ["mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"]
+)
 def test_chunks_of_any_size_make_the_same_prompt(
     name: str, chunk: int, make_family: MakeFamily, make_artifact: MakeArtifact
 ) -> None:

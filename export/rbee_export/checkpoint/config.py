@@ -150,7 +150,7 @@ class DecoderConfig:
 
     @property
     def needs_positions(self) -> bool:
-        """Whether steps have to say where tokens stand: how full a cache is does not tell."""
+        """Whether a step has to be told where its tokens stand, besides how full the cache is."""
         told = self.windowed_layers or self.long_rope_from or self.temperature
         return bool(told or self.qk_norm_last)
 

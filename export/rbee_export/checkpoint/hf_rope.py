@@ -11,6 +11,9 @@ from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Llama3Scaling, LongRope, Rope, Yarn, yarn_magnitude
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
+_HUNYUAN = "hunyuan_v1_dense"
+"""The only type of models that reads ``alpha``."""
+
 
 def read_rope(
     file: Path,
@@ -58,8 +61,8 @@ def read_rope(
             return Rope(theta, dims, _llama3(number))
         case "yarn":
             return Rope(theta, dims, _yarn(file, number, context_length))
-        case "dynamic" if number.maybe("alpha"):
-            # Hunyuan's: the base is stretched once and for all.
+        case "dynamic" if number.maybe("alpha") and settings.get("model_type") == _HUNYUAN:
+            # Not dynamic at all: the base is stretched once and for all.
             stretch = number.factor("alpha") ** (dims / max(dims - 2, 1))
             return Rope(theta * stretch, dims)
         case "longrope" | "su":
