@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from rbee_export.blocks import row_ranges
+from rbee_export.checkpoint import scaled_floats
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.checkpoint.model_directory import beside, read_shards
+from rbee_export.checkpoint.scaled_floats import ScaledFloats
 from rbee_export.checkpoint.stacked_tensor import StackedTensor
 from rbee_export.checkpoint.tensor import PIECE
 from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-_KINDS = ("F32", "F16", "BF16")
+_KINDS = ("F32", "F16", "BF16", scaled_floats.KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class DenseTensor:
 
     Attributes:
         shape: Outputs first.
-        kind: ``F32``, ``F16`` or ``BF16``.
+        kind: ``F32``, ``F16``, ``BF16`` or ``F8_E4M3``.
         read: Reads a range of its rows as ``float32``.
     """
 
@@ -44,6 +46,8 @@ class DenseTensor:
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as ``float32`` of :attr:`shape`."""
+        if not self.shape:
+            return self.read(slice(None))
         values = np.empty(self.shape, np.float32)
         for rows, part in self.pieces():
             values[rows] = part
@@ -189,11 +193,21 @@ def read_tensor(
     if expert is not None:
         place.check_stack(path, shape)
         shape = shape[1:]
+    scaled = None
+    if kind == scaled_floats.KIND:
+        if expert is not None or place.name.endswith(scaled_floats.SUFFIXES):
+            raise UnsupportedModel(f"{shard}: tensor {place.name} cannot have type {kind}")
+        scaled = _read_scaled(path, shards, place, shape)
+
+    def fetch(rows: slice) -> NDArray[np.float32]:
+        if scaled is not None:
+            return scaled.read(rows)
+        return _read(shard, place, kind, rows if expert is None else (expert, rows))
+
     first = 0
     if place.rows is not None and shape:
         first, end, _ = place.rows.indices(shape[0])
         shape = (max(end - first, 0), *shape[1:])
-
     order = place.order
     if order is not None and shape[:1] != order.shape:
         order = None  # its shape contradicts the configuration, which will be found out
@@ -202,14 +216,28 @@ def read_tensor(
         if order is not None and len(order[rows]):
             wanted = order[rows]
             low = wanted.min()
-            values = _read(shard, place, kind, slice(first + low, first + wanted.max() + 1))
+            values = fetch(slice(first + low, first + wanted.max() + 1))
             reordered: NDArray[np.float32] = values[wanted - low]
             return reordered
         if rows != slice(None):
             rows = slice(first + rows.start, first + rows.stop)
-        return _read(shard, place, kind, rows if expert is None else (expert, rows))
+        return fetch(rows)
 
     return DenseTensor(shape, kind, read)
+
+
+def _read_scaled(
+    path: Path, shards: Mapping[str, Path], place: Stored, shape: tuple[int, ...]
+) -> ScaledFloats:
+    """Return a matrix with the scales that lie beside it."""
+    shard = shards[place.name]
+    for name in (f"{place.name}{suffix}" for suffix in scaled_floats.SUFFIXES):
+        if name in shards:
+            scales = read_tensor(path, shards, Stored(name)).dense()
+            return ScaledFloats.of(shard, place.name, shape, scales)
+    raise CheckpointError(
+        f"{shard}: tensor {place.name} has type {scaled_floats.KIND}, and no scales beside it"
+    )
 
 
 def _read(
