@@ -53,6 +53,11 @@ HUNYUAN: Mapping[str, Any] = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
 _ALTERNATING = ["sliding_attention", "full_attention"] * 2
 
 
+def _of_sections(*sizes: int) -> dict[str, Any]:
+    """Return the rotary embedding of a model that sees, each part for one of three positions."""
+    return {"rope_type": "default", "mrope_section": list(sizes)}
+
+
 def long_rope(pairs: int) -> dict[str, Any]:
     """Return Phi-3's scaling of so many frequencies."""
     return {
@@ -77,7 +82,14 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 32},
         "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
         "qwen2-yarn": {"model_type": "qwen2", "rope_scaling": YARN},
+        "qwen2_vl_text": {"model_type": "qwen2_vl_text", "rope_scaling": _of_sections(2, 3, 3)},
+        "qwen2_5_vl_text": {"model_type": "qwen2_5_vl_text", "rope_scaling": _of_sections(2, 3, 3)},
         "qwen3": {"model_type": "qwen3", "head_dim": 32},
+        "qwen3_vl_text": {
+            "model_type": "qwen3_vl_text",
+            "head_dim": 32,
+            "rope_scaling": _of_sections(6, 5, 5),
+        },
         "phi": {
             "model_type": "phi",
             "hidden_size": 160,

@@ -5,6 +5,7 @@ The names of the cases are a table: family, source, precision.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from support.held import blocks_by_name
 from support.makers import MakeArtifact, MakeFamily, TinyGguf
 from support.running import forced_logits, mean_divergence, median_divergence, open_cpu, prefill
 from support.tiny_families import in_newer_form, load_without
-from support.tiny_llama import load_reference, reference_logits, with_weights
+from support.tiny_llama import copy_of, load_reference, reference_logits, with_weights
 
 from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export import open_checkpoint
@@ -162,6 +163,18 @@ def test_configurations_of_a_newer_form(
     for prompt in (IDS[:SHORT], IDS):
         theirs = reference_logits(model, prompt)[-1]
         np.testing.assert_allclose(prefill(backend, prompt), theirs, atol=2e-4, rtol=0)
+
+
+def test_the_first_models_that_see_have_their_settings_in_one(
+    make_family: MakeFamily, tmp_path: Path
+) -> None:
+    checkpoint = make_family("qwen2-vl")
+    flat = copy_of(checkpoint, tmp_path)
+    settings = json.loads((flat / "config.json").read_text(encoding="utf-8"))
+    rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    text = {**settings.pop("text_config"), "rope_scaling": rope}
+    (flat / "config.json").write_text(json.dumps({**text, **settings}), encoding="utf-8")
+    assert open_checkpoint(flat).config == open_checkpoint(checkpoint).config
 
 
 @pytest.mark.parametrize(

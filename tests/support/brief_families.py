@@ -56,6 +56,9 @@ BRIEF_FAMILIES: Mapping[str, Family] = {
         within="mistral3",
         rounded=True,
     ),
+    "qwen2-vl": brief("qwen2_vl_text", within="qwen2_vl"),
+    "qwen2.5-vl": brief("qwen2_5_vl_text", within="qwen2_5_vl"),
+    "qwen3-vl": brief("qwen3_vl_text", within="qwen3_vl"),
     "olmo3": brief(
         "olmo3",
         {

@@ -23,7 +23,10 @@ ARCHITECTURES: Mapping[str, str] = {
     "mistral": "llama",
     "ministral3": "mistral3",
     "qwen2": "qwen2",
+    "qwen2_vl_text": "qwen2vl",
+    "qwen2_5_vl_text": "qwen2vl",
     "qwen3": "qwen3",
+    "qwen3_vl_text": "qwen3vl",
     "phi": "phi2",
     "phi3": "phi3",
     "gemma": "gemma",
@@ -99,7 +102,7 @@ def save_gguf(
     names = gguf.get_tensor_name_map(known[architecture], config["num_hidden_layers"])
     stands_for: dict[str, Floats] = {}
     for name, weight, parts in stacked(load_file(checkpoint / "model.safetensors")):
-        if "vision_tower" in name or "multi_modal_projector" in name:
+        if any(part in name for part in ("vision_tower", "visual.", "multi_modal_projector")):
             continue
         stored = names.get_name(plain_name(name), (".weight", ".bias"))
         assert stored is not None, name

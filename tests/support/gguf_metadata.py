@@ -73,6 +73,8 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if architecture in ("chatglm", "glm4", "stablelm", "nemotron"):
         width = c.get("head_dim") or hidden // heads
         keys["rope.dimension_count"] = int(c["partial_rotary_factor"] * width)
+    if "mrope_section" in scaling:
+        keys["rope.dimension_sections"] = [*scaling["mrope_section"], 0]
     if architecture == "hunyuan-dense":
         width = c["head_dim"]
         keys["rope.freq_base"] *= scaling["alpha"] ** (width / (width - 2))

@@ -12,7 +12,7 @@ from typing import Any
 
 from .family import Off
 from .family_table import BASE, FAMILIES
-from .ministral3 import know_ministral3
+from .more_families import know_more_families
 from .tiny_tokenizer import SPECIALS, save_tokenizer
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
 WRAPPERS: Mapping[str, tuple[str, str]] = {
     "gemma3": ("gemma3_text", "siglip_vision_model"),
     "mistral3": ("mistral", "pixtral"),
+    **{kind: (f"{kind}_text", kind) for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
 }
 """Types of a text model beside a vision model, and which these are where nothing else is said."""
 
@@ -72,7 +73,7 @@ def save_checkpoint(
     import torch
     import transformers
 
-    know_ministral3()
+    know_more_families()
     torch.manual_seed(7)
     made = transformers.AutoConfig.for_model(model_type, **_whole(model_type, config))
     model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
@@ -95,18 +96,18 @@ def _whole(model_type: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Put a text model's configuration into that of a multimodal one, where it is one."""
     if model_type not in WRAPPERS:
         return config
-    own: dict[str, dict[str, Any]] = {
-        "gemma3": {"mm_tokens_per_image": 4},
-        "mistral3": {"spatial_merge_size": 1},
-    }
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "patch_size": 14}
+    if model_type.startswith("qwen"):
+        vision |= {"depth": 1, "num_heads": 2, "out_hidden_size": config["hidden_size"]}
+        vision |= {"embed_dim": 32, "deepstack_visual_indexes": [0]}
+    else:
+        vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
     outer = {key: config[key] for key in ("bos_token_id", "eos_token_id", "tie_word_embeddings")}
     return {
         "text_config": {"model_type": WRAPPERS[model_type][0], **config},
         "vision_config": {"model_type": WRAPPERS[model_type][1], **vision},
         "initializer_range": config["initializer_range"],
-        **own[model_type],
+        **({"mm_tokens_per_image": 4} if model_type == "gemma3" else {"spatial_merge_size": 1}),
         **outer,
     }
 
@@ -152,7 +153,7 @@ def load_without(checkpoint: Path, off: Off) -> Any:
     import torch
     import transformers
 
-    know_ministral3()
+    know_more_families()
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     for key, value in off.settings.items():
         setattr(config.get_text_config(), key, value)

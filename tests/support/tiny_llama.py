@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rbee_export.blocks import BlockMatrix
 
 from .gguf_conversion import plain_name, save_gguf
-from .ministral3 import know_ministral3
+from .more_families import know_more_families
 from .tiny_families import save_checkpoint
 from .tiny_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, VOCAB, tokenizer_json
 
@@ -80,7 +80,7 @@ def load_reference(checkpoint: Path) -> Any:
     import torch
     import transformers
 
-    know_ministral3()
+    know_more_families()
     torch.set_num_threads(1)  # a second one costs more than it brings at these sizes
     # Other implementations of attention leave soft caps out.
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -180,7 +180,12 @@ def _exaone4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return _windows_alone_rotate(c, number)
 
 
-def _glm4(c: DecoderConfig, _: Numbers) -> DecoderConfig:
+def _glm4(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    if number.settings.get("rope.dimension_sections"):
+        # GLM-4.1V: converters put its rotary pairs apart.
+        raise UnsupportedModel(
+            f"{number.source}: {number.prefix}rope.dimension_sections is not supported"
+        )
     return replace(c, post_norm=True, overflows_fp16=True)
 
 
@@ -226,7 +231,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "llama": Architecture("llama", _plain, pairs_together=True),
         "mistral3": Architecture("ministral3", _mistral3, pairs_together=True),
         "qwen2": Architecture("qwen2", _plain),
+        "qwen2vl": Architecture("qwen2", _plain),
         "qwen3": Architecture("qwen3", _qk_norm),
+        "qwen3vl": Architecture("qwen3", _qk_norm),
         "phi2": Architecture("phi", _phi2),
         "phi3": Architecture("phi3", _phi3),
         "gemma": Architecture("gemma", _gemma),

@@ -75,10 +75,8 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
     number = Numbers(str(path), own, prefix)
-    for key in ("nextn_predict_layers", "rope.dimension_sections"):
-        value = own.get(key)
-        if any(value) if isinstance(value, list) else value:
-            raise UnsupportedModel(f"{path}: {prefix}{key} is not supported")
+    if number.maybe("nextn_predict_layers"):
+        raise UnsupportedModel(f"{path}: {prefix}nextn_predict_layers is not supported")
     architecture = architecture_of(name, number)
     layers, heads = number.layers("block_count"), number.whole("attention.head_count")
     hidden = number.whole("embedding_length")

@@ -35,6 +35,7 @@ _STEMS = ("model.", "language_model.model.", "model.language_model.")
 _WRAPPERS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "vocab_size": 262208},
     "mistral3": {"model_type": "mistral"},
+    **{kind: {"model_type": f"{kind}_text"} for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
 }
 """Types with a decoder beside a vision model, and what its ``text_config`` may leave out."""
 
@@ -49,10 +50,8 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     kind = settings.get("model_type")
     if kind is None:
         raise CheckpointError(f"{file}: has no model_type; is this a model directory?")
-    text = settings.get("text_config")
-    if isinstance(kind, str) and kind in _WRAPPERS and isinstance(text, dict):
-        outer = {key: settings[key] for key in ("tie_word_embeddings",) if key in settings}
-        settings = {**_WRAPPERS[kind], **outer, **text}
+    if isinstance(kind, str) and kind in _WRAPPERS:
+        settings = _of_text(settings, _WRAPPERS[kind])
         kind = settings["model_type"]
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModel(
@@ -96,10 +95,19 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     return config
 
 
+def _of_text(settings: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the settings of a model that also sees say of its decoder."""
+    text = settings.get("text_config")
+    if not isinstance(text, dict):
+        # The first of them have it all in one.
+        return {**settings, **known} if "hidden_size" in settings else settings
+    outer = {key: settings[key] for key in ("tie_word_embeddings",) if key in settings}
+    return {**known, **outer, **text}
+
+
 def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     """Return where the weight of a canonical name is kept, among the names that there are."""
-    kind = "gemma3_text" if c.family == "gemma3" else c.family
-    family = FAMILIES[kind]
+    family = FAMILIES.get(c.family) or FAMILIES[f"{c.family}_text"]
     layer, short, suffix = split_name(name)
     stem = next((s for s in _STEMS if f"{s}embed_tokens.weight" in stored), _STEMS[0])
     add = family.norm_offset if short.endswith("norm") and suffix == "weight" else 0.0

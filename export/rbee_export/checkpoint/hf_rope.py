@@ -53,7 +53,8 @@ def read_rope(
         raise CheckpointError(f"{file}: partial_rotary_factor is {share:g}; it is a share")
     dims = int(head_dim * share)
     match options.get("rope_type", options.get("type", "default")):
-        case "default":
+        case "default" | "mrope":
+            # Of texts, which have one position a token, what turns by three is no other.
             return Rope(theta, dims)
         case "linear":
             return Rope(theta, dims, number.factor("factor"))

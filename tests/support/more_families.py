@@ -1,4 +1,7 @@
-"""Ministral 3 for a ``transformers`` that does not know it: Mistral with other queries."""
+"""What ``transformers`` does not know of itself, or not as language models.
+
+Ministral 3 is Mistral with other queries. Models that also see are made of one that does not.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ from typing import Any
 
 
 @functools.cache
-def know_ministral3() -> None:
-    """Have ``transformers`` make and open ``ministral3``, by itself and beside a vision model.
+def know_more_families() -> None:
+    """Have ``transformers`` make and open ``ministral3``, and models that also see.
 
     Its queries are those of ``Ministral3Attention`` in ``transformers`` 5, where they are scaled
     after they are rotated, which comes to the same.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.models import mistral3, qwen2_5_vl, qwen2_vl, qwen3_vl
     from transformers.models.mistral import modeling_mistral as mistral
-    from transformers.models.mistral3 import modeling_mistral3 as mistral3
 
     class Ministral3Config(mistral.MistralConfig):  # type: ignore[misc]
         model_type = "ministral3"
@@ -40,8 +43,13 @@ def know_ministral3() -> None:
     AutoConfig.register("ministral3", Ministral3Config)
     AutoModel.register(Ministral3Config, Ministral3Model)
     AutoModelForCausalLM.register(Ministral3Config, Ministral3ForCausalLM)
-    both = mistral3.Mistral3ForConditionalGeneration
-    AutoModelForCausalLM.register(both.config_class, both)
+    for model in (
+        mistral3.Mistral3ForConditionalGeneration,
+        qwen2_vl.Qwen2VLForConditionalGeneration,
+        qwen2_5_vl.Qwen2_5_VLForConditionalGeneration,
+        qwen3_vl.Qwen3VLForConditionalGeneration,
+    ):
+        AutoModelForCausalLM.register(model.config_class, model)
 
 
 def _growth(rope: dict[str, Any], queries: Any) -> Any:
