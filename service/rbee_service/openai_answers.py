@@ -11,13 +11,12 @@ from typing_extensions import TypedDict
 from rbee_service.compact_json import Parts, json_array, json_bytes, json_object
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
+from rbee_service.openai_answer_teller import AnswerTeller
 from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
-from rbee_service.openai_reasoning_answers import ReasoningTeller
 from rbee_service.openai_tool_answers import (
     AnswerDelta,
     AnsweredCall,
     CallDelta,
-    CallTeller,
     FinishReason,
 )
 from rbee_service.openai_usage import Usage, usage_of
@@ -179,33 +178,32 @@ class Envelope:
         self,
         text: str,
         stop: StopReason,
-        teller: CallTeller | None = None,
+        answer: AnswerTeller | None = None,
         logprobs: Parts = (b"null",),
-        reasoning: ReasoningTeller | None = None,
     ) -> Iterator[bytes | bytearray]:
         """Yield one of the choices of such an answer, as JSON.
 
         Args:
             text: All that was said, reasoning left out.
             stop: Why it ended.
-            teller: Told of that text, in a chat that may call functions.
+            answer: Told of it all, in a chat.
             logprobs: Of its tokens, as JSON.
-            reasoning: Told of what was thought before it, where the model knows of reasoning.
         """
         reason: str = finish_reason(stop)
         said: dict[str, object] = {"text": text}
-        if self.chat:
+        if answer is not None:
             message: dict[str, object] = {"role": "assistant", "content": text}
+            calls, reasoning = answer.calls, answer.reasoning
             if reasoning is not None:
                 message["reasoning_content"] = reasoning.text or None
             message["refusal"] = None
-            if teller is not None:
-                reason = teller.finish_reason(stop)
-                message["content"] = teller.content
+            if calls is not None:
+                reason = calls.finish_reason(stop)
+                message["content"] = calls.content
             if reasoning is not None and not reasoning.is_over:
                 message["content"] = None
-            if teller is not None and teller.calls:
-                message["tool_calls"] = teller.calls
+            if calls is not None and calls.calls:
+                message["tool_calls"] = calls.calls
             said = {"message": message}
         told = {name: [json_bytes(value)] for name, value in ({"index": self.index} | said).items()}
         return json_object(told | {"logprobs": logprobs, "finish_reason": [json_bytes(reason)]})
@@ -227,10 +225,11 @@ class Envelope:
         return self._chunk(delta, logprobs=logprobs)
 
     def last(
-        self, ended: End, teller: CallTeller | None = None, logprobs: object | None = None
+        self, ended: End, answer: AnswerTeller | None = None, logprobs: object | None = None
     ) -> dict[str, object]:
         """Return the chunk that says why it ended."""
-        told = finish_reason if teller is None else teller.finish_reason
+        calls = None if answer is None else answer.calls
+        told = finish_reason if calls is None else calls.finish_reason
         return self._chunk({}, "", told(ended.stop_reason), logprobs)
 
     def count(self, account: Account) -> dict[str, object]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
 from rbee_runtime.constraint import JsonSchema
 from rbee_service.openai_unserved import Part
-
-_CALLED: Final = "response_format"
 
 
 class TextFormat(Part):
@@ -35,9 +33,12 @@ class JsonObjectFormat(Part):
 
     type: Literal["json_object"]
 
+    called: ClassVar[str] = "response_format"
+    """What it is called in a request."""
+
     def constraint(self) -> JsonSchema | None:
         """Return the engine's form of it."""
-        return JsonSchema({"type": "object"}, _CALLED)
+        return JsonSchema({"type": "object"}, self.called)
 
 
 class NamedSchema(Part):
@@ -69,7 +70,7 @@ class JsonSchemaFormat(Part):
 
     def constraint(self) -> JsonSchema | None:
         """Return the engine's form of it."""
-        return JsonSchema(self.json_schema.schema_, _CALLED)
+        return JsonSchema(self.json_schema.schema_, "response_format")
 
 
 def _kind(given: Any) -> str | None:
@@ -79,14 +80,17 @@ def _kind(given: Any) -> str | None:
 
 _TAGS: Final = {"text": "any-text", "json_object": "json-object", "json_schema": "json-schema"}
 
+AnyText: TypeAlias = Annotated[TextFormat, Tag("any-text")]
+BY_TYPE: Final = Discriminator(
+    _kind,
+    custom_error_type="response_format",
+    custom_error_message="its type must be text, json_object or json_schema",
+)
+
 ResponseFormat: TypeAlias = Annotated[
-    Annotated[TextFormat, Tag("any-text")]
+    AnyText
     | Annotated[JsonObjectFormat, Tag("json-object")]
     | Annotated[JsonSchemaFormat, Tag("json-schema")],
-    Discriminator(
-        _kind,
-        custom_error_type="response_format",
-        custom_error_message="its type must be text, json_object or json_schema",
-    ),
+    BY_TYPE,
 ]
 """What an answer may be held to."""

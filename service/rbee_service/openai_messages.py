@@ -24,7 +24,7 @@ from rbee_service.completion_request import WHOLE
 from rbee_service.openai_unserved import Part
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
-_CallId: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+CallId: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 _PersonName: TypeAlias = Annotated[str, Field(pattern=r"^[^\s<|\\/>]{1,64}$")]
 
 
@@ -96,6 +96,14 @@ def _object_in_json(text: str) -> str:
     return text
 
 
+CallArguments: TypeAlias = Annotated[
+    str,
+    AfterValidator(_object_in_json),
+    Field(json_schema_extra={"contentMediaType": "application/json"}),
+]
+"""What a function is called with: a JSON object."""
+
+
 class CalledFunction(Part):
     """Which function was called, and how.
 
@@ -106,11 +114,7 @@ class CalledFunction(Part):
     """
 
     name: FunctionName
-    arguments: Annotated[
-        str,
-        AfterValidator(_object_in_json),
-        Field(json_schema_extra={"contentMediaType": "application/json"}),
-    ]
+    arguments: CallArguments
     parsed_arguments: Any = None
 
 
@@ -124,7 +128,7 @@ class MessageCall(Part):
         index: Not looked at: its place, where a client has put a stream together.
     """
 
-    id: _CallId
+    id: CallId
     type: Literal["function"]
     function: CalledFunction
     index: Annotated[int, Field(ge=0), WHOLE] | None = None
@@ -205,7 +209,7 @@ class ToolMessage(Part):
 
     role: Literal["tool"]
     content: Content
-    tool_call_id: _CallId
+    tool_call_id: CallId
     name: FunctionName | None = None
 
     def to_template(self) -> dict[str, Any]:

@@ -29,10 +29,10 @@ class WrittenChat:
     """
 
     prompt: str
-    held_to: Constraint | None
-    calls: ToolCalls | None
-    reasoning: Reasoning | None
-    shown: frozenset[int]
+    held_to: Constraint | None = None
+    calls: ToolCalls | None = None
+    reasoning: Reasoning | None = None
+    shown: frozenset[int] = frozenset()
 
 
 def write_chat(tokenizer: ChatTokenizer, body: ChatRequest) -> WrittenChat:
@@ -62,7 +62,7 @@ def write_chat(tokenizer: ChatTokenizer, body: ChatRequest) -> WrittenChat:
     answer = calls or body.constraint
     form = tokenizer.reasoning_form
     if form is None:
-        return WrittenChat(prompt, answer, calls, None, frozenset())
+        return WrittenChat(prompt, answer, calls)
     reasoning = form.after(prompt)
     held_to: Constraint | None = answer
     if answer is not None and reasoning.stage is not Stage.OVER:

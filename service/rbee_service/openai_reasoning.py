@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -83,6 +83,10 @@ TemplateArguments: TypeAlias = Annotated[
 """Variables for a chat template to read, by name."""
 
 
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model is to think."""
+
+
 class ReasoningFields(Part):
     """What a chat is asked with for reasoning.
 
@@ -94,9 +98,10 @@ class ReasoningFields(Part):
     """
 
     chat_template_kwargs: TemplateArguments = Field(default_factory=dict)
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning_effort: Effort | None = None
+
+    effort_called: ClassVar[str] = _EFFORT
+    """What the last is called in a request."""
 
 
 def template_arguments(tokenizer: ChatTokenizer, fields: ReasoningFields) -> dict[str, Any]:
@@ -117,8 +122,8 @@ def template_arguments(tokenizer: ChatTokenizer, fields: ReasoningFields) -> dic
         told[_EFFORT] = effort
     if not told and (effort != "none" or tokenizer.reasoning_form is not None):
         message = (
-            f"{_EFFORT} is not served with this model: its chat template reads neither "
-            f"enable_thinking nor {_EFFORT}"
+            f"{fields.effort_called} is not served with this model: "
+            f"its chat template reads neither enable_thinking nor {_EFFORT}"
         )
-        raise OpenAiError(message, _EFFORT, "unsupported_parameter")
+        raise OpenAiError(message, fields.effort_called, "unsupported_parameter")
     return told | fields.chat_template_kwargs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -42,6 +42,9 @@ class Tool(Part):
 
     type: Literal["function"]
     function: OfferedFunction
+
+    called_parameters: ClassVar[str] = "function.parameters"
+    """What the schema of the arguments is called in it."""
 
     def to_template(self) -> dict[str, Any]:
         """Return what a chat template reads."""
@@ -85,25 +88,31 @@ def _tag(given: Any) -> str | None:
     return "one-function" if named else None
 
 
+AnyFunction: TypeAlias = Annotated[Literal["none", "auto", "required"], Tag("any-function")]
+BY_FORM: Final = Discriminator(
+    _tag,
+    custom_error_type="tool_choice",
+    custom_error_message="it must be none, auto, required or a function by its name",
+)
+
 ToolChoice: TypeAlias = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("any-function")]
-    | Annotated[FunctionChoice, Tag("one-function")],
-    Discriminator(
-        _tag,
-        custom_error_type="tool_choice",
-        custom_error_message="it must be none, auto, required or a function by its name",
-    ),
+    AnyFunction | Annotated[FunctionChoice, Tag("one-function")], BY_FORM
 ]
 """Whether something is called, and what."""
 
 
-def _distinct(tools: list[Tool]) -> list[Tool]:
+def require_distinct(tools: list[Tool]) -> list[Tool]:
+    """Return tools that have names of their own.
+
+    Raises:
+        PydanticCustomError: They have not.
+    """
     if len({tool.function.name for tool in tools}) < len(tools):
         raise PydanticCustomError("tools", "two functions have one name")
     return tools
 
 
-Tools: TypeAlias = Annotated[list[Tool], Field(max_length=128), AfterValidator(_distinct)]
+Tools: TypeAlias = Annotated[list[Tool], Field(max_length=128), AfterValidator(require_distinct)]
 """All that may be called."""
 
 
@@ -133,7 +142,7 @@ def tool_calls(
         parallel: Whether there may be several calls.
     """
     functions = [
-        Function(tool.function.name, tool.arguments(), f"tools[{number}].function.parameters")
+        Function(tool.function.name, tool.arguments(), f"tools[{number}].{tool.called_parameters}")
         for number, tool in enumerate(tools)
     ]
     if isinstance(choice, FunctionChoice):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from rbee_runtime.events import Event
@@ -12,12 +11,12 @@ from rbee_service.backend import BackendStatus
 from rbee_service.events import End, MeasuredOutput, Output, TokenOutput
 from rbee_service.http.inferences import Begun
 from rbee_service.inference import Account
+from rbee_service.openai_answer_teller import AnswerTeller
 from rbee_service.openai_answers import Envelope
 from rbee_service.openai_errors import OpenAiError
 from rbee_service.openai_logprobs import LogprobsTeller, LogprobsWriter
 from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_reasoning_answers import ReasoningTeller
-from rbee_service.openai_tool_answers import AnswerDelta, CallTeller
+from rbee_service.openai_tool_answers import AnswerDelta
 
 
 class Choice:
@@ -43,13 +42,7 @@ class Choice:
     ) -> None:
         self.begun = begun
         self.envelope = envelope
-        self._calls: CallTeller | None = None
-        self._reasoning: ReasoningTeller | None = None
-        if chat is not None and chat.calls is not None:
-            self._calls = CallTeller(chat.calls)
-        if chat is not None and chat.reasoning is not None:
-            self._reasoning = ReasoningTeller(chat.reasoning)
-        self._is_plain = self._calls is None and self._reasoning is None
+        self._answer = None if chat is None else AnswerTeller(chat)
         self._logprobs = logprobs
         self._written = None if logprobs is None else LogprobsWriter(logprobs)
         self._begun = False
@@ -60,78 +53,53 @@ class Choice:
     def account(self) -> Account:
         """What it took, once the end has been read."""
         account = self.begun.account
-        if self._reasoning is None:
-            return account
-        return replace(account, reasoning=self._reasoning.tokens_of(account.tokens_out))
+        return account if self._answer is None else self._answer.completed(account)
 
     def take(self, told: Output[TokenOutput]) -> None:
         """Keep some text for the whole."""
-        text = told.output.t
-        if self._reasoning is not None:
-            _, text = self._reasoning.push(text, told.items)
-        self._keep(text)
+        if self._answer is None:
+            self._texts.append(told.output.t)
+        else:
+            self._keep(self._answer.push(told.output.t, told.items))
         if self._written is not None and isinstance(told.output, MeasuredOutput):
             self._written.add(told.output.logprobs)
 
     def whole(self) -> Iterator[bytes | bytearray]:
         """Yield the choice of an answer that is not streamed, as JSON."""
         stop = self.begun.account.stop
-        if self._reasoning is not None:
-            _, text = self._reasoning.flush()
-            self._keep(text)
-        if self._calls is not None:
-            self._calls.flush(stop)
+        if self._answer is not None:
+            self._keep(self._answer.flush(stop))
         logprobs = [b"null"] if self._written is None else self._written.parts()
-        text = "".join(self._texts)
-        return self.envelope.choice(text, stop, self._calls, logprobs, self._reasoning)
+        return self.envelope.choice("".join(self._texts), stop, self._answer, logprobs)
 
     def first(self) -> Iterator[dict[str, object]]:
         """Yield the chunk that comes before the first text, where there is one."""
         # Whether what may call functions begins with a text is not known yet.
-        if self._calls is None:
+        if self._answer is None or self._answer.calls is None:
             yield from self._begin("")
 
     def pieces(self, told: Output[TokenOutput]) -> Iterator[dict[str, object]]:
         """Yield the chunks that tell of some text: none while it may become a marker or a call."""
         output = told.output
         self._keep_logprobs(output)
-        if self._is_plain:
+        if self._answer is None:
             yield self.envelope.piece(output.t, self._tell())
-        elif self._reasoning is not None:
-            yield from self._think(*self._reasoning.push(output.t, told.items))
-        else:
-            yield from self._say(output.t)
+            return
+        for delta in self._answer.push(output.t, told.items):
+            yield from self._add(delta)
 
     def last(self, ended: End) -> Iterator[dict[str, object]]:
         """Yield the chunks that tell what was held back, and why it ended."""
-        if self._reasoning is not None:
-            yield from self._think(*self._reasoning.flush())
-        if self._calls is not None:
-            for delta in self._calls.flush(ended.stop_reason):
+        if self._answer is not None:
+            for delta in self._answer.flush(ended.stop_reason):
                 yield from self._add(delta)
             yield from self._begin("")
         # Of tokens that nothing was said of: the syntax that ends a call.
         rest = self._tell() if self._untold else None
-        yield self.envelope.last(ended, self._calls, rest)
+        yield self.envelope.last(ended, self._answer, rest)
 
-    def _keep(self, text: str) -> None:
-        self._texts.append(text)
-        if self._calls is not None:
-            self._calls.push(text)
-
-    def _think(self, thought: str, answer: str) -> Iterator[dict[str, object]]:
-        if thought:
-            yield from self._add({"reasoning_content": thought})
-        if answer:
-            self._is_plain = self._calls is None  # what comes now is no reasoning
-            yield from self._say(answer)
-
-    def _say(self, text: str) -> Iterator[dict[str, object]]:
-        if self._calls is None:
-            yield self.envelope.piece(text, self._tell())
-            return
-        for delta in self._calls.push(text):
-            yield from self._add(delta)
+    def _keep(self, deltas: Iterable[AnswerDelta]) -> None:
+        self._texts += (delta["content"] for delta in deltas if "content" in delta)
 
     def _add(self, delta: AnswerDelta) -> Iterator[dict[str, object]]:
         yield from self._begin("" if "content" in delta else None)

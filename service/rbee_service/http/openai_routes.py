@@ -5,27 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import structlog
 from sanic import HTTPResponse, Request
 
-from rbee_runtime.errors import RuntimeFault
-from rbee_service.errors import ApiError, ErrorCode
-from rbee_service.events import End, Failed, Output
-from rbee_service.faults import refusal
+from rbee_service.errors import ApiError
 from rbee_service.http.app import App, shape_failures
+from rbee_service.http.chat_prompts import written_chat
 from rbee_service.http.concurrently import merged
 from rbee_service.http.descriptions import DEADLINE, REQUEST_ID, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
 from rbee_service.http.openai_choice import Choice, check_choices
-from rbee_service.http.replies import BLOCK, parts_reply, stream_reply
+from rbee_service.http.openai_stream import chunks
+from rbee_service.http.replies import parts_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
 from rbee_service.openai_answers import (
     ChatChunkBody,
@@ -41,7 +39,7 @@ from rbee_service.openai_logprobs import (
     TextLogprobsTeller,
 )
 from rbee_service.openai_parsing import parse_openai
-from rbee_service.openai_prompt import WrittenChat, write_chat
+from rbee_service.openai_prompt import WrittenChat
 from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
 from rbee_service.openai_usage import account_of
 from rbee_service.openapi import Answer, Content, Operation, Stream
@@ -127,10 +125,7 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     async def chat(request: Request) -> HTTPResponse | None:
         inferences.check(LANGUAGE_MODEL)
         body = parse_openai(ChatRequest, request.body)
-        try:
-            written = await asyncio.to_thread(write_chat, inferences.loaded.tokenizer, body)
-        except RuntimeFault as fault:
-            raise refusal(fault) from fault
+        written = await written_chat(inferences, body)
         return await answer(request, body, written.prompt, body.new_tokens, written)
 
     async def text(request: Request) -> HTTPResponse | None:
@@ -186,7 +181,8 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
             async with taking_several if body.n > 1 else nullcontext():
                 choices = [await begin(index) for index in range(body.n)]
             if body.stream:
-                await stream_reply(request, _chunks(choices, body.include_usage))
+                wording = _Chunks(choices, include_usage=body.include_usage)
+                await stream_reply(request, chunks(choices, wording))
                 return None
             async with aclosing(merged([one.begun.outputs() for one in choices])) as outputs:
                 async for index, told in outputs:
@@ -204,45 +200,31 @@ def add_openai_routes(app: App, inferences: Inferences) -> None:
     app.add_route(text, "/v1/completions", methods=post, name="completions", ctx_operation=_TEXT)
 
 
-async def _chunks(choices: Sequence[Choice], include_usage: bool) -> AsyncGenerator[bytes, None]:
-    # Where the tokens are counted in the end, every chunk before says that it does not count them.
-    uncounted: dict[str, object] = {"usage": None} if include_usage else {}
-    left = len(choices)
-    try:
-        for choice in choices:
-            for first in choice.first():
-                yield encode_data(first | uncounted)
-        streams = [choice.begun.inference.batches() for choice in choices]
-        async with aclosing(merged(streams)) as batches:
-            async for index, batch in batches:
-                choice, chunk = choices[index], b""
-                for event in batch:
-                    if len(chunk) >= BLOCK:
-                        # A slow client's are many, and others wait.
-                        yield chunk
-                        chunk = b""
-                        await asyncio.sleep(0)
-                    match event:
-                        case Output():
-                            for piece in choice.pieces(event):
-                                chunk += encode_data(piece | uncounted)
-                        case End() | Failed():
-                            lacking = choice.begun.lacking
-                            if lacking is not None:
-                                yield chunk + encode_data(failure_body(lacking)) + DONE
-                                return
-                            if isinstance(event, End):
-                                for piece in choice.last(event):
-                                    chunk += encode_data(piece | uncounted)
-                            left -= 1
-                if left == 0:
-                    if include_usage:
-                        account = account_of([one.account for one in choices])
-                        chunk += encode_data(choice.envelope.count(account))
-                    chunk += DONE
-                yield chunk
-    except Exception:
-        # A client must read an end even where the fault is ours.
-        structlog.get_logger().exception("An event could not be told")
-        internal = ApiError(ErrorCode.INTERNAL, "internal error")
-        yield encode_data(failure_body(internal)) + DONE
+class _Chunks:
+    """Writes a stream of chunks.
+
+    Args:
+        choices: What they are of.
+        include_usage: Whether a last one counts the tokens.
+    """
+
+    def __init__(self, choices: Sequence[Choice], *, include_usage: bool) -> None:
+        self._choices = choices
+        self._include_usage = include_usage
+        # Where the tokens are counted in the end, every chunk before says that it does not.
+        self._uncounted: dict[str, object] = {"usage": None} if include_usage else {}
+
+    def piece(self, piece: dict[str, object]) -> list[bytes | bytearray]:
+        """Return the bytes of a chunk."""
+        return [encode_data(piece | self._uncounted)]
+
+    def failed(self, failure: ApiError) -> list[bytes | bytearray]:
+        """Return what ends a stream whose choices cannot all be finished."""
+        return [encode_data(failure_body(failure)), DONE]
+
+    def done(self) -> bytes:
+        """Return what ends any other."""
+        if not self._include_usage:
+            return DONE
+        account = account_of([one.account for one in self._choices])
+        return encode_data(self._choices[0].envelope.count(account)) + DONE

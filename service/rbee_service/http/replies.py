@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import structlog
 from sanic import HTTPResponse, Request
@@ -20,6 +20,9 @@ EventT = TypeVar("EventT")
 
 BLOCK: Final = 1 << 16
 """Bytes that are written at a time of much that is there at once."""
+
+Chunk: TypeAlias = bytes | list[bytes | bytearray]
+"""Some of a stream; what may be long comes in parts."""
 
 
 def json_reply(
@@ -71,7 +74,7 @@ def _blocks(parts: Iterable[bytes | bytearray]) -> Iterator[bytes]:
         yield bytes(block)
 
 
-async def stream_reply(request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
+async def stream_reply(request: Request, chunks: AsyncGenerator[Chunk, None]) -> None:
     """Answer with a stream of server-sent events, each chunk written as soon as it is there.
 
     A chunk may be empty. A stream on which nothing was written for a while gets a comment, whatever
@@ -105,9 +108,14 @@ class _Wire:
         # A writer may have to wait for the client, and the other one must not come between.
         self._turn = asyncio.Lock()
 
-    async def send(self, chunk: bytes) -> None:
+    async def send(self, chunk: Chunk) -> None:
         async with self._turn:
-            await self._response.send(chunk)
+            if isinstance(chunk, bytes):
+                await self._response.send(chunk)
+            else:
+                for block in _blocks(chunk):
+                    await self._response.send(block)
+                    await asyncio.sleep(0)
             self._sent = self._now()
 
     async def break_silence(self) -> None:
