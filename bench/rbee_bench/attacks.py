@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-_ROUTES = ("/v1/inference", "/v1/infer", "/v1/jobs", "/v1/chat/completions", "/v1/completions")
+_ROUTES = (
+    *("/v1/inference", "/v1/infer", "/v1/jobs"),
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+)
 
 Make = Callable[[random.Random], bytes]
 

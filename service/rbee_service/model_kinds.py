@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL: Final[ModelKind[Event, TokenOutput]] = ModelKind(
     name="a language model",
     actor="llm-worker-rbee",
-    routes="/v1/chat/completions, /v1/completions, /v1/inference, /v1/infer or /v1/jobs",
+    routes=(
+        "/v1/chat/completions, /v1/responses, /v1/completions, /v1/inference, /v1/infer or /v1/jobs"
+    ),
     inference=CompletionRequest,
     job=JobRequest,
     translate=CompletionTranslator,

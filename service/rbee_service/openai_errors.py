@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from typing_extensions import TypedDict
 
@@ -39,6 +39,10 @@ class OpenAiError(ApiError):
         self.reason = reason
 
 
+_PROMPTS: Final = frozenset({"prompt", "messages"})
+"""What the engine and the chat template call what they are given."""
+
+
 def failure_body(
     failure: ApiError | InvalidFields | Unauthorized, *, prompt: str = "prompt"
 ) -> OpenAiErrorBody:
@@ -55,7 +59,7 @@ def failure_body(
             [first, *_] = failure.faults
             long = first.constraint.startswith("context_length")
             code = "context_length_exceeded" if long else "invalid_value"
-            field = prompt if first.field == "prompt" else first.field
+            field = prompt if first.field in _PROMPTS else first.field
             return _error(str(failure), 400, field, code)
         case Unauthorized():
             return _error(str(failure), failure.status, None, failure.code)

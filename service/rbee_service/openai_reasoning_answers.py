@@ -27,6 +27,11 @@ class ReasoningTeller:
         """Whether what comes now is the answer."""
         return self._reader.is_over
 
+    @property
+    def was_found(self) -> bool:
+        """Whether there was any reasoning, be it empty."""
+        return self._reader.was_found
+
     def push(self, text: str, tokens: int) -> tuple[str, str]:
         """Take some text.
 

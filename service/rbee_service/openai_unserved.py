@@ -25,7 +25,10 @@ _NEVER: Final = object()
 UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "audio": _NEVER,
+        "background": False,
         "best_of": 1,
+        "context_management": [],
+        "conversation": _NEVER,
         "echo": False,
         "function_call": "none",
         "functions": [],
@@ -35,7 +38,10 @@ UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
         "moderation": _NEVER,
         "n": 1,
         "parallel_tool_calls": _NEVER,
+        "previous_response_id": _NEVER,
+        "prompt": _NEVER,
         "prompt_cache_key": _NEVER,
+        "prompt_cache_options": _NEVER,
         "prompt_cache_retention": _NEVER,
         "reasoning_effort": _NEVER,
         "response_format": {"type": "text"},

@@ -83,12 +83,14 @@ class Stream:
     Attributes:
         events: What they may be: their kinds, or types that pydantic can describe.
         example: All the text of a stream.
-        last: Pattern of the last event, which is not JSON.
+        last: Pattern of the last event, which is not JSON; ``None`` if it is.
+        named: Whether events have names, which are their types.
     """
 
     events: tuple[Any, ...]
     example: str
-    last: str = r"^\[DONE\]$"
+    last: str | None = r"^\[DONE\]$"
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +269,12 @@ def _event(stream: Stream, shapes: _Shapes) -> Schema:
         "contentMediaType": JSON,
         "contentSchema": {"oneOf": [shapes.of(event) for event in stream.events]},
     }
-    data = {"type": "string", "anyOf": [{"pattern": stream.last}, told]}
-    return {"type": "object", "required": ["data"], "properties": {"data": data}}
+    data: Schema = {"type": "string", **told}
+    if stream.last is not None:
+        data = {"type": "string", "anyOf": [{"pattern": stream.last}, told]}
+    members: Schema = {"event": {"type": "string"}} if stream.named else {}
+    members["data"] = data
+    return {"type": "object", "required": [*members], "properties": members}
 
 
 class _Shapes:

@@ -32,6 +32,7 @@ from rbee_service.http.job_routes import add_job_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
 from rbee_service.http.model_routes import add_model_routes
 from rbee_service.http.openai_routes import add_openai_routes
+from rbee_service.http.response_routes import add_response_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
 from rbee_service.http.worker_contract_routes import add_worker_contract_routes
@@ -100,15 +101,11 @@ class Worker:
         add_job_routes(app, self._inferences, options.sse_dialect)
         add_worker_contract_routes(app, self._inferences, self._info)
         add_openai_routes(app, self._inferences)
+        add_response_routes(app, self._inferences)
         add_embedding_routes(app, self._inferences)
         add_model_routes(app, self._inferences)
         add_metrics_routes(app, self._metrics)
-        add_docs_routes(
-            app,
-            "rbee worker",
-            __version__,
-            "A model, served to a hive.",
-        )
+        add_docs_routes(app, "rbee worker", __version__, "A model, served to a hive.")
         self._server = HttpServer(app, listener)
 
     async def run(self) -> None:

@@ -10,11 +10,13 @@ import schemathesis
 
 MODEL = os.environ["SERVED_MODEL"]
 LANGUAGE = os.environ["SERVED_KIND"] == "language"
+OPENAI = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
 
-def _fit(body: dict[str, Any]) -> None:
+def _fit(body: dict[str, Any], path: str) -> None:
     # What is out of its range stays so: it is there to be refused.
-    for name, highest in (("max_tokens", 2048), ("max_completion_tokens", 2**63)):
+    highest = 2**63 if path in OPENAI else 2048
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         asked = body.get(name)
         if _is_number(asked) and asked % 1 == 0 and 16 < asked <= highest:
             body[name] = 16
@@ -36,6 +38,9 @@ def _fit(body: dict[str, Any]) -> None:
         case {"json_schema": {"schema": dict() as schema}}:
             # Most objects are no schema.
             schema.clear()
+    match body.get("text"):
+        case {"format": {"schema": dict() as schema}}:
+            schema.clear()
     if isinstance(bias := body.get("logit_bias"), dict):
         known = re.compile("[0-9]{1,9}")
         body["logit_bias"] = {
@@ -45,6 +50,9 @@ def _fit(body: dict[str, Any]) -> None:
     if body.get("reasoning_effort") != "none":
         # Its chat template reads of none.
         body.pop("reasoning_effort", None)
+    match body.get("reasoning"):
+        case {"effort": effort} if effort != "none":
+            del body["reasoning"]
     if isinstance(body.get("tools"), list):
         _fit_tools(body)
     elif body.get("tool_choice") not in (None, "none", "auto") and _is_choice(body["tool_choice"]):
@@ -56,26 +64,37 @@ def _fit(body: dict[str, Any]) -> None:
 def _fit_tools(body: dict[str, Any]) -> None:
     """Let tools have names of their own, and what is chosen be one of them."""
     names: list[str] = []
+    del body["tools"][2:]
     for tool in body["tools"]:
         match tool:
             case {"function": {"name": str() as name} as function}:
-                if name in names and len(name) < 60:
-                    function["name"] = f"{name}{len(names)}"
-                names.append(function["name"])
-                if isinstance(function.get("parameters"), dict):
-                    function["parameters"].clear()
+                pass
+            case {"name": str() as name} as function:
+                pass
+            case _:
+                continue
+        if name in names and len(name) < 60:
+            function["name"] = f"{name}{len(names)}"
+        names.append(function["name"])
+        if isinstance(function.get("parameters"), dict):
+            function["parameters"].clear()
+        if isinstance(function.get("description"), str):
+            function["description"] = function["description"][:64]
     choice = body.get("tool_choice")
     if _is_choice(choice) and not names:
         del body["tool_choice"]
     elif isinstance(choice, dict) and _is_choice(choice):
-        choice["function"]["name"] = names[0]
-    if names and body.get("response_format") is not None and choice != "none":
-        del body["response_format"]
+        choice.get("function", choice)["name"] = names[0]
+    if names and choice != "none":
+        body.pop("response_format", None)
+        body.pop("text", None)
 
 
 def _is_choice(choice: Any) -> bool:
     match choice:
         case "required" | {"type": "function", "function": {"name": str()}}:
+            return True
+        case {"type": "function", "name": str()}:
             return True
     return False
 
@@ -85,6 +104,7 @@ def _brief(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
     if isinstance(message.get("tool_calls"), list):
+        del message["tool_calls"][2:]
         for call in message["tool_calls"]:
             match call:
                 case {"function": {"arguments": str()} as function}:
@@ -98,6 +118,21 @@ def _brief(message: Any) -> Any:
     return message
 
 
+def _brief_item(item: Any) -> Any:
+    """Return what was said, called or thought, in short."""
+    if not isinstance(item, dict):
+        return item
+    if isinstance(item.get("arguments"), str):
+        item["arguments"] = "{}"
+    for name in ("content", "output", "summary"):
+        match item.get(name):
+            case str() as text:
+                item[name] = text[:64]
+            case list() as parts:
+                item[name] = [_brief_part(part) for part in parts[:2]]
+    return item
+
+
 def _brief_part(part: Any) -> Any:
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return part | {"text": part["text"][:64]}
@@ -105,6 +140,8 @@ def _brief_part(part: Any) -> Any:
 
 
 def _brief_inputs(inputs: list[Any]) -> list[Any]:
+    if any(isinstance(item, dict) for item in inputs):
+        return [_brief_item(item) for item in inputs[:4]]
     return [item[:64] if isinstance(item, str) else item for item in _known(inputs)]
 
 
@@ -132,7 +169,7 @@ def _is_number(value: Any) -> bool:
 @schemathesis.hook
 def before_call(_: Any, case: Any, __: Any) -> None:
     if isinstance(case.body, dict):
-        _fit(case.body)
+        _fit(case.body, case.operation.path)
         asked = case.operation.path in {"/v1/inference", "/v1/jobs"}
         if LANGUAGE and asked and "max_tokens" not in case.body:
             _complete(case.body)

@@ -38,6 +38,8 @@ POSTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"model": MODEL, "prompt": PROMPT, "stream": True}),
     ("/v1/chat/completions", {"model": MODEL, "messages": CHAT}),
     ("/v1/chat/completions", {"model": MODEL, "messages": CHAT, "stream": True}),
+    ("/v1/responses", {"model": MODEL, "input": PROMPT}),
+    ("/v1/responses", {"model": MODEL, "input": CHAT, "stream": True}),
 ]
 BROKEN: dict[str, Any] = {"max_tokens": -1, "stop": [PROMPT * 50], "user": PROMPT}
 
@@ -156,12 +158,14 @@ def test_a_talkative_worker_says_none_of_it(tiny_artifact: Path, style: str) -> 
                 for path, methods in document["paths"].items():
                     for method in methods:
                         for sent in (headers, wrong):
-                            asked = path.replace("{job_id}", "x").replace("{model_id}", "x")
-                            client.request(
-                                method, f"{asked}?q={SAID['query']}", headers=sent, content=b"{}"
-                            )
+                            place = path.replace("{job_id}", "x").replace("{model_id}", "x")
+                            place += f"?q={SAID['query']}"
+                            client.request(method, place, headers=sent, content=b"{}")
                 for path, body in POSTS:
-                    answer = client.post(path, json=body | more)
+                    asked = body | more
+                    if path == "/v1/responses":
+                        asked["max_output_tokens"] = asked.pop("max_tokens")
+                    answer = client.post(path, json=asked)
                     assert answer.status_code == 200, answer.text
                     if path == "/v1/jobs":
                         answer = client.get(answer.json()["sse_url"])

@@ -311,8 +311,9 @@ async def test_what_only_a_language_model_answers(tmp_path: Path) -> None:
     async with served(tmp_path, StandInEmbedder()) as (client, _):
         chat = await client.post("/v1/chat/completions", json={})
         text = await client.post("/v1/completions", json={})
+        response = await client.post("/v1/responses", json={})
         whole = await client.post("/v1/infer", json={"prompt": "Hello"})
-    for answer in (chat, text):
+    for answer in (chat, text, response):
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert (error["message"], error["type"]) == (ELSEWHERE, "invalid_request_error")
@@ -329,7 +330,8 @@ async def test_what_only_an_embedding_model_answers(tmp_path: Path) -> None:
 
 
 async def test_before_anybody_knows_what_it_will_be(tmp_path: Path) -> None:
-    posts = ["embeddings", "chat/completions", "completions", "inference", "infer", "jobs"]
+    posts = ["embeddings", "chat/completions", "completions", "responses"]
+    posts += ["inference", "infer", "jobs"]
     async with (
         running(tmp_path, Gate(StandInEmbedder())) as worker,
         httpx.AsyncClient(base_url=worker.url, timeout=10) as client,

@@ -87,3 +87,24 @@ async def test_log_probabilities_are_written_bit_by_bit(
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-correlation-id"]
     assert most[0] < 1 << 20, "much of it was written at once"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_those_of_a_response_too(tmp_path: Path, *, stream: bool) -> None:
+    """Of which a stream tells again, whenever something has come to its end."""
+    events = measured(20)
+    body: dict[str, Any] = {"model": MODEL, "input": "Hello", "top_logprobs": 20, "stream": stream}
+    body["include"] = ["message.output_text.logprobs"]
+    async with served(tmp_path, StandInEngine(lambda _: events)) as (client, _):
+        await client.post("/v1/responses", json=body | {"max_output_tokens": 1})
+        size = told = 0
+        async with (
+            most_at_once() as most,
+            client.stream("POST", "/v1/responses", json=body) as answer,
+        ):
+            async for some in answer.aiter_raw(1 << 16):
+                size += len(some)
+                told += some.count(b'"bytes":')
+    assert size > 1 << 20
+    assert told == pytest.approx(TOKENS * 21 * (5 if stream else 1), rel=0.01)
+    assert most[0] < 1 << 20, "much of it was written at once"

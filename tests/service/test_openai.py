@@ -486,6 +486,8 @@ async def test_one_model(tmp_path: Path) -> None:
         ("POST", "/v1/chat", 404),
         ("POST", "/v1/completions/more", 404),
         ("GET", "/v1/models/gpt-4", 404),
+        ("GET", "/v1/responses", 405),
+        ("GET", "/v1/responses/resp_1", 404),
     ],
 )
 async def test_what_is_not_there_is_told_as_openai_tells_it(
@@ -603,9 +605,11 @@ async def test_a_worker_that_stops_does_not_pass_for_a_finished_answer(tmp_path:
     async with served(tmp_path, engine) as (client, worker):
         whole = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
         streamed = asyncio.create_task(client.post("/v1/completions", json=TEXT | {"stream": True}))
-        await engine.wait(lambda: engine.live == 2)
+        asked = {"model": MODEL, "input": "Hello", "stream": True}
+        responding = asyncio.create_task(client.post("/v1/responses", json=asked))
+        await engine.wait(lambda: engine.live == 3)
         worker.worker.stop()
-        refused, stream = await whole, await streamed
+        refused, stream, response = await whole, await streamed, await responding
     assert refused.status_code == 503
     assert refused.json()["error"]["type"] == "server_error"
     *_, last, done, rest = stream.content.split(b"\n\n")
@@ -614,6 +618,10 @@ async def test_a_worker_that_stops_does_not_pass_for_a_finished_answer(tmp_path:
         b'"param":null,"code":"insufficient_resources"}}'
     )
     assert (done, rest) == (b"data: [DONE]", b"")
+    *_, failed, rest = response.content.split(b"\n\n")
+    assert failed.startswith(b"event: response.failed\n")
+    assert b'"error":{"code":"server_error","message":"the request was cancelled"}' in failed
+    assert rest == b""
 
 
 async def test_a_model_that_is_real(tmp_path: Path, tiny_artifact: Path) -> None:

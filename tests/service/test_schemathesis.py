@@ -59,7 +59,7 @@ NOT_LOOKED_AT = """
 include-operation-id = ["create_job", "inference"]
 checks.negative_data_rejection.enabled = false
 """
-OTHERS = {"language": ["embeddings"], "embedding": ["chat", "completions", "infer"]}
+OTHERS = {"language": ["embeddings"], "embedding": ["chat", "completions", "responses", "infer"]}
 
 
 @pytest.fixture
@@ -108,5 +108,5 @@ def test_it_keeps_to_its_document(kind: str, model: Path, tmp_path: Path) -> Non
             assert worker.process.poll() is None
             said = worker.said()
     assert asked.returncode == 0, asked.stdout
-    assert re.search(r"Tested: 17\b", asked.stdout), asked.stdout
+    assert re.search(r"Tested: 18\b", asked.stdout), asked.stdout
     assert "Traceback" not in said
