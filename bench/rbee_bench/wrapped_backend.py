@@ -20,6 +20,7 @@ class WrappedBackend:
         self.name, self.slots, self.capacity = backend.name, backend.slots, backend.capacity
         self.blocks, self.weight_bytes = backend.blocks, backend.weight_bytes
         self.cache_bytes = self.cache_used = backend.cache_bytes
+        self.snapshots = backend.snapshots
         self.most_drafted = backend.most_drafted
         self.transfer = backend.transfer
         self.warm_up, self.held = backend.warm_up, backend.held

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from rbee_runtime.artifact import CacheGeometry
+from rbee_runtime.cache_layers import Layers, States, reserve
 from rbee_runtime.device.device import Array, Device
-from rbee_runtime.errors import OutOfMemory
-from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
-
-_PIECE = 256
-"""Positions of a slot exchanged at a time, for which there has to be room beside the slots."""
+from rbee_runtime.transfer import BLOCK, Load, LoadState, Move, Store, StoreState, Swap, Transfer
 
 
 class KvArena:
@@ -24,10 +21,14 @@ class KvArena:
     full, the part still needed moves to the front: what such a layer holds of a slot begins at
     position :meth:`start`, not at 0.
 
+    Layers that keep a state of a slot have it as of one position, and cannot go back: a slot is
+    filled from there on, or anew, from position 0.
+
     Attributes:
         slots: Sequences it holds at a time.
         capacity: Positions of each slot.
         blocks: Blocks it has beside the slots.
+        snapshots: Snapshots of states it has beside them.
         nbytes: Bytes of all of it.
     """
 
@@ -40,6 +41,7 @@ class KvArena:
         *,
         chunk: int,
         device: Device,
+        snapshots: int = 0,
     ) -> None:
         """Reserve the memory.
 
@@ -50,6 +52,7 @@ class KvArena:
             blocks: Blocks to have.
             chunk: Tokens that a step adds to a slot at most.
             device: Where to.
+            snapshots: Snapshots to have, where slots have states.
 
         Raises:
             OutOfMemory: The device does not have it.
@@ -58,18 +61,24 @@ class KvArena:
         self.slots = slots
         self.capacity = capacity
         self.blocks = blocks
-        self._whole = _Layers(geometry, geometry.whole_layers, slots, capacity, device)
+        self.snapshots = snapshots
+        self._whole = Layers(geometry, geometry.whole_layers, slots, capacity, device)
         self._keep = (geometry.window or 0) + BLOCK
         room = geometry.window_capacity(capacity, chunk)
-        self._windowed = _Layers(geometry, geometry.windowed_layers, slots, room, device)
+        self._windowed = Layers(geometry, geometry.windowed_layers, slots, room, device)
+        self._states = States(geometry.state, slots, snapshots, device)
         self._chunk = max(chunk, BLOCK)
         self._start = [0] * slots
         self._held = [0] * slots
         self._most = [0] * slots
         self._filled_blocks = 0
-        shape = (blocks, geometry.layers, 2, geometry.kv_heads, BLOCK, geometry.head_dim)
-        self._blocks = _reserve(device, shape, geometry.dtype)
-        self.nbytes = self._whole.data.nbytes + self._windowed.data.nbytes + self._blocks.nbytes
+        self._filled_snapshots = 0
+        self._state_bytes = geometry.state_bytes
+        kept = len(geometry.whole_layers) + len(geometry.windowed_layers)
+        shape = (blocks, kept, 2, geometry.kv_heads, BLOCK, geometry.head_dim)
+        self._blocks = reserve(device, shape, geometry.dtype)
+        slot_bytes = self._whole.data.nbytes + self._windowed.data.nbytes + self._states.nbytes
+        self.nbytes = slot_bytes + self._blocks.nbytes
         self._used = partial(geometry.slot_bytes, chunk=chunk)
         self._block_bytes = geometry.block_bytes(BLOCK)
 
@@ -81,7 +90,9 @@ class KvArena:
     @property
     def used(self) -> int:
         """Bytes that have been written at some time, and so are memory."""
-        return sum(map(self._used, self._most)) + self._filled_blocks * self._block_bytes
+        slots = sum(self._used(most) for most in self._most if most)
+        kept = self._filled_blocks * self._block_bytes
+        return slots + kept + self._filled_snapshots * self._state_bytes
 
     def rows(self, layer: int, first: int, count: int) -> tuple[Array, Array]:
         """Return a layer's keys and values in some slots, each ``[count, heads, capacity, width]``.
@@ -91,6 +102,13 @@ class KvArena:
         layers = self._whole if layer in self._whole.index else self._windowed
         data = layers.data[layers.index[layer]]
         return data[0, first : first + count], data[1, first : first + count]
+
+    def states(self, layer: int, first: int, count: int) -> Mapping[str, Array]:
+        """Return what a layer keeps of some slots instead, by name, each ``[count, ...]``.
+
+        They are views of the cache's memory.
+        """
+        return self._states.rows(layer, first, count)
 
     def start(self, slot: int) -> int:
         """Return the first position that layers with a window hold of a slot."""
@@ -135,9 +153,15 @@ class KvArena:
 
         Raises:
             ValueError: There are more than a step adds.
+            InferenceFailed: The slot has a state, and not as of ``past``.
         """
         self.make_room(slot, past, count)
+        self._states.continue_from(slot, past)
         self._held[slot] = past + count
+
+    def settle(self, slot: int, positions: int) -> None:
+        """Know that a step has written a slot's positions: its state is as of the last of them."""
+        self._states.at[slot] = positions
 
     def transfer(self, transfer: Transfer) -> None:
         """Make a copy within the cache."""
@@ -145,12 +169,14 @@ class KvArena:
             case Move(source, target, positions):
                 self._whole.move(source, target, positions)
                 self._windowed.move(source, target, positions - self._start[source])
+                self._states.move(source, target)
                 self._start[target] = self._start[source]
                 self._held[target] = positions
                 self._most[target] = max(self._most[target], positions)
             case Swap(one, other, positions):
                 self._whole.swap(one, other, positions)
                 self._windowed.swap(one, other, self._windowed.capacity)
+                self._states.swap(one, other)
                 for known in (self._start, self._held):
                     known[one], known[other] = known[other], known[one]
                 self._most[one] = max(self._most[one], positions)
@@ -168,6 +194,11 @@ class KvArena:
                 held = self._windowed.span(slot, position - self._start[slot])
                 self._device.copy(held, windowed)
                 self._held[slot] = position + BLOCK
+            case StoreState(slot, snapshot):
+                self._filled_snapshots = max(self._filled_snapshots, snapshot + 1)
+                self._states.store(slot, snapshot)
+            case LoadState(snapshot, slot, position):
+                self._states.load(snapshot, slot, position)
 
     def _parts(self, block: int) -> tuple[Array, Array]:
         """Return a block's layers without a window, and those with one.
@@ -176,66 +207,3 @@ class KvArena:
         """
         count = len(self._whole.index)
         return self._blocks[block, :count], self._blocks[block, count:]
-
-
-class _Layers:
-    """Keys and values of layers that hold equally many positions.
-
-    Attributes:
-        index: Where each layer is.
-        capacity: Positions of each slot.
-        data: ``[layers, 2, slots, heads, capacity, width]``.
-    """
-
-    def __init__(
-        self,
-        geometry: CacheGeometry,
-        layers: Sequence[int],
-        slots: int,
-        capacity: int,
-        device: Device,
-    ) -> None:
-        self.index = {layer: i for i, layer in enumerate(layers)}
-        self.capacity = capacity
-        shape = (len(layers), 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
-        self.data = _reserve(device, shape, geometry.dtype)
-        # A slot alone has none to exchange with.
-        piece = min(_PIECE, capacity) if slots > 1 else 0
-        aside = (len(layers), 2, geometry.kv_heads, piece, geometry.head_dim)
-        self._aside = _reserve(device, aside, geometry.dtype)
-        self._device = device
-
-    def span(self, slot: int, position: int) -> Array:
-        """Return a block's worth of positions, a view of ``[layers, 2, heads, BLOCK, width]``."""
-        return self.data[:, :, slot, :, position : position + BLOCK]
-
-    def move(self, source: int, target: int, positions: int) -> None:
-        self._device.copy(
-            self.data[:, :, target, :, :positions], self.data[:, :, source, :, :positions]
-        )
-
-    def swap(self, one: int, other: int, positions: int) -> None:
-        for start, stop in _pieces(positions):
-            aside = self._aside[:, :, :, : stop - start]
-            mine = self.data[:, :, one, :, start:stop]
-            theirs = self.data[:, :, other, :, start:stop]
-            self._device.copy(aside, theirs)
-            self._device.copy(theirs, mine)
-            self._device.copy(mine, aside)
-
-
-def _pieces(positions: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, positions, _PIECE):
-        yield start, min(start + _PIECE, positions)
-
-
-def _reserve(device: Device, shape: tuple[int, ...], dtype: str) -> Array:
-    """Return memory of a device for a part of the cache.
-
-    Raises:
-        OutOfMemory: The device does not have it.
-    """
-    try:
-        return device.zeros(shape, dtype)
-    except OutOfMemory as error:
-        raise OutOfMemory(f"no room for the KV cache: {error}") from error

@@ -75,7 +75,7 @@ class Engine:
             backend.slots,
             max_queue,
             max_prefill_chunk,
-            PrefixIndex(backend.blocks),
+            PrefixIndex(backend.blocks, backend.snapshots),
             None if long_rope is None else long_rope.original_context,
         )
         self._loop = DecodeLoop(backend, scheduler, step_limit, draft_tokens=draft_tokens)

@@ -28,6 +28,9 @@ _LEAST_CAPACITY = 256
 _MOST_KEPT = 4
 """Slots' worth of positions kept for sequences that begin alike, at most."""
 
+_BLOCKS_OF_A_SNAPSHOT = 32
+"""Blocks that there are for each snapshot, where there is no room for all."""
+
 Budget = float | int
 """Memory for the cache: a share of what is free (a float in 0.0 to 1.0), or bytes (an int)."""
 
@@ -93,6 +96,7 @@ class CachePlan:
         capacity: Positions of each.
         blocks: Blocks of positions kept for sequences that begin alike.
         chunk: Tokens that a step adds to a slot at most.
+        snapshots: Snapshots of states kept besides; ``None`` where sequences have no states.
     """
 
     geometry: CacheGeometry
@@ -100,6 +104,7 @@ class CachePlan:
     capacity: int
     blocks: int
     chunk: int
+    snapshots: int | None = None
 
 
 def resident_bytes() -> int:
@@ -145,7 +150,8 @@ def plan_cache(
     """Cut a cache from a budget.
 
     What is left open is decided in this order: a slot holds the model's context, or all that fits;
-    there are as many slots as fit, up to ``most_slots``; what is left is for blocks.
+    there are as many slots as fit, up to ``most_slots``; what is left is for blocks, and where
+    sequences have states, for snapshots of these.
 
     Args:
         geometry: Of the model's cache.
@@ -179,8 +185,14 @@ def plan_cache(
         )
     count = slots or max(1, min(most_slots, budget // size(capacity) - spare))
     left = budget - (count + spare) * size(capacity)
-    kept = min(left // geometry.block_bytes(BLOCK), _MOST_KEPT * capacity // BLOCK)
-    return CachePlan(geometry, count, capacity, max(0, kept), chunk)
+    snapshots, block = None, geometry.block_bytes(BLOCK)
+    if geometry.state is not None:
+        # Without blocks for what is before it, a snapshot is of no use, nor they without it.
+        each = geometry.state_bytes + _BLOCKS_OF_A_SNAPSHOT * block
+        snapshots = max(0, min(left // each, _MOST_KEPT * count)) if capacity > BLOCK else 0
+        left = left - snapshots * geometry.state_bytes if snapshots else 0
+    kept = min(left // block, _MOST_KEPT * capacity // BLOCK)
+    return CachePlan(geometry, count, capacity, max(0, kept), chunk, snapshots)
 
 
 def _largest(limit: int, fits: Callable[[int], bool]) -> int:

@@ -9,7 +9,10 @@ from rbee_runtime.errors import QueueFull
 from rbee_runtime.prefix import Prefix, PrefixIndex
 from rbee_runtime.sequence import Phase, Sequence
 from rbee_runtime.step import PREFILL_CHUNK, Row, Step
-from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
+from rbee_runtime.transfer import BLOCK, Load, LoadState, Move, Store, StoreState, Swap, Transfer
+
+_LEAST_KEPT = 4 * BLOCK
+"""Positions of which states are kept: to stop for fewer takes longer than it spares another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class _Place:
         overtaken: Prompt tokens of others that ran while it waited with its own.
         prefix: The longest beginning of it that is kept in blocks.
         kept: Positions of that; -1 once nothing more of it can be kept.
+        stops: Positions, whole blocks, at which the states of its prompt are to be kept; ascending.
     """
 
     def __init__(self, sequence: Sequence, prefix: Prefix) -> None:
@@ -42,6 +46,7 @@ class _Place:
         self.overtaken = 0
         self.prefix = prefix
         self.kept = 0
+        self.stops: list[int] = []
 
     @property
     def turn(self) -> int:
@@ -168,14 +173,18 @@ class Scheduler:
         rows = tuple(Row(s.cached, s.pending(1), s.length) for s in sequences)
         return Work(self._take_transfers(), Step(0, rows), sequences)
 
-    def keep(self, sequence: Sequence) -> list[Store]:
+    def keep(self, sequence: Sequence) -> list[Store | StoreState]:
         """Return what to store of a sequence, so that others can begin where it has come to."""
         if sequence.slot is None:
             return []
         place = self._places[sequence.slot]
         assert place is not None
-        stores = []
-        while 0 <= place.kept <= sequence.cached - BLOCK:
+        stores: list[Store | StoreState] = []
+        come_to = sequence.cached
+        if self._prefixes.has_states:
+            # Of a completion there are no snapshots.
+            come_to = min(come_to, len(sequence.prompt))
+        while 0 <= place.kept <= come_to - BLOCK:
             tokens = sequence.ids(place.kept, place.kept + BLOCK)
             longer = self._prefixes.extend(place.prefix, tokens)
             if longer is None:
@@ -185,6 +194,10 @@ class Scheduler:
             if is_new:
                 stores.append(Store(sequence.slot, place.kept, place.prefix.block))
             place.kept += BLOCK
+        if sequence.cached in place.stops and place.kept == sequence.cached:
+            snapshot = self._prefixes.take_snapshot(place.prefix)
+            if snapshot is not None:
+                stores.append(StoreState(sequence.slot, snapshot))
         return stores
 
     def _admit(self) -> None:
@@ -201,7 +214,9 @@ class Scheduler:
         assert sequence.slot is not None
         if sequence.cached == 0:
             self._reuse(place)
-        tokens = sequence.pending(spare if self._decoding else max(self.chunk, PREFILL_CHUNK))
+        most = spare if self._decoding else max(self.chunk, PREFILL_CHUNK)
+        ahead = [stop - sequence.cached for stop in place.stops if stop > sequence.cached]
+        tokens = sequence.pending(min([most, *ahead]))
         for other in self._prefilling:
             if other is not place:
                 other.overtaken += len(tokens)
@@ -213,11 +228,20 @@ class Scheduler:
         sequence = place.sequence
         assert sequence.slot is not None
         known = self._prefixes.match(sequence.prompt[:-1], long=self._is_long(sequence))
+        if self._prefixes.has_states:
+            # Others may begin as two have begun, or go on from the prompt's end.
+            ends = {len(known) * BLOCK, len(sequence.prompt) // BLOCK * BLOCK}
+            if self._prefixes.snapshots:
+                place.stops = sorted(end for end in ends if end >= _LEAST_KEPT)
+            known = self._prefixes.resumable(known)
         if not known:
             return
         for number, prefix in enumerate(known):
             self._transfers.append(Load(prefix.block, sequence.slot, number * BLOCK))
         place.prefix, place.kept = known[-1], len(known) * BLOCK
+        if self._prefixes.has_states:
+            state = LoadState(known[-1].snapshot, sequence.slot, place.kept)
+            self._transfers.append(state)
         sequence.reuse(place.kept)
 
     def _put(self, place: _Place, slot: int) -> None:

@@ -1,7 +1,8 @@
 """Copies within the cache, as the scheduler orders them and the backend performs them.
 
 Beside the slots, in which sequences run, a cache has blocks: memory for the keys and values of
-:data:`BLOCK` positions each, kept from sequences for others that begin alike.
+:data:`BLOCK` positions each, kept from sequences for others that begin alike. Where sequences have
+a state besides, it has snapshots as well, each of all states of a sequence at one position.
 """
 
 from __future__ import annotations
@@ -72,4 +73,32 @@ class Load:
     position: int
 
 
-Transfer = Move | Swap | Store | Load
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """Keep the states of a slot as they are.
+
+    Attributes:
+        slot: Slot to read.
+        snapshot: Snapshot to overwrite.
+    """
+
+    slot: int
+    snapshot: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Have a slot go on with the states of a snapshot, once its blocks have been loaded.
+
+    Attributes:
+        snapshot: Snapshot to read.
+        slot: Slot to write.
+        position: Positions that the states are of.
+    """
+
+    snapshot: int
+    slot: int
+    position: int
+
+
+Transfer = Move | Swap | Store | Load | StoreState | LoadState

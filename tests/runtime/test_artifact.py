@@ -99,9 +99,9 @@ def test_a_manifest_that_is_something_else(content: str, copy: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_version(copy: Path) -> None:
-    rewrite(copy, lambda m: m.update(format_version=7, precision="fp2", new_field=1))
+    rewrite(copy, lambda m: m.update(format_version=8, precision="fp2", new_field=1))
     message = refusal(copy)
-    assert "format version 7 is newer than this runtime reads (3 to 6)" in message
+    assert "format version 8 is newer than this runtime reads (3 to 7)" in message
     assert "upgrade the worker or export the model again" in message
 
 
@@ -169,7 +169,7 @@ def test_a_flipped_bit(role: str, where: float, copy: Path) -> None:
 
 def test_a_manifest_of_an_older_version(copy: Path) -> None:
     rewrite(copy, lambda m: m.update(format_version=2))
-    assert "format version 2 is older than this runtime reads (3 to 6)" in refusal(copy)
+    assert "format version 2 is older than this runtime reads (3 to 7)" in refusal(copy)
 
 
 def test_weights_are_needed(copy: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee_runtime.artifact import CacheGeometry
+from rbee_runtime.artifact import CacheGeometry, StateGeometry
 from rbee_runtime.errors import InvalidSetting, OutOfMemory
 from rbee_runtime.memory import CachePlan, CacheWish, budget_bytes, plan_cache
 from rbee_runtime.transfer import BLOCK
@@ -15,6 +15,10 @@ from rbee_runtime.units import human_size
 GEOMETRY = CacheGeometry(layers=3, kv_heads=2, head_dim=16, dtype="float32")
 A_TOKEN = 2 * 3 * 2 * 16 * 4
 CHUNK = 256
+
+
+def state(width: int) -> StateGeometry:
+    return StateGeometry(layers=(0, 2), channels=4, taps=4, heads=2, key_dim=8, value_dim=width)
 
 
 def plan(
@@ -96,13 +100,16 @@ def test_numbers_out_of_range(asked: dict[str, int]) -> None:
     tokens=st.integers(300, 100_000),
     model=st.integers(2, 9000),
     slots=st.none() | st.integers(1, 40),
-    window=st.none() | st.integers(1, 4000),
+    special=st.none() | st.integers(1, 4000) | st.builds(state, st.integers(1, 1000)),
 )
 def test_a_plan_never_exceeds_its_budget(
-    tokens: int, model: int, slots: int | None, window: int | None
+    tokens: int, model: int, slots: int | None, special: int | StateGeometry | None
 ) -> None:
-    layers = () if window is None else (0, 2)
-    geometry = GEOMETRY.model_copy(update={"window": window, "windowed_layers": layers})
+    if isinstance(special, StateGeometry):
+        geometry = GEOMETRY.model_copy(update={"state": special})
+    else:
+        layers = () if special is None else (0, 2)
+        geometry = GEOMETRY.model_copy(update={"window": special, "windowed_layers": layers})
     budget = tokens * A_TOKEN
     try:
         made = plan_cache(geometry, model, budget, slots=slots, context=None, chunk=CHUNK)
@@ -110,6 +117,9 @@ def test_a_plan_never_exceeds_its_budget(
         assert (slots or 1) * geometry.slot_bytes(min(256, model), CHUNK) > budget
         return
     blocks = made.blocks * geometry.block_bytes(BLOCK)
+    blocks += (made.snapshots or 0) * geometry.state_bytes
+    assert (made.snapshots is None) == (geometry.state is None)
+    assert made.snapshots is None or (made.blocks > 0) == (made.snapshots > 0)
     assert made.slots * geometry.slot_bytes(made.capacity, CHUNK) + blocks <= budget
     assert made.slots == (slots or made.slots)
     assert 1 <= made.capacity <= model

@@ -83,6 +83,37 @@ def test_one_sequence_cannot_push_out_itself() -> None:
     assert len(known(index, 1, 2)) == 2
 
 
+def test_states_are_there_after_some_beginnings_only() -> None:
+    index = PrefixIndex(4, snapshots=2)
+    remember(index, 1, 2, 3, 4)
+    nodes = index.match([token for n in (1, 2, 3, 4) for token in block(n)], long=False)
+    assert index.resumable(nodes) == []
+    first, second = index.take_snapshot(nodes[0]), index.take_snapshot(nodes[2])
+    assert sorted([first, second]) == [0, 1]
+    assert index.take_snapshot(nodes[2]) is None
+    assert index.resumable(nodes) == nodes[:3]
+    assert index.resumable(nodes[:2]) == nodes[:1]
+    # That was the last to be asked for: the other is given up.
+    assert index.take_snapshot(nodes[1]) == second
+    assert index.resumable(nodes) == nodes[:2]
+    # With its block, a beginning's states are given up.
+    remember(index, 5, 6)
+    assert [node.alive for node in nodes] == [True, True, False, False]
+    remember(index, 7)
+    assert index.take_snapshot(nodes[2]) is None
+    remember(index, 8)
+    assert nodes[1].snapshot == -1
+    assert index.take_snapshot(nodes[1]) is None
+
+
+def test_without_snapshots_nothing_is_gone_on_from() -> None:
+    index = PrefixIndex(2, snapshots=0)
+    remember(index, 1)
+    nodes = index.match(block(1), long=False)
+    assert index.take_snapshot(nodes[0]) is None
+    assert index.resumable(nodes) == []
+
+
 def test_without_blocks_nothing_is_kept() -> None:
     index = PrefixIndex(0)
     assert index.extend(index.empty(long=False), block(1)) is None

@@ -16,7 +16,7 @@ from rbee_runtime.request import GREEDY, Request
 from rbee_runtime.scheduler import Scheduler, Work
 from rbee_runtime.sequence import Phase, Sequence
 from rbee_runtime.step import PREFILL_CHUNK, Row, Step
-from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
+from rbee_runtime.transfer import BLOCK, Load, LoadState, Move, Store, StoreState, Swap, Transfer
 
 TOKEN = 100
 
@@ -29,8 +29,14 @@ def sequence(
     return Sequence(request, ids, len(ids) + max_tokens, byte_level(), frozenset({0}))
 
 
-def schedule(slots: int = 1, max_queue: int = 8, chunk: int = 4, blocks: int = 0) -> Scheduler:
-    return Scheduler(slots, max_queue, chunk, PrefixIndex(blocks))
+def schedule(
+    slots: int = 1,
+    max_queue: int = 8,
+    chunk: int = 4,
+    blocks: int = 0,
+    snapshots: int | None = None,
+) -> Scheduler:
+    return Scheduler(slots, max_queue, chunk, PrefixIndex(blocks, snapshots))
 
 
 def perform(work: Work | None) -> Work:
@@ -203,6 +209,49 @@ def test_the_two_sets_of_frequencies_share_nothing() -> None:
         assert one.reused == reused
 
 
+def test_states_are_kept_of_a_prompt_s_end_and_of_what_two_begin_with() -> None:
+    """A prompt stops there for them; each run of the same system prompt reuses more."""
+    scheduler = schedule(chunk=512, blocks=99, snapshots=9)
+    system = list(range(200, 200 + 5 * BLOCK))
+    found = []
+    for user in (10, 11, 12, 13):
+        one = sequence([*system, *[user] * 50], max_tokens=40, name=f"{user}")
+        scheduler.add(one)
+        widths, stored = [], []
+        while one.phase is not Phase.FINISHED:
+            work = perform(scheduler.next())
+            widths.append(len(work.step.rows[0].tokens))
+            stores = scheduler.keep(one)
+            stored += [one.cached for store in stores if isinstance(store, StoreState)]
+            loads = [load for load in work.transfers if isinstance(load, LoadState)]
+            assert [load.position for load in loads] == ([one.reused] if one.reused else [])[
+                : len(loads)
+            ]
+        scheduler.remove(one)
+        found.append((one.reused, widths[: widths.index(1)], stored))
+    whole, end = 5 * BLOCK, 6 * BLOCK
+    assert found == [
+        (0, [end, 18], [end]),
+        (0, [whole, BLOCK, 18], [whole, end]),
+        (whole, [BLOCK, 18], [end]),
+        (whole, [BLOCK, 18], [end]),
+    ]
+    again = sequence([*system, *[13] * 60], name="again")
+    scheduler.add(again)
+    perform(scheduler.next())
+    assert again.reused == end
+
+
+@pytest.mark.parametrize(("prompt", "snapshots"), [(4 * BLOCK - 1, 9), (4 * BLOCK + 1, 0)])
+def test_no_prompt_stops_for_little_or_where_there_is_no_room(prompt: int, snapshots: int) -> None:
+    scheduler = schedule(chunk=512, blocks=99, snapshots=snapshots)
+    one = sequence(prompt)
+    scheduler.add(one)
+    perform(scheduler.next())
+    assert one.cached == prompt
+    assert {type(store) for store in scheduler.keep(one)} == {Store}
+
+
 class Schedules(RuleBasedStateMachine):
     """Any order of arrivals, steps and departures, over a cache made of lists of tokens."""
 
@@ -210,10 +259,15 @@ class Schedules(RuleBasedStateMachine):
         slots=st.integers(1, 5),
         max_queue=st.integers(0, 4),
         chunk=st.integers(1, 2 * BLOCK),
-        blocks=st.integers(0, 6),
+        blocks=st.integers(0, 12),
+        snapshots=st.none() | st.integers(0, 3),
     )
-    def begin(self, slots: int, max_queue: int, chunk: int, blocks: int) -> None:
-        self.scheduler = schedule(slots, max_queue, chunk, blocks)
+    def begin(
+        self, slots: int, max_queue: int, chunk: int, blocks: int, snapshots: int | None
+    ) -> None:
+        self.scheduler = schedule(slots, max_queue, chunk, blocks, snapshots)
+        self.goes_back = snapshots is None
+        self.states: list[list[int]] = [[] for _ in range(snapshots or 0)]
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.held: list[list[int]] = [[] for _ in range(slots)]
@@ -223,7 +277,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(
         beginnings=st.integers(0, 3),
-        shared=st.integers(0, 3 * BLOCK),
+        shared=st.integers(0, 5 * BLOCK),
         own=st.integers(1, 2 * BLOCK),
         max_tokens=st.integers(1, 40),
     )
@@ -275,6 +329,7 @@ class Schedules(RuleBasedStateMachine):
             held = self.held[slot]
             # The slot holds just what the sequence has run.
             assert held[: row.past] == one.ids(0, row.past)
+            assert self.goes_back or row.past in (0, len(held))
             held[row.past :] = row.tokens
             assert held == one.ids(0, row.end)
         ended = []
@@ -301,6 +356,11 @@ class Schedules(RuleBasedStateMachine):
                 assert len(self.kept[block]) == BLOCK
             case Load(block, slot, position):
                 self.held[slot][position:] = self.kept[block]
+            case StoreState(slot, snapshot):
+                self.states[snapshot] = list(self.held[slot])
+            case LoadState(snapshot, slot, position):
+                assert self.held[slot] == self.states[snapshot]
+                assert len(self.held[slot]) == position
 
     @precondition(lambda self: self.waiting or self.running)
     @rule(data=st.data())

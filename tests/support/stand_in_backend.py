@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Step
-from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap, Transfer
+from rbee_runtime.transfer import BLOCK, Load, LoadState, Move, Store, StoreState, Swap, Transfer
 
 Choose = Callable[[Sequence[int]], int]
 """Takes all ids of a slot so far and returns the one that is to follow."""
@@ -35,6 +35,7 @@ class StandInBackend:
         slots: int = 1,
         capacity: int = 1024,
         blocks: int = 0,
+        snapshots: int | None = None,
         vocab: int = 384,
         most_drafted: int = 0,
     ) -> None:
@@ -42,11 +43,13 @@ class StandInBackend:
         self.slots = slots
         self.capacity = capacity
         self.blocks = blocks
+        self.snapshots = snapshots
         self.most_drafted = most_drafted
         self.steps: list[Step] = []
         self._choose = choose
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._kept: dict[int, list[int]] = {}
+        self._states: dict[int, list[int]] = {}
         self._logits = np.zeros((slots + most_drafted, vocab), np.float32)
 
     def run(self, step: Step) -> NDArray[np.float32]:
@@ -61,6 +64,8 @@ class StandInBackend:
             held = self._held[step.slot + number]
             assert row.past <= len(held), "the cache does not hold that much"
             assert row.tokens
+            if self.snapshots is not None:
+                assert row.past in (0, len(held)), "a state cannot be taken back"
             held[row.past :] = row.tokens
             seen = row.past + sure[number]
             logits[number, self._choose(held[:seen])] = 50.0
@@ -92,6 +97,11 @@ class StandInBackend:
                 kept[block] = held[slot][position : position + BLOCK]
             case Load(block, slot, position):
                 held[slot][position:] = kept[block]
+            case StoreState(slot, snapshot):
+                self._states[snapshot] = list(held[slot])
+            case LoadState(snapshot, slot, position):
+                assert held[slot] == self._states[snapshot]
+                assert len(held[slot]) == position
 
 
 def saying(completion: Sequence[int], prompt: Sequence[int]) -> Choose:

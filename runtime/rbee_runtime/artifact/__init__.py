@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rbee_runtime.artifact.artifact import Artifact
 from rbee_runtime.artifact.directory import ByteProgress
+from rbee_runtime.artifact.geometry import CacheGeometry, StateGeometry
 from rbee_runtime.artifact.manifest import (
-    CacheGeometry,
     Engine,
     EngineProfile,
     ExpertShapes,
@@ -64,6 +64,7 @@ __all__ = [
     "Sha256",
     "Shapes",
     "Source",
+    "StateGeometry",
     "Task",
     "WeightGroup",
     "open_artifact",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
+from rbee_runtime.artifact.geometry import CacheGeometry
 from rbee_runtime.artifact.parts import (
     Dialect,
     FileEntry,
@@ -15,7 +16,6 @@ from rbee_runtime.artifact.parts import (
     Sparse,
     WeightGroup,
 )
-from rbee_runtime.transfer import BLOCK
 
 
 class ExpertShapes(Frozen):
@@ -66,71 +66,6 @@ class Shapes(Sparse):
     experts: ExpertShapes | None = None
 
     OPTIONAL: ClassVar = ("experts",)
-
-
-class CacheGeometry(Frozen):
-    """Shape of the KV cache: per layer, key and value of ``[slots, kv_heads, capacity, head_dim]``.
-
-    Attributes:
-        layers: Layers that keep a cache.
-        kv_heads: Key and value heads.
-        head_dim: Width of one head.
-        dtype: Element type.
-        window: Positions that the layers below attend to, their own included; the largest.
-        windowed_layers: Layers that attend to no more, and have inputs of their own for where
-            their cache begins.
-    """
-
-    layers: PositiveInt
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
-    dtype: Literal["float32", "float16", "bfloat16"]
-    window: PositiveInt | None = None
-    windowed_layers: tuple[NonNegativeInt, ...] = ()
-
-    @model_validator(mode="after")
-    def _windows_belong_to_layers(self) -> Self:
-        if (self.window is None) != (not self.windowed_layers):
-            raise ValueError("window and windowed_layers come together")
-        if any(layer >= self.layers for layer in self.windowed_layers):
-            raise ValueError("windowed_layers names a layer that is not there")
-        return self
-
-    @property
-    def whole_layers(self) -> tuple[int, ...]:
-        """Layers that keep every position."""
-        windowed = set(self.windowed_layers)
-        return tuple(layer for layer in range(self.layers) if layer not in windowed)
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes one position of one slot takes, keys and values of every layer together."""
-        return self.layers * self._layer_bytes
-
-    def window_capacity(self, capacity: int, chunk: int) -> int:
-        """Return the positions that layers with a window keep of a slot.
-
-        Besides the window they keep a block, for others that begin alike, and take a whole step.
-
-        Args:
-            capacity: Positions of the slot.
-            chunk: Tokens of a step at most.
-        """
-        return min(capacity, (self.window or 0) + 2 * BLOCK + max(chunk, BLOCK))
-
-    def slot_bytes(self, capacity: int, chunk: int) -> int:
-        """Return the bytes of a slot; see :meth:`window_capacity`."""
-        windowed = len(self.windowed_layers) * self.window_capacity(capacity, chunk)
-        return (len(self.whole_layers) * capacity + windowed) * self._layer_bytes
-
-    def block_bytes(self, positions: int) -> int:
-        """Return the bytes of some positions of every layer."""
-        return positions * self.bytes_per_token
-
-    @property
-    def _layer_bytes(self) -> int:
-        element = 4 if self.dtype == "float32" else 2
-        return 2 * self.kv_heads * self.head_dim * element
 
 
 class LongRope(Frozen):
@@ -199,10 +134,11 @@ class Engine(Frozen):
 
 
 class Manifest(Frozen):
-    """The content of a language model's ``artifact.json``, format version 6.
+    """The content of a language model's ``artifact.json``, format version 6 or 7.
 
     Attributes:
-        format_version: Version of this layout; a reader reads 3 and 4 as they are.
+        format_version: Version of this layout; 7 where the cache has a state, else 6. A reader
+            reads 3 and 4 as they are.
         exporter: Name and version of the program that wrote the artifact.
         source: Where the weights came from.
         model_ref: The reference the worker announces, e.g. ``hf:org/name``.
@@ -222,7 +158,7 @@ class Manifest(Frozen):
         engines: TensorRT engines.
     """
 
-    format_version: Literal[3, 4, 6] = 6
+    format_version: Literal[3, 4, 6, 7] = 6
     exporter: str
     source: Source
     model_ref: str

@@ -15,10 +15,10 @@ from rbee_runtime.errors import ArtifactError
 from rbee_runtime.units import human_size
 
 MANIFEST_NAME = "artifact.json"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 OLDEST_FORMAT_VERSION = 3
 """From version 4 on there may be a ``half_cache_graph``, which has ``slots`` from 6 on; 5 is of
-embedding models alone."""
+embedding models alone, 7 of language models with a state."""
 
 Task = Literal["generate", "embed"]
 """What a model is for: texts that go on, or vectors of texts."""

@@ -21,6 +21,7 @@ class Backend(Protocol):
         slots: Sequences its cache holds.
         capacity: Positions of each slot.
         blocks: Blocks its cache has beside the slots.
+        snapshots: Snapshots of states it has beside them; ``None`` where sequences have no states.
         weight_bytes: Bytes of the model's weights.
         cache_bytes: Bytes of the cache.
         cache_used: Of these, how many have been in use at most.
@@ -38,6 +39,9 @@ class Backend(Protocol):
 
     @property
     def blocks(self) -> int: ...  # noqa: D102
+
+    @property
+    def snapshots(self) -> int | None: ...  # noqa: D102
 
     @property
     def weight_bytes(self) -> int: ...  # noqa: D102

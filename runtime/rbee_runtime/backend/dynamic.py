@@ -20,7 +20,7 @@ from rbee_runtime.errors import ArtifactError, InferenceFailed, OutOfMemory
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
 from rbee_runtime.step import Row, Step
-from rbee_runtime.transfer import Load, Move, Store, Swap, Transfer
+from rbee_runtime.transfer import Move, Swap, Transfer
 from rbee_runtime.units import human_size
 
 _PAST = re.compile(r"past_key_values\.(\d+\.(?:key|value))")
@@ -39,6 +39,7 @@ class DynamicBackend:
         name: ``cpu``.
         slots: Sequences the cache holds.
         capacity: Positions of each slot.
+        snapshots: None: there are no states.
         blocks: None: in these regions, adding to a past means to lay it out anew.
         weight_bytes: Bytes of the weights.
         most_drafted: None: rows have one slot each.
@@ -46,6 +47,7 @@ class DynamicBackend:
 
     name = "cpu"
     blocks = 0
+    snapshots = None
     most_drafted = 0
 
     def __init__(self, artifact: Artifact, session: ort.InferenceSession, plan: CachePlan) -> None:
@@ -107,7 +109,7 @@ class DynamicBackend:
             case Move(one, other) | Swap(one, other):
                 for known in (self._region, self._held):
                     known[one], known[other] = known[other], known[one]
-            case Store() | Load():
+            case _:
                 raise ValueError("this cache has no blocks")
 
     def _run_row(self, slot: int, row: Row, logits: NDArray[np.float32]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -14,7 +14,7 @@ from rbee_runtime.backend.bound_step import BoundStep, bucket_of, buckets, first
 from rbee_runtime.backend.device_sampler import DeviceSampler
 from rbee_runtime.backend.session import GRAPH_OFF, Binding, open_session
 from rbee_runtime.cache import KvArena
-from rbee_runtime.device import CudaDevice, Device
+from rbee_runtime.device import Array, CudaDevice, Device
 from rbee_runtime.errors import InferenceFailed, OutOfMemory, RuntimeFault
 from rbee_runtime.memory import CachePlan
 from rbee_runtime.sampling import RowSampler, sample
@@ -46,6 +46,7 @@ class OnnxBackend:
         slots: Sequences the cache holds.
         capacity: Positions of each slot.
         blocks: Blocks kept beside the slots.
+        snapshots: Snapshots of states kept beside them; ``None`` where sequences have no states.
         weight_bytes: Bytes of the weights.
         cache_bytes: Bytes of the cache.
         most_drafted: Tokens drafted in a step at most.
@@ -86,15 +87,19 @@ class OnnxBackend:
             plan.blocks,
             chunk=plan.chunk,
             device=device,
+            snapshots=plan.snapshots or 0,
         )
         self.slots, self.capacity, self.blocks = plan.slots, plan.capacity, plan.blocks
+        self.snapshots = plan.snapshots
         self.cache_bytes = self._arena.nbytes
         self._manifest = manifest
         self._cache = plan.geometry
         inputs = {put.name for put in session.get_inputs()}
         self._shares_slots = "slots" in inputs
         self._takes_positions = "position_ids" in inputs
-        self.most_drafted = MOST_DRAFTED if self._shares_slots else 0
+        # What a guess has made of a state cannot be taken back.
+        can_draft = self._shares_slots and plan.geometry.state is None
+        self.most_drafted = MOST_DRAFTED if can_draft else 0
         most_rows = plan.slots + self.most_drafted
         self._logits = device.zeros((most_rows, manifest.shapes.vocab), "float32")
         self._on_gpu = device.name != "cpu"
@@ -203,6 +208,9 @@ class OnnxBackend:
 
     def _run_each(self) -> None:
         self._run(Step.of(0, 0, [0, 0]))
+        if self._cache.state is not None:
+            # What decodes goes on from position 1.
+            self._run(Step.of(0, 0, [0]))
         # Nothing that the CPU does is kept from one number of rows to another.
         for rows in self._buckets:
             # With a past: operators have kernels of their own for steps that decode.
@@ -239,6 +247,8 @@ class OnnxBackend:
             turns = [first_turn(self._manifest, row) for row in rows]
         bound.set(rows, slots, starts, turns)
         bound.run(tokens)
+        for slot, row in enumerate(step.rows, step.slot):
+            self._arena.settle(slot, row.end)
         return bound.rows
 
     def _graph(self, rows: int) -> int:
@@ -278,9 +288,15 @@ class OnnxBackend:
         if self._shares_slots:
             bound.bind_slots()
             first, count = 0, self.slots
-        for layer in range(cache.layers):
-            views = self._arena.rows(layer, first, count)
-            for kind, memory in zip(("key", "value"), views, strict=True):
-                binding.input(f"past_{kind}.{layer}", memory)
-                binding.output(f"present_{kind}.{layer}", memory)
+        for layer in (*cache.whole_layers, *cache.windowed_layers):
+            keys, values = self._arena.rows(layer, first, count)
+            self._extend(binding, layer, {"key": keys, "value": values})
+        for layer in cache.state.layers if cache.state else ():
+            self._extend(binding, layer, self._arena.states(layer, slot, bound.rows))
         return bound
+
+    def _extend(self, binding: Binding, layer: int, memory: Mapping[str, Array]) -> None:
+        """Have what a layer keeps be written where it is read."""
+        for kind, array in memory.items():
+            binding.input(f"past_{kind}.{layer}", array)
+            binding.output(f"present_{kind}.{layer}", array)

@@ -69,10 +69,15 @@ def open_backend(
     wish = CacheWish(slots, context, chunk, budget)
     # What only some artifacts run on is imported for those: a start is to be short.
     manifest = artifact.manifest
-    if manifest.shapes.experts is not None and name in ("cuda", "tensorrt"):
-        raise DeviceError(
-            f"{artifact.path}: mixtures of experts run on the CPU alone; leave --backend out"
-        )
+    if name in ("cuda", "tensorrt"):
+        for what, there in (
+            ("mixtures of experts", manifest.shapes.experts),
+            ("models with DeltaNets", manifest.cache.state),
+        ):
+            if there is not None:
+                raise DeviceError(
+                    f"{artifact.path}: {what} run on the CPU alone; leave --backend out"
+                )
     if manifest.target == "tensorrt":
         from rbee_runtime.backend.tensorrt_opening import open_standard
 

@@ -79,10 +79,12 @@ class TensorRtBackend:
         blocks: Blocks kept beside the slots.
         weight_bytes: Bytes of the weights on the GPU.
         cache_bytes: Bytes of the cache.
+        snapshots: None: there are no states.
         most_drafted: None: a step decodes one token of each slot.
     """
 
     most_drafted = 0
+    snapshots = None
 
     def __init__(
         self,

@@ -1,0 +1,137 @@
+"""The shape of what a cache holds, as a manifest tells it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from rbee_runtime.artifact.parts import Frozen, Sparse
+from rbee_runtime.transfer import BLOCK
+
+
+class StateGeometry(Frozen):
+    """Shape of what some layers keep of a sequence instead of keys and values, however long it is.
+
+    Per layer, ``float32[slots, taps - 1, channels]`` and ``float32[slots, heads, key_dim,
+    value_dim]``.
+
+    Attributes:
+        layers: Those layers.
+        channels: Width of what the layer convolves.
+        taps: Tokens that the convolution sees.
+        heads: Heads with a state each.
+        key_dim: Width of what is looked up in a state.
+        value_dim: Width of what is read.
+    """
+
+    layers: tuple[NonNegativeInt, ...]
+    channels: PositiveInt
+    taps: PositiveInt
+    heads: PositiveInt
+    key_dim: PositiveInt
+    value_dim: PositiveInt
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of what a layer keeps of a slot, by the names of a graph's inputs."""
+        return {
+            "conv": (self.taps - 1, self.channels),
+            "state": (self.heads, self.key_dim, self.value_dim),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a slot's, of all layers together."""
+        return 4 * len(self.layers) * sum(math.prod(shape) for shape in self.shapes.values())
+
+
+class CacheGeometry(Sparse):
+    """Shape of the KV cache: per layer, key and value of ``[slots, kv_heads, capacity, head_dim]``.
+
+    Attributes:
+        layers: The model's layers.
+        kv_heads: Key and value heads.
+        head_dim: Width of one head.
+        dtype: Element type.
+        window: Positions that the layers below attend to, their own included; the largest.
+        windowed_layers: Layers that attend to no more, and have inputs of their own for where
+            their cache begins.
+        state: What other layers keep in the place of keys and values.
+    """
+
+    layers: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    dtype: Literal["float32", "float16", "bfloat16"]
+    window: PositiveInt | None = None
+    windowed_layers: tuple[NonNegativeInt, ...] = ()
+    state: StateGeometry | None = None
+
+    OPTIONAL: ClassVar = ("state",)
+
+    @model_validator(mode="after")
+    def _states_belong_to_layers(self) -> Self:
+        if self.state is None:
+            return self
+        if self.windowed_layers:
+            raise ValueError("windowed_layers and state do not go together")
+        layers = set(self.state.layers)
+        if not 0 < len(layers) == len(self.state.layers) < self.layers:
+            raise ValueError("state.layers is not some of the layers")
+        if max(layers) >= self.layers:
+            raise ValueError("state.layers names a layer that is not there")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_belong_to_layers(self) -> Self:
+        if (self.window is None) != (not self.windowed_layers):
+            raise ValueError("window and windowed_layers come together")
+        if any(layer >= self.layers for layer in self.windowed_layers):
+            raise ValueError("windowed_layers names a layer that is not there")
+        return self
+
+    @property
+    def whole_layers(self) -> tuple[int, ...]:
+        """Layers that keep every position."""
+        others = {*self.windowed_layers, *(self.state.layers if self.state else ())}
+        return tuple(layer for layer in range(self.layers) if layer not in others)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one position of one slot takes, keys and values of every layer together."""
+        without = len(self.state.layers) if self.state else 0
+        return (self.layers - without) * self._layer_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes a slot takes besides, whatever it holds."""
+        return self.state.nbytes if self.state else 0
+
+    def window_capacity(self, capacity: int, chunk: int) -> int:
+        """Return the positions that layers with a window keep of a slot.
+
+        Besides the window they keep a block, for others that begin alike, and take a whole step.
+
+        Args:
+            capacity: Positions of the slot.
+            chunk: Tokens of a step at most.
+        """
+        return min(capacity, (self.window or 0) + 2 * BLOCK + max(chunk, BLOCK))
+
+    def slot_bytes(self, capacity: int, chunk: int) -> int:
+        """Return the bytes of a slot; see :meth:`window_capacity`."""
+        windowed = len(self.windowed_layers) * self.window_capacity(capacity, chunk)
+        positions = (len(self.whole_layers) * capacity + windowed) * self._layer_bytes
+        return positions + self.state_bytes
+
+    def block_bytes(self, positions: int) -> int:
+        """Return the bytes of some positions of every layer."""
+        return positions * self.bytes_per_token
+
+    @property
+    def _layer_bytes(self) -> int:
+        element = 4 if self.dtype == "float32" else 2
+        return 2 * self.kv_heads * self.head_dim * element
