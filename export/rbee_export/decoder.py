@@ -5,8 +5,16 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     embedding                            [vocab, hidden]
     layers.{i}.attention_norm            [hidden], where branches start with a norm
     layers.{i}.q, .k, .v                 [heads * head_dim, hidden], k and v with kv_heads
+    layers.{i}.q_gate                    [heads * head_dim, hidden], where the outcome is gated
     layers.{i}.q_norm, .k_norm           [head_dim], or the whole width of queries and of keys
     layers.{i}.o                         [hidden, heads * head_dim]
+    layers.{i}.delta_q, .delta_k         [key_heads * key_dim, hidden], where a layer has a DeltaNet
+    layers.{i}.delta_v, .delta_z         [value_heads * value_dim, hidden], values and their gate
+    layers.{i}.delta_b, .delta_a         [value_heads, hidden], for how much is written and kept
+    layers.{i}.delta_conv                [channels, 1, taps], of queries, keys and values
+    layers.{i}.delta_decay, .delta_step  [value_heads], below zero, and what ``a`` lacks
+    layers.{i}.delta_norm                [value_dim]
+    layers.{i}.delta_o                   [hidden, value_heads * value_dim]
     layers.{i}.attention_post_norm       [hidden], where branches end with a norm
     layers.{i}.mlp_norm                  [hidden]
     layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
@@ -29,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from rbee_export.checkpoint.config import Activation, DecoderConfig, Experts
+from rbee_export.checkpoint.config import Activation, DecoderConfig, DeltaNet, Experts
 
 V = TypeVar("V")
 
@@ -67,8 +75,33 @@ class Dialect(Protocol[V]):
         """
         ...
 
+    def delta_net(self, qkvz: V, x: V, layer: int, net: DeltaNet) -> V:
+        """Update the layer's state by each token and read it (Yang et al. 2024, arXiv:2412.06464).
+
+        Queries, keys and values go through a causal convolution of each channel and SiLU; queries
+        and keys are then brought to length 1, queries times ``key_dim ** -0.5`` besides. With
+        ``b`` and ``a`` what two small matrices make of ``x``, each head of values has ``keep =
+        exp(decay * softplus(a + step))``, ``write = sigmoid(b)`` and a state ``S`` of
+        ``[key_dim, value_dim]``, zero before the first token, and for each token
+
+            S = keep * S;  S = S + write * k (v - k S);  o = q S
+
+        The outcome is the RMS norm of each head's ``o``, times ``silu(z)``.
+
+        Args:
+            qkvz: Queries, keys, values and what gates them, side by side.
+            x: The tokens as the layer reads them, for ``b`` and ``a``.
+            layer: The layer.
+            net: Its dimensions.
+        """
+        ...
+
     def activation(self, x: V, kind: Activation) -> V:
         """Apply an activation function."""
+        ...
+
+    def open_gate(self, y: V, gate: V) -> V:
+        """Return ``y * sigmoid(gate)``."""
         ...
 
     def gated(
@@ -130,12 +163,26 @@ def build(ops: Dialect[V], c: DecoderConfig, progress: Callable[[int], None] | N
 
 
 def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
+    if c.delta_net is not None and layer in c.delta_net.layers:
+        return _delta_net(ops, c, c.delta_net, layer, x)
     at = f"layers.{layer}."
     rows = {at + "q": c.q_width, at + "k": c.kv_width, at + "v": c.kv_width}
     qkv = ops.linear(x, c.hidden, rows, bias=c.qkv_bias)
     norms = None if c.qk_norm == "none" else (at + "q_norm", at + "k_norm")
     attended = ops.attention(qkv, layer, norms)
+    if c.output_gate:
+        gate = ops.linear(x, c.hidden, {at + "q_gate": c.q_width}, bias=c.qkv_bias)
+        attended = ops.open_gate(attended, gate)
     return ops.linear(attended, c.q_width, {at + "o": c.hidden}, bias=c.o_bias)
+
+
+def _delta_net(ops: Dialect[V], c: DecoderConfig, net: DeltaNet, layer: int, x: V) -> V:
+    at = f"layers.{layer}.delta_"
+    keys, values = net.key_width, net.value_width
+    rows = {at + "q": keys, at + "k": keys, at + "v": values, at + "z": values}
+    qkvz = ops.linear(x, c.hidden, rows, bias=False)
+    read = ops.delta_net(qkvz, x, layer, net)
+    return ops.linear(read, values, {at + "o": c.hidden}, bias=False)
 
 
 def _mlp(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:

@@ -21,6 +21,10 @@ def check_decoder(name: str, c: DecoderConfig) -> None:
         UnsupportedModel: The attention operator does not do it.
     """
     sizes = [c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab]
+    if c.delta_net is not None:
+        if c.delta_net.taps < 2:
+            raise UnsupportedModel(f"{name}: a convolution of one token is not supported")
+        sizes += [c.delta_net.key_dim, c.delta_net.value_dim]
     if c.experts is not None:
         sizes += [c.experts.intermediate, c.experts.shared + 1]
     if min(*sizes, c.context_length) < 1:

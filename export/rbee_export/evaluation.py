@@ -190,8 +190,12 @@ def _inputs(graph: ir.Graph, artifact: Artifact, ids: Sequence[int]) -> Arrays:
         "nonpad_kv_seqlen": np.asarray([count], np.int64),
     }
     past = (1, cache.kv_heads, count, cache.head_dim)
+    held: dict[str, tuple[int, ...]] = {"key": past, "value": past}
+    if cache.state is not None:
+        held |= {kind: (1, *shape) for kind, shape in cache.state.shapes.items()}
     for value in graph.inputs:
         if value.const_value is None and value.name not in known and value.dtype is not None:
-            known[str(value.name)] = np.zeros(past, value.dtype.numpy())
+            kind = str(value.name).removeprefix("past_").partition(".")[0]
+            known[str(value.name)] = np.zeros(held[kind], value.dtype.numpy())
     names = [str(value.name) for value in graph.inputs if value.const_value is None]
     return {name: known[name] for name in names}

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from rbee_export.calibration import calibration_ids
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
+from rbee_export.checkpoint.config import DeltaNet
 from rbee_export.decoder import build
 from rbee_export.decoder_limits import check_decoder
 from rbee_export.dialect import (
@@ -44,6 +45,7 @@ from rbee_runtime.artifact import (
     Manifest,
     Shapes,
     Source,
+    StateGeometry,
 )
 
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
@@ -122,6 +124,7 @@ def export(
         engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
         manifest = Manifest(
+            format_version=6 if config.delta_net is None else 7,
             exporter=EXPORTER,
             source=Source(format=checkpoint.format, name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
@@ -136,6 +139,7 @@ def export(
                 dtype=_CACHE[dtype],
                 window=None if standard else config.window,
                 windowed_layers=() if standard else config.windowed_layers,
+                state=None if config.delta_net is None else _state(config.delta_net),
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
@@ -249,6 +253,17 @@ def reference(name: str) -> str:
     """Make a model reference of a checkpoint's name, in the characters the contract allows."""
     stem = name.removesuffix(".gguf")
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
+
+
+def _state(net: DeltaNet) -> StateGeometry:
+    return StateGeometry(
+        layers=tuple(sorted(net.layers)),
+        channels=net.channels,
+        taps=net.taps,
+        heads=net.value_heads,
+        key_dim=net.key_dim,
+        value_dim=net.value_dim,
+    )
 
 
 def _shapes(c: DecoderConfig) -> Shapes:

@@ -76,15 +76,19 @@ class Options:
 
         Raises:
             ExportError: ``gguf`` was asked of a checkpoint without quantised blocks, ``fp32`` for
-                CUDA, or anything that is for GPUs of a mixture of experts.
+                CUDA, or anything that is for GPUs of a model that runs on the CPU alone.
         """
         if self.precision == "fp32" and self.target == "cuda":
             raise ExportError(
                 f"{checkpoint.name}: attention on CUDA has no fp32 kernel; "
                 "use --precision fp16 or bf16, or leave --target out"
             )
-        if checkpoint.config.experts is not None:
-            self._check_experts(checkpoint)
+        for what, there in (
+            ("mixtures of experts", checkpoint.config.experts),
+            ("models with DeltaNets", checkpoint.config.delta_net),
+        ):
+            if there is not None:
+                self._require_cpu(checkpoint, what)
         if self.precision == "auto":
             return "gguf" if checkpoint.quantized else "int8"
         if self.precision == "gguf" and not checkpoint.quantized:
@@ -96,11 +100,11 @@ class Options:
             return "bf16"
         return self.precision
 
-    def _check_experts(self, checkpoint: Checkpoint) -> None:
+    def _require_cpu(self, checkpoint: Checkpoint, what: str) -> None:
         if self.target == "cpu" and self.precision not in ("fp16", "bf16"):
             return
         raise ExportError(
-            f"{checkpoint.name}: mixtures of experts run on the CPU alone; leave --target out and "
+            f"{checkpoint.name}: {what} run on the CPU alone; leave --target out and "
             "use --precision int8, int4, gguf or fp32"
         )
 

@@ -111,7 +111,8 @@ def _generates(manifest: Manifest, *, half_cache: bool) -> dict[str, str]:
         **_experts(shapes),
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
         "cache": f"{human_size(cache.bytes_per_token)} a token, {cache.dtype}"
-        + ("; half of that where the native kernels run" if half_cache else ""),
+        + ("; half of that where the native kernels run" if half_cache else "")
+        + (f"; {human_size(cache.state_bytes)} a sequence besides" if cache.state else ""),
     }
 
 

@@ -77,6 +77,17 @@ class Weights:
         self._note(name, tensor, values)
         return values
 
+    def filters(self, name: str, channels: int, taps: int) -> NDArray[np.float32]:
+        """Return the weights of a convolution of each channel, ``float32[channels, 1, taps]``.
+
+        Raises:
+            CheckpointError: They are missing or of another shape.
+        """
+        tensor = self._tensor(name, (channels, 1, taps))
+        values = tensor.dense()
+        self._note(name, tensor, values)
+        return values
+
     def dense(self, name: str, rows: int, columns: int) -> NDArray[np.float32]:
         """Return what a weight stands for in the checkpoint, ``float32[rows, columns]``.
 

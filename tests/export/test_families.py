@@ -109,7 +109,11 @@ def test_parity(
 
 @pytest.mark.parametrize("chunk", [1, 37, LONG])
 @pytest.mark.parametrize(
-    "name", ["mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"]
+    "name",
+    [
+        *("mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"),
+        "qwen3-next-dense",
+    ],
 )
 def test_chunks_of_any_size_make_the_same_prompt(
     name: str, chunk: int, make_family: MakeFamily, make_artifact: MakeArtifact
@@ -223,7 +227,10 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
         sparse += ["shared_gate", "shared_up", "shared_down"]
     for i in range(config.layers):
         mlp = sparse if config.experts and i in config.experts.layers else plain
-        names += [f"layers.{i}.{part}" for part in ("q", "k", "v", "o", *mlp)]
+        mixer = ["q", "k", "v", "o", *(["q_gate"] if config.output_gate else [])]
+        if config.delta_net and i in config.delta_net.layers:
+            mixer = [f"delta_{part}" for part in "qkvzo"]
+        names += [f"layers.{i}.{part}" for part in (*mixer, *mlp)]
     blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
     held = set()
     for name in names:
@@ -233,8 +240,10 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
             for expert, part in enumerate(np.split(values, place.experts or 1)):
                 own = place.name.format(expert)
                 whole = stored[own][expert] if stored[own].ndim == 3 else stored[own]
-                rows = np.arange(len(whole))[place.rows or slice(None)]
-                whole[rows if place.order is None else rows[place.order]] = part
+                heads = whole.reshape(-1, place.group or len(whole), whole.shape[-1])
+                rows = np.arange(heads.shape[1])[place.rows or slice(None)]
+                rows = rows if place.order is None else rows[place.order]
+                heads[:, rows] = np.stack(np.split(part, len(heads)))
                 held.add(own)
     return {name: stored[name] for name in held}
 
@@ -245,7 +254,7 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
         pytest.param(name, precision, id=f"{name}-safetensors-{precision}")
         for name, family in FAMILIES.items()
         for precision in COSTS
-        if precision in family.precisions and not (family.experts and precision == "fp16")
+        if precision in family.precisions and (family.for_gpus or precision != "fp16")
     ],
 )
 def test_fidelity(

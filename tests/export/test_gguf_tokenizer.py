@@ -145,6 +145,8 @@ def test_byte_level_decoding_restores_the_text(pre: str, text: str) -> None:
         ("smollm", "it's 1234  x", ["it", "'s", " ", "1", "2", "3", "4", " ", " x"]),
         ("llama-bpe", "IT'S 1234  x\n\n y", ["IT", "'S", " ", "123", "4", " ", " x", "\n\n", " y"]),
         ("qwen2", "IT'S 1234", ["IT", "'S", " ", "1", "2", "3", "4"]),
+        ("qwen2", "नमस्ते!", ["नमस", "्त", "े!"]),
+        ("qwen35", "नमस्ते! IT'S 12\n", ["नमस्ते", "!", " IT", "'S", " ", "1", "2", "\n"]),
         ("seed-coder", "it's 12!?\n x", ["it", "'s", " ", "1", "2", "!?", "\n", " x"]),
         ("tekken", "HelloWorld it's a//b", ["Hello", "World", " it", "'s", " a", "//", "b"]),
         ("tekken", "a.\n/b", ["a", ".\n/", "b"]),

@@ -67,7 +67,17 @@ def engine_of(artifact: Path, **options: Any) -> Iterator[Engine]:
 
 @pytest.mark.parametrize(
     "family",
-    ["llama", "mistral", "gemma2", "gemma3", "phi3-longrope", "qwen3", "phi", "qwen2-moe"],
+    [
+        "llama",
+        "mistral",
+        "gemma2",
+        "gemma3",
+        "phi3-longrope",
+        "qwen3",
+        "phi",
+        "qwen2-moe",
+        "qwen3-next",
+    ],
 )
 def test_company_changes_nothing(
     family: str, make_family: MakeFamily, make_artifact: MakeArtifact

@@ -60,8 +60,13 @@ class Family:
 
     @property
     def experts(self) -> bool:
-        """Whether its layers have experts, which run on CPUs alone."""
+        """Whether its layers have experts."""
         return not {"num_experts", "num_local_experts"}.isdisjoint(self.config)
+
+    @property
+    def for_gpus(self) -> bool:
+        """Whether it may be compiled for GPUs: experts and DeltaNets run on CPUs alone."""
+        return not (self.experts or self.model_type == "qwen3_next")
 
 
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}

@@ -66,6 +66,16 @@ PHI3_MINI_4: Mapping[str, Any] = {
     "initializer_range": 0.15,
 }
 
+DELTA_NET: Mapping[str, Any] = {
+    "num_hidden_layers": 4,
+    "head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 32,
+    # What little the first tokens read is brought to length 1, with what was rounded of it.
+    "initializer_range": 0.1,
+}
 
 FAMILIES: Mapping[str, Family] = {
     "llama": checked("llama"),
@@ -237,11 +247,31 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "olmo2-grouped": Family("olmo2", off=QK_NORM),
+    "qwen3-next": Family(
+        "qwen3_next",
+        {
+            **DELTA_NET,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+        },
+        {
+            **QK_NORM,
+            "partial rotary": settings(partial_rotary_factor=1.0),
+            "decay": zeroed("A_log"),
+            "step": zeroed("dt_bias"),
+            "shared expert": zeroed(r"shared_expert\.down_proj"),
+            "sum of weights": settings(norm_topk_prob=False),
+        },
+        left_out=("layer_types",),
+    ),
+    "qwen3-next-dense": Family("qwen3_next", {**DELTA_NET, "mlp_only_layers": [0, 1, 2, 3]}),
     **BRIEF_FAMILIES,
 }
 """Every family and what its members differ in, by the name tests show."""
 
 FOR_GPUS: Mapping[str, Family] = {
-    name: family for name, family in FAMILIES.items() if not family.experts
+    name: family for name, family in FAMILIES.items() if family.for_gpus
 }
 """Those that may be compiled for GPUs."""

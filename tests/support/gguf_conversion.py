@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from .gguf_delta_nets import Cut
 from .gguf_experts import stacked, unstacked
 from .gguf_metadata import metadata, rope_tensors
 from .tiny_tokenizer import tokenizer_metadata
@@ -54,6 +55,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen3_moe": "qwen3moe",
     "olmoe": "olmoe",
     "granitemoe": "granitemoe",
+    "qwen3_next": "qwen3next",
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
@@ -94,6 +96,14 @@ def save_gguf(
     config = json.loads((checkpoint / "config.json").read_text())
     config |= config.get("text_config", {})
     architecture = ARCHITECTURES[config["model_type"]]
+    if (
+        architecture == "qwen3next"
+        and len(config["mlp_only_layers"]) == config["num_hidden_layers"]
+    ):
+        # Only Qwen3.5 has none with experts.
+        architecture = "qwen35"
+        del config["num_experts"]
+    cut = Cut(architecture, config)
     writer = gguf.GGUFWriter(file, architecture)
     chosen_fields = {**metadata(architecture, config), **tokenizer_metadata(), **(fields or {})}
     for key, value in chosen_fields.items():
@@ -101,12 +111,16 @@ def save_gguf(
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(known[architecture], config["num_hidden_layers"])
     stands_for: dict[str, Floats] = {}
-    for name, weight, parts in stacked(load_file(checkpoint / "model.safetensors")):
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, weight, parts in _all_parts(
+        weights, cut if "linear_key_head_dim" in config else None
+    ):
         if any(part in name for part in ("vision_tower", "visual.", "multi_modal_projector")):
             continue
         stored = names.get_name(plain_name(name), (".weight", ".bias"))
         assert stored is not None, name
-        chosen = "F32" if weight.ndim == 1 or ".ffn_gate_inp" in stored else kind
+        small = (".ffn_gate_inp", ".ssm_conv1d")
+        chosen = "F32" if weight.ndim == 1 or any(one in stored for one in small) else kind
         if stored in LM_TOP:
             chosen = embedding_kind
         element = gguf.GGMLQuantizationType[(kinds or {}).get(stored, chosen)]
@@ -114,7 +128,11 @@ def save_gguf(
         raw = _encode(change(weight), element)
         writer.add_tensor(stored, raw, raw_dtype=element)
         values = undo(gguf.dequantize(raw, element).astype(np.float32))
-        stands_for |= unstacked(parts, values.reshape(weight.shape), stands_for)
+        values = values.reshape(weight.shape)
+        if "linear_key_head_dim" in config and len(parts) == 1:
+            values = cut.whole(parts[0], values)
+        stands_for |= unstacked(parts, values, stands_for)
+    cut.together(stands_for)
     extra = rope_tensors(architecture, config)
     if rope_divisors is not None:
         extra["rope_freqs"] = rope_divisors
@@ -125,6 +143,18 @@ def save_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return stands_for
+
+
+def _all_parts(
+    weights: Mapping[str, Floats], cut: Cut | None
+) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
+    """Yield every tensor to write: a name of its own, its values, and whose they are."""
+    for name, weight, parts in stacked(weights):
+        if cut is None or len(parts) > 1:
+            yield name, weight, parts
+            continue
+        for own, values, part in cut.parts(name, weight):
+            yield own, values, (part,)
 
 
 def plain_name(name: str) -> str:

@@ -60,8 +60,8 @@ def metadata(architecture: str, c: Mapping[str, object]) -> dict[str, object]:
     if count is None:
         return {}
     keys = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"]}
-    if architecture in ("qwen2moe", "qwen3moe"):
+    if architecture in ("qwen2moe", "qwen3moe", "qwen3next", "qwen35moe"):
         keys["expert_feed_forward_length"] = c["moe_intermediate_size"]
-    if architecture == "qwen2moe":
+    if architecture in ("qwen2moe", "qwen3next", "qwen35moe"):
         keys["expert_shared_feed_forward_length"] = c["shared_expert_intermediate_size"]
     return keys

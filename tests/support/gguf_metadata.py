@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 
+from .gguf_delta_nets import metadata as delta_metadata
 from .gguf_experts import metadata as expert_metadata
 
 LAYER_NORMS: Mapping[str, str] = {
@@ -99,6 +100,7 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["residual_scale"] = float(c["residual_multiplier"])
         keys["logit_scale"] = float(c["logits_scaling"])
     keys |= expert_metadata(architecture, c)
+    keys |= delta_metadata(architecture, c)
     return {
         "general.type": "model",
         "general.name": "tiny",

@@ -15,6 +15,9 @@ from .family_table import BASE, FAMILIES
 from .more_families import know_more_families
 from .tiny_tokenizer import SPECIALS, save_tokenizer
 
+OFFSET_NORMS = ("gemma", "nemotron", "qwen3_next")
+"""Types of models whose norms have weights that are stored less 1."""
+
 __all__ = [
     "FAMILIES",
     "in_newer_form",
@@ -80,7 +83,8 @@ def save_checkpoint(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
-                neutral = 0.0 if model_type.startswith(("gemma", "nemotron")) else 1.0
+                offset = model_type.startswith(OFFSET_NORMS) and "linear_attn" not in name
+                neutral = 0.0 if offset else 1.0
                 weight.uniform_(neutral - 0.5, neutral + 0.5)
             elif name.endswith("bias"):
                 weight.uniform_(-0.5, 0.5)

@@ -48,6 +48,45 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """Linear attention in the place of some layers' attention: a state, no keys and values.
+
+    Attributes:
+        key_heads: Heads of queries, and of keys.
+        value_heads: Heads of values, each with a state; ``key_heads`` divides them.
+        key_dim: Width of a query's head and of a key's.
+        value_dim: Width of a value's head.
+        taps: Tokens that the convolution before it sees, each one's own included.
+        layers: Layers that have it; the others attend.
+        tiled: Head h of values has the keys of head h modulo ``key_heads``, not those that its
+            neighbours have.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+    layers: frozenset[int]
+    tiled: bool = False
+
+    @property
+    def key_width(self) -> int:
+        """Width of all heads of queries, and of keys."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def value_width(self) -> int:
+        """Width of all heads of values."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def channels(self) -> int:
+        """Width of queries, keys and values side by side: what is convolved."""
+        return 2 * self.key_width + self.value_width
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """What the decoder definition needs to know besides the weights.
 
@@ -62,7 +101,7 @@ class DecoderConfig:
         vocab: Rows of the embedding.
         context_length: Positions the model was made for.
         norm_epsilon: Added to the mean square (or variance) inside normalisation.
-        attention: How each layer attends, ``layers`` of them.
+        attention: How each layer attends, ``layers`` of them, be it that it does.
         tied_embedding: The output projection is the embedding.
         norm: RMS norms, or layer norms.
         norm_bias: Layer norms have biases.
@@ -85,7 +124,9 @@ class DecoderConfig:
         attention_cap: Soft cap ``cap * tanh(x / cap)`` on scaled query-key products.
         logits_cap: Soft cap on the logits.
         causal: A token sees none that comes later.
+        output_gate: What a layer attended to is let through by the sigmoid of a projection.
         experts: Those of its layers that have some; ``None`` where none has.
+        delta_net: What some layers have instead of attention; ``None`` where all attend.
         overflows_fp16: Its activations grow beyond what a 16-bit float of 5 exponent bits holds; it
             was trained in ``bfloat16``.
     """
@@ -123,7 +164,9 @@ class DecoderConfig:
     attention_cap: float | None = None
     logits_cap: float | None = None
     causal: bool = True
+    output_gate: bool = False
     experts: Experts | None = None
+    delta_net: DeltaNet | None = None
     overflows_fp16: bool = False
 
     @property

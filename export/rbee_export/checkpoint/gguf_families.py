@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.gguf_delta_net import with_delta_net
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
@@ -225,6 +226,14 @@ def _olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return replace(c, qk_norm="whole")
 
 
+def _qwen3_next(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return with_delta_net(c, number, tiled=False)
+
+
+def _qwen3_5(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    return with_delta_net(c, number, tiled=True)
+
+
 _MIXTRAL = Architecture("mixtral", _plain, pairs_together=True, normalized=True)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -258,6 +267,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
         "olmoe": Architecture("olmoe", _olmoe, normalized=False),
         "granitemoe": Architecture("granitemoe", _granite, pairs_together=True, normalized=True),
+        "qwen3next": Architecture("qwen3_next", _qwen3_next, normalized=True, shared=True),
+        "qwen35": Architecture("qwen3_5", _qwen3_5),
+        "qwen35moe": Architecture("qwen3_5_moe", _qwen3_5, normalized=True, shared=True),
     }
 )
 """What ``general.architecture`` may be, and what it means."""

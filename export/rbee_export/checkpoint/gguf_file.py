@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_header import StoredTensor
@@ -14,6 +16,7 @@ from rbee_export.checkpoint.gguf_layout import locate, read_config
 from rbee_export.checkpoint.gguf_parts import open_parts
 from rbee_export.checkpoint.gguf_tensor import DENSE_KINDS, QUANTIZED_KINDS, GgufTensor
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
+from rbee_export.checkpoint.layout import Stored
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 
@@ -80,17 +83,32 @@ class GgufCheckpoint:
                 data = data[:, place.rows]
             rows = data.shape[0] * data.shape[1]
             shape, data = (rows, shape[2]), data.reshape(rows, -1)
+        elif place.group is not None:
+            return self._of_heads(place, stored)
         elif place.rows is not None:
             whole = range(*place.rows.indices(shape[0]))
             shape, data = (len(whole), *shape[1:]), data[place.rows]
         if name.endswith(".shared_router") and len(shape) == 1:
             shape = (1, *shape)  # some converters write it as a vector
+        if name.endswith(".delta_conv") and len(shape) == 2:
+            shape = (shape[0], 1, shape[1])
         order = place.order
         if order is not None and len(order) != shape[0]:
             order = None  # its shape contradicts the configuration, which will be found out
         if order is not None and len(shape) == 1:  # a bias: its elements are what has an order
             data, order = data.reshape(shape[0], -1)[order].reshape(-1), None
         return GgufTensor(shape, stored.tensor_type, data, order)
+
+    def _of_heads(self, place: Stored, stored: StoredTensor) -> GgufTensor:
+        """Return the rows of a weight in each part of a tensor that it shares."""
+        shape, group, rows = stored.shape[::-1], place.group or 1, place.rows or slice(None)
+        if len(shape) != 2 or shape[0] % group:
+            raise CheckpointError(
+                f"{self.path}: tensor {place.name} does not fall into heads of {group} rows"
+            )
+        firsts = np.arange(0, shape[0], group)[:, None]
+        order = (firsts + np.arange(*rows.indices(group))).reshape(-1)
+        return GgufTensor((len(order), shape[1]), stored.tensor_type, stored.data, order)
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer embedded in the metadata."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.gguf_delta_net import locate_beside
 from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
 from rbee_export.checkpoint.gguf_experts import with_experts
 from rbee_export.checkpoint.gguf_families import (
@@ -75,10 +76,12 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}
     number = Numbers(str(path), own, prefix)
-    if number.maybe("nextn_predict_layers"):
-        raise UnsupportedModel(f"{path}: {prefix}nextn_predict_layers is not supported")
     architecture = architecture_of(name, number)
-    layers, heads = number.layers("block_count"), number.whole("attention.head_count")
+    # Layers that predict several tokens at once come last, and are left out.
+    layers = number.layers("block_count") - number.whole("nextn_predict_layers", 0)
+    if not 0 < layers <= number.layers("block_count"):
+        raise CheckpointError(f"{path}: {prefix}nextn_predict_layers is not some of the layers")
+    heads = number.whole("attention.head_count")
     hidden = number.whole("embedding_length")
     head_dim = number.whole("attention.key_length", hidden // max(heads, 1))
     if number.whole("attention.value_length", head_dim) != head_dim:
@@ -86,13 +89,14 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{path}: tensor token_embd.weight is missing or no matrix")
+    narrow = number.whole("expert_feed_forward_length", 0)
     epsilon = number.maybe("attention.layer_norm_rms_epsilon")
     rope = _rope(path, number, tensors, head_dim)
     plain = DecoderConfig(
         family=architecture.family,
         layers=layers,
         hidden=hidden,
-        intermediate=number.whole("feed_forward_length"),
+        intermediate=number.whole("feed_forward_length", narrow or None),
         heads=heads,
         kv_heads=number.whole("attention.head_count_kv", heads),
         head_dim=head_dim,
@@ -124,6 +128,10 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     if layer is None:
         return Stored(f"{_OUTER[short]}.{suffix}")
     at = f"blk.{layer}."
+    if c.delta_net is not None:
+        place = locate_beside(at, short, c, c.delta_net, stored)
+        if place is not None:
+            return place
     order = rotary_order(short, c) if c.family in PAIRS_TOGETHER else None
     if short in ("q", "k", "v") and f"{at}attn_qkv.{suffix}" in stored:
         return Stored(f"{at}attn_qkv.{suffix}", rows_of(short, c), order)

@@ -55,6 +55,10 @@ _CAPITALS = r"[^\r\n\p{L}\p{N}]?" + f"{_UPPER}+{_LOWER}*"
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3_WORDS = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n]*|{_SPACES}"
 _QWEN2_WORDS = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_SIGNS}[\r\n]*|{_SPACES}"
+_MARKED_LETTERS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+_QWEN35_WORDS = (
+    rf"{_CONTRACTIONS}|{_MARKED_LETTERS}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
 _TEKKEN_WORDS = rf"{_CAPITALISED}|{_CAPITALS}|\p{{N}}|{_SIGNS}[\r\n/]*|{_SPACES}"
 _GPT4O_WORDS = (
     rf"{_CAPITALISED}{_CONTRACTIONS}?|{_CAPITALS}{_CONTRACTIONS}?"
@@ -124,6 +128,7 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
         "chatglm-bpe": _DBRX,
         "tekken": _TEKKEN,
         "qwen2": _QWEN2,
+        "qwen35": Splitting((_QWEN35_WORDS,), nfc=True),
         "stablelm2": Splitting((_QWEN2_WORDS,)),
         "seed-coder": _SEED_CODER,
         "gpt-4o": _GPT4O,

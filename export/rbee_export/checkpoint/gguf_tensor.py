@@ -120,8 +120,11 @@ class GgufTensor:
     def _parts(self, values: int = AT_ONCE) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
         """Return ranges of rows with their bytes, ``uint8[rows, bytes]``."""
         *outer, columns = self.shape
-        stored = self.data.view(np.uint8).reshape(math.prod(outer), -1)
-        for part in row_ranges(len(stored), columns, values):
+        rows = math.prod(outer)
+        stored = self.data.view(np.uint8).reshape(
+            rows if self.order is None else len(self.data), -1
+        )
+        for part in row_ranges(rows, columns, values):
             yield part, stored[part] if self.order is None else stored[self.order[part]]
 
 

@@ -37,6 +37,13 @@ QWEN: Mapping[str, str] = MappingProxyType(
         "shared_router": "mlp.shared_expert_gate",
     }
 )
+QWEN_STACKED: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("expert_gate", "expert_up"), "mlp.experts.gate_up_proj"),
+        "expert_down": "mlp.experts.down_proj",
+    }
+)
+"""Names without ``.weight`` of what later checkpoints may have instead: all experts in one."""
 GRANITE: Mapping[str, str] = MappingProxyType(
     {
         "router": "block_sparse_moe.router.layer",

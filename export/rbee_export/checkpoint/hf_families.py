@@ -9,6 +9,7 @@ from types import MappingProxyType
 from rbee_export.checkpoint import hf_knobs as knobs
 from rbee_export.checkpoint import hf_layer_norms as layer_norms
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.hf_delta_net import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT, with_delta_net
 from rbee_export.checkpoint.hf_experts import GRANITE, MIXTRAL, QWEN
 from rbee_export.checkpoint.numbers import Numbers
 
@@ -108,6 +109,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_moe": Family(knobs.qwen3_moe, QWEN),
         "olmoe": Family(knobs.olmoe, QWEN),
         "granitemoe": Family(knobs.granite_moe, GRANITE),
+        "qwen3_next": Family(knobs.qwen3_next, QWEN3_NEXT, norm_offset=1.0, rotary_share=0.25),
+        "qwen3_5_text": Family(with_delta_net, QWEN3_5, norm_offset=1.0, rotary_share=0.25),
+        "qwen3_5_moe_text": Family(
+            knobs.qwen3_next, QWEN3_5_MOE, norm_offset=1.0, rotary_share=0.25
+        ),
     }
 )
 """What ``model_type`` may be, and what it means."""

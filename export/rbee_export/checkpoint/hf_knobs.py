@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.hf_delta_net import with_delta_net
 from rbee_export.checkpoint.hf_experts import with_experts, with_narrow_experts, without_clipping
 from rbee_export.checkpoint.hf_rope import read_rope
 from rbee_export.checkpoint.hf_windows import (
@@ -248,3 +249,12 @@ def olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 def granite_moe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     """All layers have experts; everything is scaled."""
     return with_experts(granite(c, number), number)
+
+
+def qwen3_next(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Three of four layers have DeltaNets; most have experts, and one that every token gets."""
+    c = with_delta_net(c, number)
+    if number.settings.get("num_experts") == 0:
+        return c
+    known = {"norm_topk_prob": True, **number.settings}
+    return with_narrow_experts(c, replace(number, settings=known), shared=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rbee_export.checkpoint.config import Attention, DecoderConfig
-from rbee_export.checkpoint.hf_experts import GRANITE
+from rbee_export.checkpoint.hf_delta_net import OF_HEADS, PARAMETERS
+from rbee_export.checkpoint.hf_experts import GRANITE, QWEN_STACKED
 from rbee_export.checkpoint.hf_families import FAMILIES, FUSED
 from rbee_export.checkpoint.hf_rope import read_rope
-from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
+from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, rows_of_heads, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
@@ -27,7 +28,7 @@ _INNER = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-_SHARED = {*FUSED.values(), GRANITE["expert_gate"]}
+_SHARED = {*FUSED.values(), GRANITE["expert_gate"], QWEN_STACKED["expert_gate"]}
 _OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 _STEMS = ("model.", "language_model.model.", "model.language_model.")
 """What names begin with; the longer ones where a vision model stands beside the decoder."""
@@ -35,7 +36,10 @@ _STEMS = ("model.", "language_model.model.", "model.language_model.")
 _WRAPPERS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "vocab_size": 262208},
     "mistral3": {"model_type": "mistral"},
-    **{kind: {"model_type": f"{kind}_text"} for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
+    **{
+        kind: {"model_type": f"{kind}_text"}
+        for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
+    },
 }
 """Types with a decoder beside a vision model, and what its ``text_config`` may leave out."""
 
@@ -63,6 +67,7 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
     layers = number.layers("num_hidden_layers")
     head_dim = number.whole("head_dim", hidden // max(heads, 1))
     context_length = number.whole("max_position_embeddings", 2048)
+    narrow = number.whole("moe_intermediate_size", 0)
     rope = read_rope(
         file,
         settings,
@@ -75,7 +80,7 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
         family=kind.removesuffix("_text"),
         layers=layers,
         hidden=hidden,
-        intermediate=number.whole("intermediate_size"),
+        intermediate=number.whole("intermediate_size", narrow or None),
         heads=heads,
         kv_heads=number.whole("num_key_value_heads", heads),
         head_dim=head_dim,
@@ -110,7 +115,8 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     family = FAMILIES.get(c.family) or FAMILIES[f"{c.family}_text"]
     layer, short, suffix = split_name(name)
     stem = next((s for s in _STEMS if f"{s}embed_tokens.weight" in stored), _STEMS[0])
-    add = family.norm_offset if short.endswith("norm") and suffix == "weight" else 0.0
+    offset = short.endswith("norm") and short != "delta_norm" and suffix == "weight"
+    add = family.norm_offset if offset else 0.0
     if layer is None:
         final = family.names.get("final_norm", "norm")
         outer = {
@@ -119,8 +125,18 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
             "lm_head": "language_model.lm_head" if stem == _STEMS[1] else "lm_head",
         }
         return Stored(f"{outer[short]}.{suffix}", add=add)
-    inner = {**_INNER, **family.names}[short]
+    inner, parameters = {**_INNER, **family.names}[short], PARAMETERS
+    if f"{stem}layers.{layer}.{QWEN_STACKED.get(short)}" in stored:
+        inner = QWEN_STACKED[short]
+        parameters |= {inner}
     rows = rows_of(short, c) if inner in _SHARED else None
+    group = None
+    if c.delta_net is not None and inner in OF_HEADS:
+        rows, group = rows_of_heads(OF_HEADS[inner], short, c, c.delta_net)
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
+    name = f"{stem}layers.{layer}.{inner}"
+    if inner not in parameters:
+        name = f"{name}.{suffix}"
+    logarithm = short == "delta_decay"
     order = rotary_order(short, c) if family.pairs_together else None
-    return Stored(f"{stem}layers.{layer}.{inner}.{suffix}", rows, order, add, experts)
+    return Stored(name, rows, order, add, experts, logarithm, group)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
 from rbee_export.errors import CheckpointError
+
+OfHeads = Literal["q", "qkvz", "qkv", "ba"]
+"""What a tensor has of each head, of a DeltaNet or, with its gate, of queries."""
 
 _LAYER_NAME = re.compile(r"layers\.(\d+)\.(\w+)")
 
@@ -27,6 +32,9 @@ class Stored:
         add: What has to be added to its values.
         experts: How many experts it has rows of, ``rows`` of each: in tensors numbered from 0, or
             in one that has a dimension more.
+        logarithm: The negative of its values' exponential is what counts.
+        group: Rows of each of the parts into which the tensor falls, those of heads, of every one
+            of which ``rows`` are taken; ``None`` where it is one.
     """
 
     name: str
@@ -34,6 +42,8 @@ class Stored:
     order: NDArray[np.intp] | None = None
     add: float = 0.0
     experts: int | None = None
+    logarithm: bool = False
+    group: int | None = None
 
     def check_stack(self, path: Path, shape: Sequence[int]) -> None:
         """Raise a ``CheckpointError`` unless the shape is ``[experts, rows, columns]``."""
@@ -67,6 +77,36 @@ def rows_of(name: str, c: DecoderConfig) -> slice:
         "expert_gate": slice(0, narrow),
         "expert_up": slice(narrow, 2 * narrow),
     }[name]
+
+
+def rows_of_heads(kind: OfHeads, name: str, c: DecoderConfig, net: DeltaNet) -> tuple[slice, int]:
+    """Return the rows of a weight in each part of a tensor of several, and how many a part has.
+
+    A part is a head of queries, or one of keys with the heads of values that share it; or all of
+    them, where queries, keys and values stand one after another.
+
+    Args:
+        kind: What the tensor has.
+        name: The weight's short name.
+        c: The model's configuration.
+        net: Its DeltaNets.
+    """
+    shared = net.value_heads // net.key_heads
+    values = shared * net.value_dim
+    sizes = {
+        "q": {"q": c.head_dim, "q_gate": c.head_dim},
+        "qkvz": {
+            **{"delta_q": net.key_dim, "delta_k": net.key_dim},
+            **{"delta_v": values, "delta_z": values},
+        },
+        "qkv": {
+            **{"delta_q": net.key_width, "delta_k": net.key_width},
+            "delta_v": net.value_width,
+        },
+        "ba": {"delta_b": shared, "delta_a": shared},
+    }[kind]
+    ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
+    return slice(ends[name] - sizes[name], ends[name]), sum(sizes.values())
 
 
 def halves_order(heads: int, head_dim: int, rotated: int) -> NDArray[np.intp]:

@@ -117,9 +117,11 @@ class SafetensorsCheckpoint:
     def tensor(self, name: str) -> DenseTensor | StackedTensor:
         """Return the weight with this canonical name."""
         place = locate(name, self.config, self.shards)
-        if place.experts is None:
-            return read_tensor(self.path, self.shards, place)
-        return StackedTensor(read_experts(self.path, self.shards, place))
+        if place.experts is not None:
+            return StackedTensor(read_experts(self.path, self.shards, place))
+        if place.group is not None:
+            return StackedTensor(read_groups(self.path, self.shards, place))
+        return read_tensor(self.path, self.shards, place)
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -163,6 +165,30 @@ def read_experts(path: Path, shards: Mapping[str, Path], place: Stored) -> Seque
             )
         tensors.append(tensor)
     return tensors
+
+
+def read_groups(path: Path, shards: Mapping[str, Path], place: Stored) -> Sequence[DenseTensor]:
+    """Return the rows of a weight in each part of a tensor that it shares, still on disk.
+
+    Args:
+        path: The directory.
+        shards: The file of each tensor.
+        place: Where they are.
+
+    Raises:
+        CheckpointError: There is no such tensor, or it does not fall into such parts.
+        UnsupportedModel: It is stored in a type this exporter does not read.
+    """
+    whole = read_tensor(path, shards, replace(place, rows=None))
+    group, rows = place.group or 1, place.rows or slice(None)
+    count, rest = divmod(whole.shape[0] if whole.shape else 0, group)
+    if rest or not count:
+        raise CheckpointError(
+            f"{path}: tensor {place.name} has shape {list(whole.shape)}, which does not fall into "
+            f"heads of {group} rows"
+        )
+    start, stop, _ = rows.indices(group)
+    return [whole.part(slice(i * group + start, i * group + stop)) for i in range(count)]
 
 
 def read_tensor(
@@ -253,4 +279,6 @@ def _read(
     if kind == "BF16" and values.dtype != ml_dtypes.bfloat16:
         values = values.view(ml_dtypes.bfloat16)
     weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)
+    if place.logarithm:
+        return -np.exp(weights)
     return weights + np.float32(place.add) if place.add else weights

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from rbee_export.checkpoint.config import Activation, Experts
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
 from rbee_export.decoder import Dialect
 from rbee_export.dialect.calibrated_experts import round_experts
 from rbee_export.dialect.reference import Floats, ReferenceDialect
@@ -77,6 +77,19 @@ class CalibratedDialect(Generic[V]):
             self._graph.attention(qkv[0], layer, norms),
             self._text.attention(qkv[1], layer, norms),
         )
+
+    def delta_net(
+        self, qkvz: tuple[V, Floats], x: tuple[V, Floats], layer: int, net: DeltaNet
+    ) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return (
+            self._graph.delta_net(qkvz[0], x[0], layer, net),
+            self._text.delta_net(qkvz[1], x[1], layer, net),
+        )
+
+    def open_gate(self, y: tuple[V, Floats], gate: tuple[V, Floats]) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return self._graph.open_gate(y[0], gate[0]), self._text.open_gate(y[1], gate[1])
 
     def activation(self, x: tuple[V, Floats], kind: Activation) -> tuple[V, Floats]:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -57,8 +57,24 @@ class GraphWriter:
         attributes: Mapping[str, int | float] | None = None,
     ) -> ir.Value:
         """Emit a call of a function, which the model then brings along; return its only output."""
+        (output,) = self.call_multi_out(function, inputs, attributes)
+        return output
+
+    def call_multi_out(
+        self,
+        function: ir.Function,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, int | float] | None = None,
+    ) -> Sequence[ir.Value]:
+        """Emit such a call and return all its outputs."""
         self._functions.setdefault(function.name, function)
-        return self._tape.op(function.name, inputs, attributes, domain=function.domain)
+        return self._tape.op_multi_out(
+            function.name,
+            inputs,
+            attributes,
+            num_outputs=len(function.outputs),
+            domain=function.domain,
+        )
 
     def op_multi_out(
         self,

@@ -10,6 +10,14 @@ The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the 
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
 
+A layer that has a DeltaNet instead of attention has no keys and values, but
+
+    past_conv.{i}           float[B, taps - 1, channels], the latest that its convolution saw
+    past_state.{i}          float[B, value_heads, key_dim, value_dim]
+    present_conv.{i}        the same memory as past_conv.{i}; present_state.{i} alike
+
+which are all zero before a sequence's first token.
+
 Layers with a window have ``window_seqlens_k`` and ``window_total_sequence_length`` instead, and a
 ``window_capacity``: their cache may leave out what no window reaches any more.
 
@@ -26,8 +34,10 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.config import DeltaNet
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
+from rbee_export.dialect.delta_net import delta_net_attributes, gated_delta_net
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
@@ -105,6 +115,38 @@ class OrtDialect(OrtOperations):
         if not self._flat:
             return attended
         return self._op("Reshape", [attended, self._graph.ints("wide", [-1, c.q_width])])
+
+    def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        c, graph, at = self._c, self._graph, f"layers.{layer}.delta_"
+        heads, weights = net.value_heads, self._weights
+        b, a = (
+            self._in_rows(self._products.of_numbers(x, at + short, heads, c.hidden), heads)
+            for short in "ba"
+        )
+        held: dict[str, Sequence[int | str]] = {
+            "conv": ["batch", net.taps - 1, net.channels],
+            "state": ["batch", heads, net.key_dim, net.value_dim],
+        }
+        inputs = [
+            self._in_rows(qkvz, net.channels + net.value_width),
+            b,
+            a,
+            *(graph.input(f"past_{kind}.{layer}", graph.dtype, held[kind]) for kind in held),
+            graph.floats(at + "conv", weights.filters(at + "conv", net.channels, net.taps)),
+            graph.floats(at + "decay", weights.vector(at + "decay", heads)),
+            graph.floats(at + "step", weights.vector(at + "step", heads)),
+            graph.floats(at + "norm", weights.vector(at + "norm", net.value_dim)),
+        ]
+        function = gated_delta_net(OPSET, net, c.norm_epsilon)
+        y, *present = graph.call_multi_out(
+            function, inputs, delta_net_attributes(net, c.norm_epsilon)
+        )
+        for kind, value in zip(held, present, strict=True):
+            graph.output(value, f"present_{kind}.{layer}", graph.dtype, held[kind])
+        if not self._flat:
+            return y
+        return self._op("Reshape", [y, graph.ints("delta", [-1, net.value_width])])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

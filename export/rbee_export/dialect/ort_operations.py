@@ -89,6 +89,10 @@ class OrtOperations:
         """See :class:`~rbee_export.decoder.Dialect`."""
         return self._products.gated(x, columns, rows, _GATES[kind], bias=bias)
 
+    def open_gate(self, y: ir.Value, gate: ir.Value) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return self._op("Mul", [y, self._op("Sigmoid", [gate])])
+
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
         return self._products.experts(x, at, columns, experts)

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
+from rbee_export.checkpoint.config import DeltaNet
 from rbee_export.checkpoint.pooling import SentencePooling
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.dialect.packed_causal_attention import packed_causal_attention
@@ -86,6 +87,10 @@ class PackedDecoder(OrtOperations):
             attributes["epsilon"] = c.norm_epsilon
         attended = self._graph.call(self._attention, inputs, attributes)
         return self._of_tokens(attended) if self._flat else attended
+
+    def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
+        """Refuse: :mod:`~rbee_export.checkpoint.embedding_decoder` does so before."""
+        raise NotImplementedError(f"layers.{layer}: a DeltaNet over texts in one pack")
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """Make one vector of those of a text's tokens."""

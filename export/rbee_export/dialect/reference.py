@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint import DecoderConfig, Tensor
-from rbee_export.checkpoint.config import Activation, Experts
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
 from rbee_export.checkpoint.rope import Rope
+from rbee_export.dialect.delta_rule import convolved, delta_rule
 from rbee_export.dialect.routing import Routing
 from rbee_export.weights import PIECE, Weights
 
@@ -114,6 +115,24 @@ class ReferenceDialect:
         joined: Floats = attended.swapaxes(0, 1).reshape(len(qkv), c.q_width)
         return joined
 
+    def delta_net(self, qkvz: Floats, x: Floats, layer: int, net: DeltaNet) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        at, heads = f"layers.{layer}.delta_", net.value_heads
+        qkv, z = qkvz[:, : net.channels], qkvz[:, net.channels :]
+        filters = self._weights.filters(at + "conv", net.channels, net.taps)
+        b, a = (product(self._weights, x, at + short, heads, self._c.hidden) for short in "ba")
+        step = self._weights.vector(at + "step", heads)
+        decay = self._weights.vector(at + "decay", heads)
+        kept = np.exp(decay * np.logaddexp(np.float32(0), a + step))
+        read = delta_rule(silu(convolved(qkv, filters)), kept, _sigmoid(b), net)
+        weight = self._weights.vector(at + "norm", net.value_dim)
+        normed = _rms_norm(read, weight, self._c.norm_epsilon)
+        return normed.reshape(z.shape) * silu(z)
+
+    def open_gate(self, y: Floats, gate: Floats) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return y * _sigmoid(gate)
+
     def activation(self, x: Floats, kind: Activation) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
         return {"silu": silu, "gelu_tanh": gelu_tanh, "relu2": relu2}[kind](x)
@@ -153,9 +172,7 @@ class ReferenceDialect:
 
     def let_through(self, y: Floats, x: Floats, name: str, columns: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        with np.errstate(over="ignore"):
-            let_through: Floats = y / (1 + np.exp(-product(self._weights, x, name, 1, columns)))
-        return let_through
+        return y * _sigmoid(product(self._weights, x, name, 1, columns))
 
     def last_position(self, x: Floats) -> Floats:
         """Keep every position: all are compared."""
@@ -216,6 +233,12 @@ def _multiplied(x: Floats, tensor: Tensor) -> Floats:
     parts = [x @ rows.T for _, rows in tensor.pieces(PIECE)]
     product: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     return product
+
+
+def _sigmoid(x: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        share: Floats = np.reciprocal(1 + np.exp(-x))
+    return share
 
 
 def silu(x: Floats) -> Floats:

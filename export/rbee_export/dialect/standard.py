@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation, Experts
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.graph import GraphWriter
@@ -171,6 +171,14 @@ class StandardDialect:
         attributes = {"axis": -1, "num_outputs": 2}
         gate, up = self._graph.op_multi_out("Split", [gate_up], attributes, 2)
         return self._op("Mul", [self.activation(gate, kind), up])
+
+    def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
+        """Refuse: :class:`~rbee_export.options.Options` does so before."""
+        raise NotImplementedError(f"layers.{layer}: a DeltaNet in standard operators")
+
+    def open_gate(self, y: ir.Value, gate: ir.Value) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError("the gate of an attention in standard operators")
 
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """Refuse: :class:`~rbee_export.options.Options` does so before."""
