@@ -20,7 +20,15 @@ LIBRARY = HERE.parent / "rbee_runtime" / "kernels" / "librbee_kernels.so"
 
 # The kernels are compiled once for each variant, into a namespace of its own; what runs on the
 # matrix unit (AMX) as a part of AVX-512's; all other sources once, for any processor.
-_KERNELS = ("attention", "attention_of_many", "kernels", "multiply", "rows", "stretch")
+_KERNELS = (
+    "attention",
+    "attention_of_many",
+    "delta_rule",
+    "kernels",
+    "multiply",
+    "rows",
+    "stretch",
+)
 _ON_AVX512 = ("bf16_attention", "bf16_product", "bf16_weights")
 _ANY = ""
 # Products and sums are fused where the sources say so and nowhere else: variants are to agree.

@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "delta_rule.h"
 #include "multiply.h"
 #include "rows.h"
 #include "stretch.h"
@@ -28,6 +29,8 @@ const Kernels kKernels = {
     .weigh_stretch = weigh_stretch,
     .sum_from = sum_from,
     .collect = collect,
+    .convolve = convolve,
+    .delta_rule = delta_rule,
 };
 
 }  // namespace rbee::RBEE_VARIANT

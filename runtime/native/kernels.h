@@ -1,6 +1,7 @@
 // The kernels: what the operators leave to code that is compiled once for each variant.
 #pragma once
 
+#include "delta_tokens.h"
 #include "epilogue.h"
 #include "head_cache.h"
 #include "packed_weights.h"
@@ -19,8 +20,8 @@ struct CacheKernels {
                       const Scoring& scoring, float* room);
 };
 
-// The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h
-// and stretch.h.
+// The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h,
+// stretch.h and delta_rule.h.
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
   size_t tile;       // rows that are multiplied together, at most
@@ -49,6 +50,10 @@ struct Kernels {
                         float* largest, float* sum);
   size_t (*sum_from)(const float* values, size_t count, float threshold, float* sum);
   size_t (*collect)(const float* values, size_t count, float least, float below, float* to);
+  void (*convolve)(const float* const* rows, size_t taps, const float* filters, size_t stride,
+                   size_t width, float* y);
+  void (*delta_rule)(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
+                     float* room);
 };
 
 namespace avx2 {

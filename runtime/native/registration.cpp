@@ -5,6 +5,7 @@
 #include "block_product.h"
 #include "elementwise.h"
 #include "experts.h"
+#include "gated_delta_net.h"
 #include "group_query_attention.h"
 #include "log_softmax.h"
 #include "operator.h"
@@ -47,7 +48,8 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::PackedAttention, rbee::PackedCausalAttention,
                      rbee::PackedRotaryAttention, rbee::PackedRelativeAttention,
                      rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
-                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>>(
+                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>,
+                     rbee::GatedDeltaNet>(
         ort, options, variant, "rbee");
   });
 }

@@ -7,7 +7,7 @@
 
 namespace rbee::RBEE_VARIANT {
 
-// y = activation(gate) * up; GELU in its approximation by tanh. y may be gate.
+// y = activation(gate) * up; GELU in its approximation by tanh. y may be gate or up.
 void gated_silu(const float* gate, const float* up, size_t width, float* y);
 void gated_gelu(const float* gate, const float* up, size_t width, float* y);
 void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y);
