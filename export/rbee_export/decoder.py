@@ -7,6 +7,7 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.q, .k, .v                 [heads * head_dim, hidden], k and v with kv_heads
     layers.{i}.q_gate                    [heads * head_dim, hidden], where the outcome is gated
     layers.{i}.q_norm, .k_norm           [head_dim], or the whole width of queries and of keys
+    layers.{i}.sinks                     [heads], where a layer has sinks
     layers.{i}.o                         [hidden, heads * head_dim]
     layers.{i}.delta_q, .delta_k         [key_heads * key_dim, hidden], where a layer has a DeltaNet
     layers.{i}.delta_v, .delta_z         [value_heads * value_dim, hidden], values and their gate
@@ -72,6 +73,9 @@ class Dialect(Protocol[V]):
     def attention(self, qkv: V, layer: int, norms: tuple[str, str] | None) -> V:
         """Norm queries and keys where ``norms`` names weights, rotate them, append keys and values
         to the layer's cache, attend causally.
+
+        Where the layer has sinks, the softmax of each query's scores has the sink of its head among
+        them, whose weight then counts for nothing.
         """
         ...
 
@@ -115,7 +119,9 @@ class Dialect(Protocol[V]):
 
         With ``p`` the softmax of the token's products with the router, it is given those of the
         ``active`` largest ``p``, the lower number of equal ones. The outcome is the sum of ``p *
-        down(silu(gate x) * up x)``, ``p`` divided by the sum of those ``p`` where ``normalized``.
+        down(silu(gate x) * up x)``, ``p`` divided by the sum of those ``p`` where ``normalized``;
+        where they are ``clamped``, with biases and another gate, which
+        :class:`~rbee_export.checkpoint.config.Experts` says.
 
         Args:
             x: The tokens, ``columns`` wide.

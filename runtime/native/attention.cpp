@@ -113,10 +113,11 @@ template void attend(const float*, size_t, const HeadCache<float>&, Range, const
 template void attend(const float*, size_t, const HeadCache<Half>&, Range, const Scoring&, float*,
                      Partial*);
 
-void combine(const Partial* parts, size_t stride, size_t count, size_t size, float* y) {
-  float most = kLowest;
+void combine(const Partial* parts, size_t stride, size_t count, float sink, size_t size,
+             float* y) {
+  float most = std::max(kLowest, sink);
   for (size_t p = 0; p < count; ++p) most = std::max(most, parts[p * stride].largest);
-  float total = 0;
+  float total = std::exp(sink - most);
   std::fill(y, y + size, 0.0f);
   for (size_t p = 0; p < count; ++p) {
     const Partial& part = parts[p * stride];

@@ -14,8 +14,8 @@ void attend(const float* queries, size_t count, const HeadCache<Element>& cache,
             const Scoring& scoring, float* scores, Partial* partials);
 
 // Puts the parts of one query together, which stand `stride` apart: y = sum(values) / sum(totals),
-// each part weighed.
-void combine(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
+// each part weighed, and the sink among the totals.
+void combine(const Partial* parts, size_t stride, size_t count, float sink, size_t size, float* y);
 
 // Goes over all that each of up to 192 queries sees; their positions ascend. `room` is for
 // 2 * size * 64 numbers.

@@ -145,8 +145,8 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
   alignas(64) float scores[kTileRows * kKeys];
   float most[kGroup], totals[kGroup], factors[kTileRows];
   for (size_t q = 0; q < count; ++q) {
-    most[q] = kLowest;
-    totals[q] = 0;
+    most[q] = std::max(kLowest, queries[q].sink);
+    totals[q] = std::exp(queries[q].sink - most[q]);
     std::fill(queries[q].y, queries[q].y + size, 0.0f);
   }
   const size_t last = seen_from(queries[count - 1].position, scoring).last;

@@ -38,6 +38,7 @@ struct AttentionStep {
   const int64_t* positions;
   Rotary rotary;
   float scale;
+  const float* sinks;  // of each head of queries; null for none
   Element* present_key;
   Element* present_value;
   float* queries;  // [batch, tokens, heads, size], turned and scaled
@@ -56,6 +57,8 @@ struct AttentionStep {
     const size_t at = offset(row, head);
     return {present_key + at, present_value + at, size, start(row) + tokens};
   }
+
+  float sink(size_t head) const { return sinks != nullptr ? sinks[head] : kNoSink; }
 
   // Position by which a token is turned.
   size_t turn(size_t row, size_t token) const {

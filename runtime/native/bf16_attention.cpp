@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "bf16_tiles.h"
@@ -298,8 +299,9 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
       const Range seen = q < rows ? seen_from(own[q].position, scoring) : Range{1, 1};
       states[t].first[q] = static_cast<int32_t>(seen.first);
       states[t].last[q] = static_cast<int32_t>(seen.last) - 1;
-      states[t].largest[q] = kLowest;
-      states[t].totals[q] = 0;
+      const float sink = q < rows ? own[q].sink : kNoSink;
+      states[t].largest[q] = std::max(kLowest, sink);
+      states[t].totals[q] = std::exp(sink - states[t].largest[q]);
     }
   }
 

@@ -12,7 +12,16 @@ namespace {
 // matrix unit: it takes as long to make weights bfloat16 as to multiply by them in eight bits.
 constexpr size_t kManyRows = 16;
 
-enum Input : size_t { kX, kRouter, kGate = 2, kUp = 5, kDown = 8 };
+enum Input : size_t {
+  kX,
+  kRouter,
+  kGate = 2,
+  kUp = 5,
+  kDown = 8,
+  kGateBias = 11,
+  kUpBias,
+  kDownBias
+};
 
 size_t positive(const OnnxRuntime& ort, const ort::KernelInfo* info, const char* name) {
   const int64_t value = ort.attribute(info, name);
@@ -60,6 +69,22 @@ PackedWeights pack_down(const OnnxRuntime& ort, const ort::KernelInfo* info, boo
                            positive(ort, info, "down_block_size"), false};
   check(shape);
   return PackedWeights(shape, matrix(ort, info, kDown, offsets));
+}
+
+const float* bias(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t input) {
+  const float* found = ort.constant<float>(info, input);
+  if (found == nullptr) throw Failure{"the biases are not constant"};
+  return found;
+}
+
+// The biases of all experts as panels of gate and up are, by turns.
+std::vector<float> in_turns(const float* gate, const float* up, size_t count) {
+  std::vector<float> ordered(2 * count);
+  for (size_t i = 0; i < count; i += kPanel) {
+    std::copy_n(gate + i, kPanel, &ordered[2 * i]);
+    std::copy_n(up + i, kPanel, &ordered[2 * i + kPanel]);
+  }
+  return ordered;
 }
 
 // Memory that is laid out piece by piece; from null, to see how much it takes.
@@ -119,16 +144,22 @@ struct Experts::Step {
 };
 
 Experts::Experts(ort::Api* api, const ort::KernelInfo* info, const Kernels& kernels,
-                 bool gate_offsets, bool down_offsets)
+                 const Kind& kind)
     : ort_(api),
       kernels_(kernels),
       choice_(choice_of(ort_, info)),
-      gate_up_(pack_gate_up(ort_, info, gate_offsets)),
-      down_(pack_down(ort_, info, down_offsets)),
+      gate_up_(pack_gate_up(ort_, info, kind.gate_offsets)),
+      down_(pack_down(ort_, info, kind.down_offsets)),
+      gate_(kind.gate),
       in_bytes_(kernels),
       on_unit_(kernels),
       has_unit_(kernels.matrix_unit && avx512::fits_bf16(gate_up_.shape()) &&
-                avx512::fits_bf16(down_.shape())) {}
+                avx512::fits_bf16(down_.shape())) {
+  if (!kind.biased) return;
+  gate_up_bias_ = in_turns(bias(ort_, info, kGateBias), bias(ort_, info, kUpBias),
+                           gate_up_.shape().outputs / 2);
+  down_bias_ = bias(ort_, info, kDownBias);
+}
 
 Panels Experts::gate_up(size_t expert) const {
   const size_t outputs = gate_up_.shape().outputs / choice_.experts;
@@ -220,7 +251,9 @@ void Experts::gate(const Step& step, const float* x) const {
       const Panels weights = gate_up(part.expert);
       step.products.round({x, hidden, step.routing.tokens + part.first}, part.rows, weights,
                           rounded);
-      step.products.gate(weights, rounded, part.rows, first, last,
+      const float* bias =
+          gate_up_bias_.empty() ? nullptr : &gate_up_bias_[part.expert * 2 * width];
+      step.products.gate(weights, rounded, part.rows, first, last, bias, gate_,
                          step.gated + part.first * width);
     }
   });
@@ -240,6 +273,17 @@ void Experts::round_gated(const Step& step) const {
   });
 }
 
+// Adds the biases of a token's experts to columns [first, last) of its outcome, weighed.
+void Experts::add_bias(const Step& step, size_t token, size_t first, size_t last,
+                       float* y) const {
+  for (size_t i = token * choice_.active; i < (token + 1) * choice_.active; ++i) {
+    const float* bias = down_bias_ + step.chosen[i] * gate_up_.shape().inputs;
+    for (size_t column = first; column < last; ++column) {
+      y[column] += step.chosen_weights[i] * bias[column];
+    }
+  }
+}
+
 // Tasks take columns, of which each sums up all experts' in their order.
 void Experts::add_down(const Step& step, float* y) const {
   const size_t hidden = gate_up_.shape().inputs;
@@ -255,6 +299,7 @@ void Experts::add_down(const Step& step, float* y) const {
     const size_t column = first * 2 * kPanel, end = std::min(hidden, last * 2 * kPanel);
     for (size_t token = 0; token < step.tokens; ++token) {
       std::fill(y + token * hidden + column, y + token * hidden + end, 0.0f);
+      if (down_bias_ != nullptr) add_bias(step, token, column, end, y + token * hidden);
     }
     for (size_t i = 0; i < routing.count; ++i) {
       const Part& part = routing.parts[i];

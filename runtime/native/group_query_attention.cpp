@@ -21,6 +21,7 @@ enum Input : size_t {
   kSin,
   kPositions,
   kSlots,  // or, on caches of floats, something unknown
+  kSinks,
 };
 
 // Tokens of a row from which on its queries are worked on together.
@@ -40,7 +41,8 @@ GroupQueryAttention<Element>::GroupQueryAttention(ort::Api* api, const ort::Kern
       rotates_(ort_.attribute_or(info, "do_rotary", int64_t{0}) != 0),
       packed_(!ort_.has_input(info, kKey)),
       has_positions_(ort_.has_input(info, kPositions)),
-      has_slots_(kHasSlots && ort_.has_input(info, kSlots)) {
+      has_slots_(kHasSlots && ort_.has_input(info, kSlots)),
+      has_sinks_(ort_.has_input(info, kSinks)) {
   const int64_t window = ort_.attribute_or(info, "local_window_size", int64_t{-1});
   scoring_ = {ort_.attribute_or(info, "softcap", 0.0f),
               window > 0 ? static_cast<size_t>(window) : 0};
@@ -53,8 +55,9 @@ GroupQueryAttention<Element>::GroupQueryAttention(ort::Api* api, const ort::Kern
   refuse(ort_.attribute_or(info, "qk_output", int64_t{0}) != 0, "qk_output");
   refuse(ort_.attribute_or(info, "causal", int64_t{1}) != 1, "causal");
   refuse(ort_.attribute_or(info, "sliding_window_cache", int64_t{0}) != 0, "sliding_window_cache");
-  for (size_t i = kHasSlots ? kSlots + 1 : kSlots; i < std::size(kInputs); ++i) {
-    refuse(ort_.has_input(info, i), "an input that is not known");
+  for (size_t i = kSlots; i < std::size(kInputs); ++i) {
+    const bool known = i == kSinks || (kHasSlots && i == kSlots);
+    refuse(!known && ort_.has_input(info, i), "an input that is not known");
   }
   refuse(!ort_.has_input(info, kPastKey) || !ort_.has_output(info, 2), "no cache");
   if (heads_ == 0 || kv_heads_ == 0 || heads_ % kv_heads_ != 0) {
@@ -104,6 +107,13 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
   step.scale = scale_ != 0 ? scale_ : 1.0f / std::sqrt(static_cast<float>(step.size));
 
   if (has_slots_) step.slots = ort_.data<const int32_t>(ort_.input(context, kSlots));
+  if (has_sinks_) {
+    const ort::Value* sinks = ort_.input(context, kSinks);
+    if (ort_.dimensions(sinks) != std::vector<int64_t>{static_cast<int64_t>(heads_)}) {
+      throw Failure{"head_sink is not one of each head"};
+    }
+    step.sinks = ort_.data<const float>(sinks);
+  }
   std::vector<int64_t> present = past;
   present[2] = std::max(past[2], longest);
   step.capacity = static_cast<size_t>(present[2]);
@@ -208,8 +218,10 @@ void GroupQueryAttention<Element>::attend_each(ort::KernelContext* context,
   for (size_t p = 0; p < parts.size(); ++p) {
     if (!parts[p].first) continue;
     for (size_t q = 0; q < group; ++q) {
-      float* y = step.y + (parts[p].token * heads_ + parts[p].kv_head * group + q) * step.size;
-      kernels_.combine(&partials[p * group + q], group, parts[p].parts, step.size, y);
+      const size_t head = parts[p].kv_head * group + q;
+      float* y = step.y + (parts[p].token * heads_ + head) * step.size;
+      kernels_.combine(&partials[p * group + q], group, parts[p].parts, step.sink(head), step.size,
+                       y);
     }
   }
 }
@@ -233,9 +245,10 @@ void GroupQueryAttention<Element>::attend_together(ort::KernelContext* context,
     const size_t last = queries * (part + 1) / groups;
     for (size_t q = first; q < last; ++q) {
       const size_t token = q / group;
-      const size_t offset =
-          ((row * step.tokens + token) * heads_ + head * group + q % group) * step.size;
-      own[q - first] = {step.queries + offset, step.start(row) + token, step.y + offset};
+      const size_t of = head * group + q % group;
+      const size_t offset = ((row * step.tokens + token) * heads_ + of) * step.size;
+      own[q - first] = {step.queries + offset, step.start(row) + token, step.y + offset,
+                        step.sink(of)};
     }
     attend_group(kernels_, on_unit, own, last - first, cache, scoring_);
   });

@@ -48,6 +48,7 @@ class GroupQueryAttention {
   bool packed_;  // queries, keys and values side by side in one input
   bool has_positions_;
   bool has_slots_;
+  bool has_sinks_;
   Scoring scoring_;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "inlined.h"
 
@@ -70,11 +71,16 @@ struct Angles {
   size_t half;
 };
 
+// A sink is a score beside those of the keys, of no value: it takes a share of the weights and adds
+// nothing. This one takes none.
+constexpr float kNoSink = -std::numeric_limits<float>::infinity();
+
 // One query of many.
 struct Query {
   const float* values;  // float[size], with the scores' factor in them
   size_t position;
   float* y;  // float[size]
+  float sink = kNoSink;
 };
 
 }  // namespace rbee

@@ -21,6 +21,7 @@ const Kernels kKernels = {
     .gated_silu = gated_silu,
     .gated_gelu = gated_gelu,
     .gated_erf_gelu = gated_erf_gelu,
+    .gated_clamped_silu = gated_clamped_silu,
     .gelu = gelu,
     .norm = norm,
     .add_norm = add_norm,

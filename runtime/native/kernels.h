@@ -35,10 +35,12 @@ struct Kernels {
                            size_t first, size_t last, const WeighedRows& to);
   CacheKernels<float> floats;
   CacheKernels<Half> halves;
-  void (*combine)(const Partial* parts, size_t stride, size_t count, size_t size, float* y);
+  void (*combine)(const Partial* parts, size_t stride, size_t count, float sink, size_t size,
+                  float* y);
   Gate gated_silu;
   Gate gated_gelu;
   Gate gated_erf_gelu;
+  Gate gated_clamped_silu;
   Activation gelu;
   void (*norm)(const float* x, const float* gamma, float epsilon, size_t width, float* y);
   void (*add_norm)(const float* x, const float* skip, const float* gamma, float epsilon,

@@ -35,10 +35,9 @@ void ByteProducts::round(const FloatRows& x, size_t rows, const Panels& weights,
 }
 
 void ByteProducts::gate(const Panels& weights, void* rounded, size_t rows, size_t first,
-                        size_t last, float* y) const {
+                        size_t last, const float* bias, Gate how, float* y) const {
   kernels_.multiply_pairs(weights, bytes_in(rounded, rows, weights.shape()),
-                          Tiles(rows, kernels_.tile), first, last, nullptr,
-                          {.gate = kernels_.gated_silu}, y);
+                          Tiles(rows, kernels_.tile), first, last, bias, {.gate = how}, y);
 }
 
 void ByteProducts::add(const Panels& weights, void* rounded, size_t rows, size_t first,
@@ -62,10 +61,9 @@ void UnitProducts::round(const FloatRows& x, size_t rows, const Panels& weights,
 }
 
 void UnitProducts::gate(const Panels& weights, void* rounded, size_t rows, size_t first,
-                        size_t last, float* y) const {
+                        size_t last, const float* bias, Gate how, float* y) const {
   const avx512::Bf16Rows x(rounded, rows, weights.shape());
-  avx512::multiply_bf16(weights, x, {0, x.tiles(), first, last}, nullptr,
-                        {.gate = kernels_.gated_silu}, y);
+  avx512::multiply_bf16(weights, x, {0, x.tiles(), first, last}, bias, {.gate = how}, y);
 }
 
 void UnitProducts::add(const Panels& weights, void* rounded, size_t rows, size_t first,

@@ -18,9 +18,10 @@ class PartProducts {
   // Rounds the first so many rows.
   virtual void round(const FloatRows& x, size_t rows, const Panels& weights, void* to) const = 0;
 
-  // Writes outputs of pairs [first, last) of panels, gated: y is float[rows, outputs / 2].
+  // Writes outputs of pairs [first, last) of panels, gated: y is float[rows, outputs / 2]. Their bias
+  // is in the order of the panels, or null.
   virtual void gate(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
-                    float* y) const = 0;
+                    const float* bias, Gate how, float* y) const = 0;
 
   // Adds outputs of pairs [first, last) of panels, or of a last one, to other rows.
   virtual void add(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
@@ -39,7 +40,7 @@ class ByteProducts : public PartProducts {
   size_t rounded_bytes(size_t rows, const WeightsShape& shape) const override;
   void round(const FloatRows& x, size_t rows, const Panels& weights, void* to) const override;
   void gate(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
-            float* y) const override;
+            const float* bias, Gate how, float* y) const override;
   void add(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
            const WeighedRows& to) const override;
   size_t pair_work(const Panels& weights, size_t rows) const override;
@@ -56,7 +57,7 @@ class UnitProducts : public PartProducts {
   size_t rounded_bytes(size_t rows, const WeightsShape& shape) const override;
   void round(const FloatRows& x, size_t rows, const Panels& weights, void* to) const override;
   void gate(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
-            float* y) const override;
+            const float* bias, Gate how, float* y) const override;
   void add(const Panels& weights, void* rounded, size_t rows, size_t first, size_t last,
            const WeighedRows& to) const override;
   size_t pair_work(const Panels& weights, size_t rows) const override;

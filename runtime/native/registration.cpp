@@ -49,6 +49,8 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::PackedRotaryAttention, rbee::PackedRelativeAttention,
                      rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
                      rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>,
+                     rbee::ClampedSiluExperts<false, false>, rbee::ClampedSiluExperts<true, false>,
+                     rbee::ClampedSiluExperts<false, true>, rbee::ClampedSiluExperts<true, true>,
                      rbee::GatedDeltaNet>(
         ort, options, variant, "rbee");
   });

@@ -61,6 +61,16 @@ void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y) 
   gated<gelu_by_erf>(gate, up, width, y);
 }
 
+void gated_clamped_silu(const float* gate, const float* up, size_t width, float* y) {
+  const Floats limit = repeat(7.0f);
+  over(width, [&](size_t i, auto lanes) {
+    const Floats own = lesser(limit, load(gate + i, lanes));
+    const Floats active = times_sigmoid(own, times(own, repeat(1.702f)));
+    const Floats of = lesser(limit, greater(repeat(-7.0f), load(up + i, lanes)));
+    store(y + i, times(active, add(of, repeat(1.0f))), lanes);
+  });
+}
+
 void gelu(const float* x, size_t width, float* y) {
   over(width, [&](size_t i, auto lanes) {
     store(y + i, gelu(load(x + i, lanes)), lanes);

@@ -12,6 +12,10 @@ void gated_silu(const float* gate, const float* up, size_t width, float* y);
 void gated_gelu(const float* gate, const float* up, size_t width, float* y);
 void gated_erf_gelu(const float* gate, const float* up, size_t width, float* y);
 
+// y = g * sigmoid(1.702 * g) * (u + 1), with g the lesser of gate and 7, and u what -7 and 7 clamp up
+// to; y may be gate.
+void gated_clamped_silu(const float* gate, const float* up, size_t width, float* y);
+
 // y = x * (1 + erf(x / sqrt(2))) / 2; y may be x.
 void gelu(const float* x, size_t width, float* y);
 

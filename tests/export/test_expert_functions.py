@@ -30,12 +30,14 @@ class Layer:
         experts: How many there are.
         active: How many of them a token is given.
         normalized: Whether their weights are divided by their sum.
+        biases: Those of gate, up and down of all experts, where these are clamped.
     """
 
     matrices: Sequence[Floats]
     experts: int
     active: int
     normalized: bool
+    biases: Sequence[Floats] = ()
 
     @property
     def attributes(self) -> dict[str, int]:
@@ -60,9 +62,15 @@ class Layer:
             chosen = sorted(range(self.experts), key=lambda e: (-p[e], e))[: self.active]
             total = p[chosen].sum() if self.normalized else 1.0
             for e in chosen:
-                gate = gates[e] @ own
-                inner = gate / (1 + np.exp(-gate)) * (ups[e] @ own)
-                wanted[i] += p[e] / total * (downs[e] @ inner)
+                gate, up = gates[e] @ own, ups[e] @ own
+                if not self.biases:
+                    inner = gate / (1 + np.exp(-gate)) * up
+                    wanted[i] += p[e] / total * (downs[e] @ inner)
+                    continue
+                of_gate, of_up, of_down = (np.split(b, self.experts)[e] for b in self.biases)
+                gate, up = np.minimum(gate + of_gate, 7), np.clip(up + of_up, -7, 7)
+                inner = gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+                wanted[i] += p[e] / total * (downs[e] @ inner + of_down)
         return wanted.reshape(x.shape).astype(np.float32)
 
 
@@ -99,20 +107,26 @@ def assert_near(found: Floats, wanted: Floats) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("clamped", [False, True])
 @pytest.mark.parametrize("down_offsets", [False, True])
 @pytest.mark.parametrize("offsets", [False, True])
 @pytest.mark.parametrize(("bits", "down_bits"), [(8, 8), (4, 8), (4, 4)])
-def test_experts_in_blocks(bits: int, down_bits: int, *, offsets: bool, down_offsets: bool) -> None:
+def test_experts_in_blocks(
+    bits: int, down_bits: int, *, offsets: bool, down_offsets: bool, clamped: bool
+) -> None:
     gate, up = (matrix(5 * 64, 96, bits, offsets=offsets, seed=seed) for seed in (0, 1))
     down = matrix(5 * 96, 64, down_bits, offsets=down_offsets, seed=2)
-    layer = Layer([m.dequantize() for m in (gate, up, down)], 5, 2, normalized=offsets)
+    biases = [np.linspace(-9, 9, 5 * size, dtype=np.float32) for size in (64, 64, 96) if clamped]
+    matrices = [m.dequantize() for m in (gate, up, down)]
+    layer = Layer(matrices, 5, 2, normalized=offsets, biases=biases)
     inputs = activations((1, 7), 5)
-    function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets)
+    function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped)
     constants = {
         f"{name}.{part}": getattr(m, part)
         for name, m in (("gate", gate), ("up", up), ("down", down))
         for part in ("packed", "scales", "offsets")
     }
+    constants |= {f"bias.{i}": bias for i, bias in enumerate(biases)}
     attributes = layer.attributes | {
         "bits": bits,
         "block_size": 32,

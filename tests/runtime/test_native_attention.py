@@ -38,6 +38,7 @@ def inputs(
     packed: bool = True,
     rotary: int = 0,
     positions: bool = False,
+    sinks: bool = False,
 ) -> Inputs:
     """Return what the operator is given, in its order; ``past`` of each row."""
     batch, (q, kv) = len(past), heads
@@ -61,6 +62,10 @@ def inputs(
         if positions:
             start = np.asarray(past)[:, None] + 60
             given["positions"] = (start + np.arange(tokens)).astype(np.int64)
+    if sinks:
+        absent = ("cos", "sin", "positions", "attention_bias")
+        given |= {name: given.get(name) for name in absent}
+        given["sinks"] = floats(q) * 4
     return given
 
 
@@ -100,6 +105,7 @@ def compare(given: Inputs, heads: tuple[int, int], **attributes: Any) -> None:
     packed=st.booleans(),
     rotary=st.sampled_from([0.0, 0.5, 1.0]),
     positions=st.booleans(),
+    sinks=st.booleans(),
     window=st.sampled_from([-1, 1, 5, 64, 200]),
     softcap=st.sampled_from([0.0, 3.0]),
     seed=st.integers(0, 2**32 - 1),
@@ -112,6 +118,7 @@ def test_a_token_of_each_row(
     packed: bool,
     rotary: float,
     positions: bool,
+    sinks: bool,
     window: int,
     softcap: float,
     seed: int,
@@ -129,6 +136,7 @@ def test_a_token_of_each_row(
         packed=packed,
         rotary=turned,
         positions=positions,
+        sinks=sinks,
     )
     compare(
         given,
@@ -148,6 +156,7 @@ def test_a_token_of_each_row(
     packed=st.booleans(),
     rotary=st.booleans(),
     positions=st.booleans(),
+    sinks=st.booleans(),
     window=st.sampled_from([-1, 1, 5, 64, 200]),
     softcap=st.sampled_from([0.0, 3.0]),
     scale=st.sampled_from([0.0, 0.3]),
@@ -162,6 +171,7 @@ def test_many_tokens_of_one_row(
     packed: bool,
     rotary: bool,
     positions: bool,
+    sinks: bool,
     window: int,
     softcap: float,
     scale: float,
@@ -180,6 +190,7 @@ def test_many_tokens_of_one_row(
         packed=packed,
         rotary=turned,
         positions=positions,
+        sinks=sinks,
     )
     compare(
         given,
@@ -193,11 +204,17 @@ def test_many_tokens_of_one_row(
 
 @needs_matrix_unit
 @pytest.mark.parametrize(("tokens", "past"), [(24, 0), (70, 700), (256, 3), (300, 64)])
-@pytest.mark.parametrize("size", [40, 64, 128])
-def test_a_prompt_on_the_matrix_unit(tokens: int, past: int, size: int) -> None:
+@pytest.mark.parametrize(("size", "sinks"), [(40, True), (64, False), (128, False)])
+def test_a_prompt_on_the_matrix_unit(tokens: int, past: int, size: int, sinks: bool) -> None:
     """Beside exact attention of queries, keys and values rounded as the unit takes them."""
     given = inputs(
-        np.random.default_rng(tokens), (9, 3), size, [past], tokens=tokens, capacity=past + tokens
+        np.random.default_rng(tokens),
+        (9, 3),
+        size,
+        [past],
+        tokens=tokens,
+        capacity=past + tokens,
+        sinks=sinks,
     )
     feeds = present(given)
     unit = session(operator(given, (9, 3)), native=True, variant="amx")
@@ -209,8 +226,10 @@ def test_a_prompt_on_the_matrix_unit(tokens: int, past: int, size: int) -> None:
     seen = np.arange(past + tokens) <= past + np.arange(tokens)[:, None]
     for head in range(9):
         scores = queries[head] @ rounded(keys[head // 3]).T
-        weights = np.where(seen, np.exp(scores - scores.max(1, keepdims=True)), 0)
-        weights /= weights.sum(1, keepdims=True)
+        most = scores.max(1, keepdims=True)
+        weights = np.where(seen, np.exp(scores - most), 0)
+        sink = np.exp(feeds["sinks"][head] - most) if sinks else 0
+        weights /= weights.sum(1, keepdims=True) + sink
         seen_values = rounded(values[head // 3])
         # Weights are cut off after the bits of a bfloat16, and so is what they are divided by.
         worst = 2.0**-7 * (weights @ np.abs(seen_values))
@@ -221,13 +240,13 @@ def test_a_prompt_on_the_matrix_unit(tokens: int, past: int, size: int) -> None:
 def test_a_row_is_the_same_in_any_company(variant: str) -> None:
     rng = np.random.default_rng(3)
     heads, past = (9, 3), [0, 5, 127, 128, 129, 300, 411]
-    given = inputs(rng, heads, 64, past, tokens=1, capacity=420, rotary=64)
+    given = inputs(rng, heads, 64, past, tokens=1, capacity=420, rotary=64, sinks=True)
     feeds = present(given)
     native = session(operator(given, heads, do_rotary=1), native=True, variant=variant)
     together = native.run(None, feeds)[0]
     for row in range(len(past)):
         alone = {
-            name: array if name in ("cos", "sin") else array[row : row + 1]
+            name: array if name in ("cos", "sin", "sinks") else array[row : row + 1]
             for name, array in feeds.items()
             if name != "total"
         }
@@ -260,6 +279,13 @@ def test_numbers_out_of_range_are_refused(change: dict[str, Any], message: str) 
     native = session(operator(given, (4, 2), do_rotary=1), native=True)
     with pytest.raises(Exception, match=message):
         native.run(None, present(given) | change)
+
+
+def test_sinks_that_are_not_one_of_each_head_are_refused() -> None:
+    given = inputs(np.random.default_rng(8), (4, 2), 32, [9], tokens=1, capacity=64, sinks=True)
+    native = session(operator(given, (4, 2)), native=True)
+    with pytest.raises(Exception, match="head_sink is not one of each head"):
+        native.run(None, present(given) | {"sinks": np.zeros(3, np.float32)})
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ class Experts:
         down_offsets: bool = False,
         normalized: bool = True,
         short_scales: bool = True,
+        clamped: bool = False,
     ) -> None:
         self.experts, self.active, self.normalized, self.k = experts, active, normalized, k
         how: dict[str, Any] = {"bits": bits, "block": block, "offsets": offsets}
@@ -90,9 +91,12 @@ class Experts:
         )
         how = {"bits": down_bits, "block": down_block, "offsets": down_offsets}
         self._down = Blocks(rng, experts, k, width, **how, short_scales=short_scales)
-        function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets)
+        function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped)
         matrices = {"gate": self._gate, "up": self._up, "down": self._down}
         weights = {f"{name}{i}": p for name, of in matrices.items() for i, p in enumerate(of.parts)}
+        if clamped:
+            for name, n in (("gate", width), ("up", width), ("down", k)):
+                weights[f"{name}_bias"] = rng.uniform(-4, 4, experts * n).astype(np.float32)
         attributes = {
             **{"experts": experts, "active": active, "normalized": int(normalized)},
             **{"N": width, "K": k, "bits": bits, "block_size": block},
@@ -225,15 +229,28 @@ def test_prompts_on_the_matrix_unit_do_too(*, leading: tuple[int, int], **how: A
 @needs_kernels
 @pytest.mark.parametrize("offsets", [False, True])
 @pytest.mark.parametrize("down_offsets", [False, True])
-@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize(("normalized", "clamped"), [(False, False), (True, False), (True, True)])
 def test_it_is_what_its_definition_computes(
-    offsets: bool, down_offsets: bool, normalized: bool
+    offsets: bool, down_offsets: bool, normalized: bool, clamped: bool
 ) -> None:
     rng = np.random.default_rng(11)
-    of = Experts(rng, offsets=offsets, down_offsets=down_offsets, normalized=normalized)
+    of = Experts(
+        rng, offsets=offsets, down_offsets=down_offsets, normalized=normalized, clamped=clamped
+    )
     inputs = of.draw(rng, 3, 11)
+    found = of.run(inputs, VARIANTS[0])
     # The definition rounds no activations: its weights are not known beforehand.
-    assert_typical(of.run(inputs, VARIANTS[0]), of.defined(inputs), 2e-2)
+    assert_typical(found, of.defined(inputs), 2e-2)
+    for variant in VARIANTS[1:]:
+        np.testing.assert_array_equal(of.run(inputs, variant), found, err_msg=variant)
+
+
+@needs_matrix_unit
+def test_clamped_experts_on_the_matrix_unit() -> None:
+    rng = np.random.default_rng(12)
+    of = Experts(rng, 4, 2, width=96, k=128, clamped=True)
+    inputs = of.draw(rng, 1, 200)
+    assert_typical(of.run(inputs, "amx"), of.defined(inputs), 2e-2)
 
 
 @needs_kernels

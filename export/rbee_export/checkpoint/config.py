@@ -19,10 +19,13 @@ class Attention:
         rope: Rotary embedding; ``None`` for a layer without positions.
         window: Latest positions a token sees, itself included, and where attention is not causal
             as many from itself on; ``None`` for all.
+        sinks: Each head of queries has a score beside those of the keys, which takes a share of
+            the weights and adds nothing (Xiao et al. 2023; learnt, as in gpt-oss).
     """
 
     rope: Rope | None
     window: int | None = None
+    sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class Experts:
         layers: Layers that have them; the others have one MLP.
         shared: Width inside an MLP that every token gets besides, times a weight of its own; zero
             where there is none.
+        clamped: Router and matrices have biases, and an expert's inner activations are
+            ``g * sigmoid(1.702 g) * (u + 1)``, ``g`` no more than 7, ``u`` from -7 to 7, as in
+            gpt-oss.
     """
 
     count: int
@@ -45,6 +51,7 @@ class Experts:
     normalized: bool
     layers: frozenset[int]
     shared: int = 0
+    clamped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

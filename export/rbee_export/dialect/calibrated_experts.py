@@ -8,7 +8,7 @@ import numpy as np
 
 from rbee_export.blocks import BLOCK, BlockMatrix, quantize
 from rbee_export.checkpoint.config import Experts
-from rbee_export.dialect.reference import Floats, ReferenceDialect
+from rbee_export.dialect.reference import Floats, ReferenceDialect, expert_gate
 from rbee_export.rounding import InputMoments
 from rbee_export.weights import Weights
 
@@ -39,6 +39,7 @@ def round_experts(
         }.items()
     }
     routing = text.routing(x, at, columns, experts)
+    biases = text.expert_biases(at, columns, experts)
     outcome = np.zeros_like(x)
     for expert in range(experts.count):
         tokens, shares = routing.of_expert(expert)
@@ -47,9 +48,9 @@ def round_experts(
         gate, up = (
             own @ stacks[name].round(expert, inputs).T for name in ("expert_gate", "expert_up")
         )
-        inner = text.gate(np.concatenate([gate, up], axis=-1), "silu")
+        inner = expert_gate(gate + biases.gate[expert], up + biases.up[expert], experts)
         down = stacks["expert_down"].round(expert, _moments(inner))
-        outcome[tokens] += shares * (inner @ down.T)
+        outcome[tokens] += shares * (inner @ down.T + biases.down[expert])
     for stack in stacks.values():
         stack.keep()
     return outcome

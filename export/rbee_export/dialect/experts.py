@@ -26,14 +26,18 @@ class _Matrix:
         outputs: Name of the attribute that says how many rows each expert has.
         parts: The weights, or integers, scales and perhaps offsets: the rows of all experts.
         blocks: Names of the attributes that say bits and size of a block; none for numbers.
+        bias: What is added to the products, of all experts; ``None`` for nothing.
     """
 
     outputs: str
     parts: Sequence[ir.Value]
     blocks: tuple[str, str] | None = None
+    bias: ir.Value | None = None
 
 
-def block_experts(opset: int, *, offsets: bool, down_offsets: bool) -> ir.Function:
+def block_experts(
+    opset: int, *, offsets: bool, down_offsets: bool, clamped: bool = False
+) -> ir.Function:
     """Return the gated SiLU of the experts that a router chooses, weights in blocks.
 
     That is ``GatedSiluExperts``, with ``Block`` before ``Experts`` where the blocks of gate and up
@@ -50,6 +54,13 @@ def block_experts(opset: int, *, offsets: bool, down_offsets: bool) -> ir.Functi
         up_integers, up_scales, up_offsets          the same
         down_integers, down_scales, down_offsets    a matrix of [experts * K, N] in blocks
 
+    With clamped experts it is ``ClampedSiluExperts``, named alike: the products have biases, and
+    what becomes of those with gate and up is ``g * sigmoid(1.702 g) * (u + 1)``, ``g`` no more than
+    7 and ``u`` from -7 to 7. Three more inputs are
+
+        gate_bias, up_bias                          float[experts * N]
+        down_bias                                   float[experts * K]
+
     Attributes are ``experts``, ``active``, ``normalized`` (0 or 1), ``N``, ``K``, ``bits`` and
     ``block_size`` of gate and up, ``down_bits`` and ``down_block_size``. The output is like ``x``.
 
@@ -57,35 +68,51 @@ def block_experts(opset: int, *, offsets: bool, down_offsets: bool) -> ir.Functi
         opset: Version of ONNX's own operators.
         offsets: Whether the blocks of gate and up have offsets.
         down_offsets: Whether those of down have.
+        clamped: Whether the experts are clamped.
     """
     x, router = ir.Value(name="x"), ir.Value(name="router")
     gate, up, down = (
         [ir.Value(name=f"{name}_{part}") for part in ("integers", "scales", "offsets")]
         for name in ("gate", "up", "down")
     )
-    matrices = [
-        _Matrix("N", part[: 3 if offsets else 2], ("bits", "block_size")) for part in (gate, up)
-    ]
-    matrices.append(
-        _Matrix("K", down[: 3 if down_offsets else 2], ("down_bits", "down_block_size"))
-    )
+    biases = _biases(clamped=clamped)
+    ours, theirs = ("bits", "block_size"), ("down_bits", "down_block_size")
+    first, last = (3 if offsets else 2), (3 if down_offsets else 2)
     body = _Body(opset, x, router)
-    outcome = body.outcome(*matrices)
-    name = f"GatedSilu{'Block' if offsets else ''}Experts{'Block' if down_offsets else ''}"
-    return body.function(name, [*gate, *up, *down], outcome, (*_ROUTING, *_SIZES, *_BLOCKS))
+    outcome = body.outcome(
+        _Matrix("N", gate[:first], ours, biases.get("gate")),
+        _Matrix("N", up[:first], ours, biases.get("up")),
+        _Matrix("K", down[:last], theirs, biases.get("down")),
+    )
+    kind = "ClampedSilu" if clamped else "GatedSilu"
+    name = f"{kind}{'Block' if offsets else ''}Experts{'Block' if down_offsets else ''}"
+    weights = [*gate, *up, *down, *biases.values()]
+    return body.function(name, weights, outcome, (*_ROUTING, *_SIZES, *_BLOCKS))
 
 
-def dense_experts(opset: int) -> ir.Function:
+def dense_experts(opset: int, *, clamped: bool = False) -> ir.Function:
     """Return ``GatedSiluDenseExperts``: the same with weights that are numbers.
 
-    Its inputs are ``x``, ``router``, ``gate``, ``up`` and ``down``.
+    Its inputs are ``x``, ``router``, ``gate``, ``up`` and ``down``, and the biases of
+    ``ClampedSiluDenseExperts``.
     """
     x, router = ir.Value(name="x"), ir.Value(name="router")
     gate, up, down = (ir.Value(name=name) for name in ("gate", "up", "down"))
     body = _Body(opset, x, router)
-    outcome = body.outcome(_Matrix("N", [gate]), _Matrix("N", [up]), _Matrix("K", [down]))
-    name = "GatedSiluDenseExperts"
-    return body.function(name, [gate, up, down], outcome, (*_ROUTING, *_SIZES))
+    biases = _biases(clamped=clamped)
+    outcome = body.outcome(
+        _Matrix("N", [gate], bias=biases.get("gate")),
+        _Matrix("N", [up], bias=biases.get("up")),
+        _Matrix("K", [down], bias=biases.get("down")),
+    )
+    name = "ClampedSiluDenseExperts" if clamped else "GatedSiluDenseExperts"
+    weights = [gate, up, down, *biases.values()]
+    return body.function(name, weights, outcome, (*_ROUTING, *_SIZES))
+
+
+def _biases(*, clamped: bool) -> dict[str, ir.Value]:
+    names = ("gate", "up", "down") if clamped else ()
+    return {name: ir.Value(name=f"{name}_bias") for name in names}
 
 
 class _Body:
@@ -161,7 +188,11 @@ class _Body:
         own = tape.op("Gather", [x, tokens])
         gate, up, down = matrices
         gated, factor = (self._product(tape, own, matrix, expert) for matrix in (gate, up))
-        outcome = self._product(tape, gated_pair(tape, gated, factor, "GatedSilu"), down, expert)
+        if gate.bias is None:
+            inner = gated_pair(tape, gated, factor, "GatedSilu")
+        else:
+            inner = _clamped_pair(tape, gated, factor)
+        outcome = self._product(tape, inner, down, expert)
         weighted = tape.op("Mul", [outcome, tape.op("Unsqueeze", [share, _ints(tape, 1)])])
         rows = tape.op("Unsqueeze", [tokens, _ints(tape, 1)])
         following = tape.op("ScatterND", [summed, rows, weighted], {"reduction": "add"})
@@ -189,7 +220,22 @@ class _Body:
             scalars = [tape.op("Squeeze", [bound]) for bound in (start, end)]
             numbers = tape.op("Range", [*scalars, _int(tape, 1)])
             rows = _dequantized(tape, matrix, matrix.blocks, numbers)
-        return tape.op("FusedMatMul", [x, rows], {"transB": 1}, domain=_MS)
+        product = tape.op("FusedMatMul", [x, rows], {"transB": 1}, domain=_MS)
+        if matrix.bias is None:
+            return product
+        bias = tape.op("Slice", [matrix.bias, start, end, _ints(tape, 0)])
+        return tape.op("Add", [product, bias])
+
+
+def _clamped_pair(tape: Tape, gate: ir.Value, up: ir.Value) -> ir.Value:
+    """Return what becomes of a clamped expert's two projections."""
+    limit, least, one = (
+        tape.op("Constant", [], {"value_float": value}) for value in (7.0, -7.0, 1.0)
+    )
+    # x * sigmoid(alpha * x)
+    own = tape.op("Min", [gate, limit])
+    active = tape.op("QuickGelu", [own], {"alpha": 1.702}, domain=_MS)
+    return tape.op("Mul", [active, tape.op("Add", [tape.op("Clip", [up, least, limit]), one])])
 
 
 def _dequantized(tape: Tape, matrix: _Matrix, blocks: tuple[str, str], rows: ir.Value) -> ir.Value:

@@ -34,6 +34,6 @@ def halve_cache(model: ir.Model) -> None:
                 assert value.shape is not None
                 value.dtype = ir.DataType.FLOAT16
                 value.shape = ir.Shape(["slots", *value.shape[1:]])
-            node.resize_inputs(_SLOTS_AT + 1)
+            node.resize_inputs(max(len(node.inputs), _SLOTS_AT + 1))
             node.replace_input_with(_SLOTS_AT, slots)
     model.graph.opset_imports.setdefault(DOMAIN, 1)

@@ -45,6 +45,8 @@ from rbee_export.weights_file import WeightsFile
 __all__ = ["OPSET", "OrtDialect"]
 
 _MS = "com.microsoft"
+_SINKS_AT = 11
+"""Where they are among the attention operator's inputs."""
 
 
 class OrtDialect(OrtOperations):
@@ -107,6 +109,10 @@ class OrtDialect(OrtOperations):
             inputs += self._graph.rope(how.rope, c.context_length)
             if self._positions is not None:
                 inputs.append(self._positions)
+        if how.sinks:
+            name = f"layers.{layer}.sinks"
+            sinks = self._graph.floats(name, self._weights.vector(name, c.heads))
+            inputs += [*([None] * (_SINKS_AT - len(inputs))), sinks]
         attended, *present = self._graph.op_multi_out(
             "GroupQueryAttention", inputs, attributes, outputs=3, domain=_MS
         )

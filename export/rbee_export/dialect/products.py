@@ -97,13 +97,17 @@ class Products:
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
         count, width = experts.count, experts.intermediate
-        inputs: list[ir.Value | None] = [x, self.of_numbers(x, at + "router", count, columns)]
+        router = self.of_numbers(x, at + "router", count, columns)
+        if experts.clamped:
+            router = self._graph.op("Add", [router, self._vector(at + "router_bias", count)])
+        inputs: list[ir.Value | None] = [x, router]
         kinds = []
-        for short, rows, inner in (
-            ("expert_gate", count * width, columns),
-            ("expert_up", count * width, columns),
-            ("expert_down", count * columns, width),
-        ):
+        matrices = {
+            "expert_gate": (count * width, columns),
+            "expert_up": (count * width, columns),
+            "expert_down": (count * columns, width),
+        }
+        for short, (rows, inner) in matrices.items():
             # One in memory at a time.
             matrix = self._weights.matrix(at + short, rows, inner)
             inputs += self._parts(at + short, matrix)
@@ -115,6 +119,8 @@ class Products:
                 f"{self._weights.checkpoint.name}: {at}expert_gate, expert_up and expert_down are "
                 "of types that do not go together; use --precision int8"
             )
+        if experts.clamped:
+            inputs += [self._vector(f"{at}{n}_bias", rows) for n, (rows, _) in matrices.items()]
         attributes = {
             "experts": count,
             "active": experts.active,
@@ -123,14 +129,20 @@ class Products:
             "K": columns,
         }
         if not gate.bits:
-            return self._graph.call(dense_experts(self._opset), inputs, attributes)
+            function = dense_experts(self._opset, clamped=experts.clamped)
+            return self._graph.call(function, inputs, attributes)
         attributes |= {
             "bits": gate.bits,
             "block_size": gate.block,
             "down_bits": down.bits,
             "down_block_size": down.block,
         }
-        function = block_experts(self._opset, offsets=gate.offsets, down_offsets=down.offsets)
+        function = block_experts(
+            self._opset,
+            offsets=gate.offsets,
+            down_offsets=down.offsets,
+            clamped=experts.clamped,
+        )
         return self._graph.call(function, inputs, attributes)
 
     def of_numbers(self, x: ir.Value, name: str, rows: int, columns: int) -> ir.Value:
@@ -217,6 +229,9 @@ class Products:
             added = self._graph.floats(f"{name}_bias", self._weights.bias(rows))
         parts = [part for part in self._parts(name, matrix) if part is not None]
         return [x, *parts, added]
+
+    def _vector(self, name: str, size: int) -> ir.Value:
+        return self._graph.floats(name, self._weights.vector(name, size))
 
     def _parts(self, name: str, matrix: Matrix) -> list[ir.Value | None]:
         """Return a matrix of numbers, or the integers, the scales and the offsets or nothing."""

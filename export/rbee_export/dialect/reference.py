@@ -15,7 +15,7 @@ from rbee_export.checkpoint import DecoderConfig, Tensor
 from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.delta_rule import convolved, delta_rule
-from rbee_export.dialect.routing import Routing
+from rbee_export.dialect.routing import ExpertBiases, Routing
 from rbee_export.weights import PIECE, Weights
 
 Floats = NDArray[np.float32]
@@ -103,14 +103,21 @@ class ReferenceDialect:
             hidden |= distance >= how.window
         scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
         attended = np.empty_like(q)
+        sinks = self._weights.vector(f"layers.{layer}.sinks", c.heads) if how.sinks else None
         for head in range(c.heads):
             shared = head * c.kv_heads // c.heads
             scores = (q[head] @ k[shared].T) * np.float32(scale)
             if c.attention_cap is not None:
                 scores = _capped(scores, c.attention_cap)
             scores[hidden] = -np.inf
-            np.exp(scores - scores.max(-1, keepdims=True), out=scores)
-            scores /= scores.sum(-1, keepdims=True)
+            most = scores.max(-1, keepdims=True)
+            if sinks is not None:
+                most = np.maximum(most, sinks[head])
+            np.exp(scores - most, out=scores)
+            total = scores.sum(-1, keepdims=True)
+            if sinks is not None:
+                total += np.exp(sinks[head] - most)
+            scores /= total
             attended[head] = scores @ v[shared]
         joined: Floats = attended.swapaxes(0, 1).reshape(len(qkv), c.q_width)
         return joined
@@ -157,18 +164,30 @@ class ReferenceDialect:
             self._weights.experts(at + "expert_down", count, columns, width),
         )
         routing = self.routing(x, at, columns, experts)
+        biases = self.expert_biases(at, columns, experts)
         outcome = np.zeros_like(x)
         for expert, (gate, up, down) in enumerate(zip(*matrices, strict=True)):
             tokens, shares = routing.of_expert(expert)
             if len(tokens):
                 own = x[tokens]
-                gate_up = np.concatenate([_multiplied(own, gate), _multiplied(own, up)], axis=-1)
-                outcome[tokens] += shares * _multiplied(self.gate(gate_up, "silu"), down)
+                inner = expert_gate(
+                    _multiplied(own, gate) + biases.gate[expert],
+                    _multiplied(own, up) + biases.up[expert],
+                    experts,
+                )
+                outcome[tokens] += shares * (_multiplied(inner, down) + biases.down[expert])
         return outcome
 
     def routing(self, x: Floats, at: str, columns: int, experts: Experts) -> Routing:
         """Return which experts the tokens are given; see :meth:`experts`."""
-        return Routing.of(product(self._weights, x, at + "router", experts.count, columns), experts)
+        logits = product(self._weights, x, at + "router", experts.count, columns)
+        if experts.clamped:
+            logits += self._weights.vector(at + "router_bias", experts.count)
+        return Routing.of(logits, experts)
+
+    def expert_biases(self, at: str, columns: int, experts: Experts) -> ExpertBiases:
+        """Return what is added to the experts' products."""
+        return ExpertBiases.of(self._weights, at, columns, experts)
 
     def let_through(self, y: Floats, x: Floats, name: str, columns: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -239,6 +258,15 @@ def _sigmoid(x: Floats) -> Floats:
     with np.errstate(over="ignore"):
         share: Floats = np.reciprocal(1 + np.exp(-x))
     return share
+
+
+def expert_gate(gate: Floats, up: Floats, experts: Experts) -> Floats:
+    """Return what becomes of an expert's two projections, which :class:`Experts` says."""
+    if not experts.clamped:
+        return silu(gate) * up
+    own = np.minimum(gate, np.float32(7))
+    active = own * _sigmoid(np.float32(1.702) * own)
+    return active * (np.clip(up, np.float32(-7), np.float32(7)) + 1)
 
 
 def silu(x: Floats) -> Floats:

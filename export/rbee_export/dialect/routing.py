@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import Experts
+from rbee_export.weights import Weights
 
 Floats = NDArray[np.float32]
 
@@ -40,3 +41,35 @@ class Routing:
         """Return the tokens that an expert is given, and its weight for each, ``float32[n, 1]``."""
         tokens, places = np.nonzero(self.chosen == expert)
         return tokens, self.shares[tokens, places][:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertBiases:
+    """What is added to the products of each expert: rows of as many numbers, or of one zero.
+
+    Attributes:
+        gate: To those with its gate, ``float32[count, intermediate]``.
+        up: To those with its other projection, alike.
+        down: To its outcome, ``float32[count, columns]``.
+    """
+
+    gate: Floats
+    up: Floats
+    down: Floats
+
+    @classmethod
+    def of(cls, weights: Weights, at: str, columns: int, experts: Experts) -> Self:
+        """Read those of a layer, whose weights' names begin so; zeros where there are none."""
+        if not experts.clamped:
+            return cls(*[np.zeros((experts.count, 1), np.float32)] * 3)
+        widths = {
+            "expert_gate": experts.intermediate,
+            "expert_up": experts.intermediate,
+            "expert_down": columns,
+        }
+        return cls(
+            *(
+                weights.vector(f"{at}{name}_bias", experts.count * width).reshape(-1, width)
+                for name, width in widths.items()
+            )
+        )
