@@ -448,6 +448,15 @@ def test_which_tokens_end_a_completion(token: str, named: dict[str, object], end
     assert (last in ids) == ends
 
 
+def test_messages_in_channels_end_within_an_answer() -> None:
+    names = ("<|return|>", "<|call|>", "<|channel|>", "<|end|>")
+    fields = with_tokens(*((name, TokenType.CONTROL) for name in names))
+    first = len(fields["tokenizer.ggml.tokens"]) - len(names)  # type: ignore[arg-type]
+    fields |= {"tokenizer.ggml.eos_token_id": first, "tokenizer.ggml.eot_token_id": first + 3}
+    fields["tokenizer.chat_template"] = "{{ m }}<|end|>"
+    assert read_tokenizer(fields).eos_token_ids == (first, 0, first + 1)
+
+
 def test_a_token_named_as_end_is_special_whatever_its_type() -> None:
     fields = with_tokens(("<fin>", TokenType.NORMAL))
     last = len(fields["tokenizer.ggml.tokens"]) - 1  # type: ignore[arg-type]

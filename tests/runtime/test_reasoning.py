@@ -20,15 +20,23 @@ from support.tool_families import FAMILIES, VOCAB, open_family
 
 from rbee_runtime.constraint import AfterReasoning, Function, JsonSchema, ToolCalls
 from rbee_runtime.constraint.grammar import Grammars
+from rbee_runtime.constraint.reasoning_grammar import marking
 from rbee_runtime.engine import Engine
 from rbee_runtime.incremental_decoder import IncrementalDecoder
 from rbee_runtime.reasoning import Reasoning, ReasoningForm, ReasoningReader, Stage
 from rbee_runtime.request import Request, SamplingParams
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_runtime.tools import Arguments, CallBegun, CallReader, Text
+from rbee_runtime.tools.in_words import MannerInWords
 
 ASKED: Any = [{"role": "user", "content": "Why? <think>"}]
 THINK = ("<think>", "</think>")
+CHANNELS = (
+    "<|channel|>analysis<|message|>",
+    "<|end|><|start|>assistant<|channel|>final<|message|>",
+)
+DIRECT = "<|channel|>final<|message|>"
+NAMES_OF_CHANNELS = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,33 @@ def test_how_it_is_marked(
     assert form == ReasoningForm(*markers, frozenset(specials[m] for m in markers if m in specials))
     prompt = tokenizer.render_chat(ASKED, variables=variables)
     assert form.after(prompt) == Reasoning(*markers, stage)
+
+
+def test_messages_in_channels() -> None:
+    tokenizer = thinking_tokenizer("channels")
+    shown = frozenset(tokenizer.specials[name] for name in NAMES_OF_CHANNELS)
+    assert tokenizer.reasoning_form == ReasoningForm(*CHANNELS, shown, DIRECT)
+    after = tokenizer.reasoning_form.after(tokenizer.render_chat(ASKED))
+    assert after == Reasoning(*CHANNELS, Stage.AHEAD, DIRECT)
+    assert tokenizer.reasoning_form.after(f"<|start|>assistant{DIRECT}").stage is Stage.OVER
+    assert isinstance(tokenizer.call_manner, MannerInWords)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer", "is_over"),
+    [
+        (f"{CHANNELS[0]}Hm.{CHANNELS[1]}Yes <|end|>", "Hm.", "Yes <|end|>", True),
+        (f"{DIRECT}Yes", "", "Yes", True),
+        ("Yes", "", "Yes", True),
+        (f"{CHANNELS[0]}Hm.<|end|><|start|>", "Hm.<|end|><|start|>", "", False),
+        ("<|channel|>commentary", "", "<|channel|>commentary", True),
+        ("<|channel|>", "", "<|channel|>", True),
+    ],
+)
+def test_reasoning_and_answer_in_channels(
+    text: str, reasoning: str, answer: str, is_over: bool
+) -> None:
+    require_parts(Reasoning(*CHANNELS, Stage.AHEAD, DIRECT), text, reasoning, answer, is_over)
 
 
 def test_one_that_only_the_template_knows() -> None:
@@ -107,13 +142,17 @@ def test_what_a_template_reads() -> None:
 def test_reasoning_and_answer(
     stage: Stage, text: str, reasoning: str, answer: str, is_over: bool
 ) -> None:
+    require_parts(Reasoning(*THINK, stage), text, reasoning, answer, is_over)
+
+
+def require_parts(told_by: Reasoning, text: str, reasoning: str, answer: str, over: bool) -> None:
     for size in (1, 3, len(text)):
-        reader = ReasoningReader(Reasoning(*THINK, stage))
+        reader = ReasoningReader(told_by)
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         told = [*map(reader.push, pieces), reader.flush()]
         assert "".join(thought for thought, _ in told) == reasoning
         assert "".join(said for _, said in told) == answer
-        assert reader.is_over == is_over
+        assert reader.is_over == over
 
 
 def parted(text: str, stage: Stage) -> tuple[str, str]:
@@ -156,17 +195,29 @@ FUNCTION = Function("now", {"properties": {"at": SCHEMA}, "additionalProperties"
 END = 0
 
 
-@pytest.mark.parametrize("stage", [Stage.AHEAD, Stage.BEGUN])
-@pytest.mark.parametrize("special", [False, True])
+TOLD_BY = {
+    "ahead": Reasoning(*THINK, Stage.AHEAD),
+    "begun": Reasoning(*THINK, Stage.BEGUN),
+    "channels": Reasoning(*CHANNELS, Stage.AHEAD, DIRECT),
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "specials"),
+    [
+        *((told, specials) for told in ("ahead", "begun") for specials in ((), THINK)),
+        ("channels", NAMES_OF_CHANNELS),
+    ],
+)
 @pytest.mark.parametrize("name", ["qwen3", "llama", "mistral"])
-def test_all_that_may_be_said_is_read(name: str, special: bool, stage: Stage) -> None:
+def test_all_that_may_be_said_is_read(name: str, told: str, specials: tuple[str, ...]) -> None:
     """Whatever a model does, what it is held to comes after the reasoning, and not before."""
     tokenizer = open_family(FAMILIES[name])
-    if special:
-        tokenizer._tokenizer.add_special_tokens([*THINK])
+    if specials:
+        tokenizer._tokenizer.add_special_tokens([*specials])
         tokenizer = Tokenizer(tokenizer._tokenizer, tokenizer.chat_template, 1, 2)
     grammars = Grammars(tokenizer, VOCAB, [END])
-    reasoning, form = Reasoning(*THINK, stage), FAMILIES[name].form
+    reasoning, form = TOLD_BY[told], FAMILIES[name].form
     calls = ToolCalls((FUNCTION,), form)
     thought = called = 0
     for seed in range(9):
@@ -210,9 +261,9 @@ def walk(
     """Draw any tokens that may come, and often those of a marker, to the end; return the text."""
     grammar = grammars.compile(constraint)
     specials = tokenizer.specials
-    shown = grammar.shown | {specials[marker] for marker in THINK if marker in specials}
-    decoder = IncrementalDecoder(tokenizer, shown)
-    markers = [*THINK, "</think>"]
+    reasoning = constraint.reasoning
+    decoder = IncrementalDecoder(tokenizer, grammar.shown | marking(reasoning, specials))
+    markers = [reasoning.opening, *[reasoning.closing] * 2, reasoning.direct or reasoning.opening]
     if isinstance(constraint.answer, ToolCalls):
         markers.append(constraint.answer.form.marker)
     text, following = "", list[int]()

@@ -88,6 +88,8 @@ async def test_byte_for_byte(tmp_path: Path) -> None:
     )
 
 
+FINAL = ("<|channel|>", "final", "<|message|>", "Yes")
+HARMONY = ("<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", "<|start|>", "assistant")
 ENDS: list[tuple[str, tuple[str, ...], StopReason, str | None, str | None, int]] = [
     ("r1", ("Hm.", "</think>", "Yes"), StopReason.EOS, "Hm.", "Yes", 2),
     ("r1", ("Hm.", "</th"), StopReason.MAX_TOKENS, "Hm.</th", None, 2),
@@ -98,6 +100,9 @@ ENDS: list[tuple[str, tuple[str, ...], StopReason, str | None, str | None, int]]
     ("qwen3", ("<think>", "\n\n", "</think>", "Yes"), StopReason.EOS, None, "Yes", 3),
     ("qwen3", ("<thi",), StopReason.MAX_TOKENS, None, "<thi", 0),
     ("qwen3", (), StopReason.EOS, None, "", 0),
+    ("channels", (*HARMONY, *FINAL), StopReason.EOS, "Hm.", "Yes", 10),
+    ("channels", FINAL, StopReason.EOS, None, "Yes", 0),
+    ("channels", HARMONY[:4], StopReason.MAX_TOKENS, "Hm.", None, 4),
 ]
 
 

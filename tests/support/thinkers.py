@@ -39,6 +39,25 @@ _EFFORT = r"""
     {{- '[effort:' + (reasoning_effort or 'usual') + ']' }}
 {%- endif %}"""
 
+# Messages are in channels, and reasoning that came before other messages is left out.
+_CHANNELS = r"""
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and message.tool_calls %}
+        {{- '<|start|>assistant to=functions.' + message.tool_calls[0].function.name }}
+        {{- '<|channel|>commentary json<|message|>' }}
+        {{- message.tool_calls[0].function.arguments|tojson + '<|call|>' }}
+    {%- elif message.role == 'assistant' %}
+        {%- if loop.last and message.thinking %}
+            {{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}
+        {%- endif %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}
+    {%- else %}{{- '<|start|>' + message.role + '<|message|>' }}
+        {%- for tool in tools or [] if message.role == 'system' %}{{- tool|tojson }}{% endfor %}
+        {{- message.content + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
+
 
 @dataclass(frozen=True, slots=True)
 class Thinker:
@@ -61,6 +80,10 @@ THINKERS: Final = MappingProxyType(
         "r1": Thinker(_R1, _THINK, ("<｜User｜>", "<｜Assistant｜>")),
         "r1 without tokens": Thinker(_R1),
         "special": Thinker(CHAT_TEMPLATE, specials=_THINK),
+        "channels": Thinker(
+            _CHANNELS,
+            specials=("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|call|>"),
+        ),
         "effort": Thinker(_EFFORT, specials=("[THINK]", "[/THINK]")),
     }
 )

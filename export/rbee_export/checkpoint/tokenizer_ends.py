@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
 # These end a turn in some models and separate parts of one in others.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|return|>")
+# Where messages are in channels, as gpt-oss has them, an answer is several, each with an end.
+_CHANNEL, _MESSAGE_END, _CALL = "<|channel|>", "<|end|>", "<|call|>"
 
 
 def end_ids(
@@ -32,4 +34,7 @@ def end_ids(
         used_so = index in mentioned or text in chat_template
         if used_so or text in _DOCUMENT_ENDS:
             ends.append(index)
+    call = find(_CALL)
+    if call is not None and find(_CHANNEL) is not None:
+        ends = [index for index in (*ends, call) if index != find(_MESSAGE_END)]
     return tuple(dict.fromkeys(ends))

@@ -8,7 +8,9 @@ from typing import Final
 
 from rbee_runtime.constraint import ToolCalls
 from rbee_runtime.constraint.reasoning_grammar import (
+    direct,
     literal,
+    marking,
     may_be_none,
     no_reasoning,
     parts,
@@ -50,7 +52,7 @@ def call_grammar(
     if reasoning is None:
         rules.append("start: answer")
     else:
-        free = "answer | " if may_be_none(reasoning) else ""
+        free = f"{direct(reasoning, specials)}answer | " if may_be_none(reasoning) else ""
         cut_short = "" if constraint.required else " | thoughts"
         rules.append(f"start: {free}reasoning answer{cut_short}")
         rules += reasoning_rules(reasoning, specials)
@@ -90,7 +92,7 @@ def _after_text(
     marker = constraint.form.marker
     others = set(specials.values()) - shown(constraint, specials) - set(eos)
     if reasoning is not None:
-        others -= {specials.get(reasoning.opening), specials.get(reasoning.closing)}
+        others -= marking(reasoning, specials)
     other = f"<[{','.join(map(str, sorted(others)))}]>" if others else None
     none = "" if reasoning is None else no_reasoning(reasoning)
     yield rf"TEXT: /(.|\n)+/{none}"

@@ -25,8 +25,9 @@ def reasoning_rules(reasoning: Reasoning, specials: Mapping[str, int]) -> Iterat
         specials: The vocabulary's special tokens by name.
     """
     begin = "gap? think " if reasoning.stage is Stage.AHEAD else ""
-    token = specials.get(reasoning.closing)
-    end = "spelled_end" if token is None else f"(spelled_end | THOUGHT? <[{token}]>)"
+    end = "spelled_end"
+    if not specials.keys().isdisjoint(parts(reasoning.closing, specials)):
+        end = f"(spelled_end | THOUGHT? {literal(reasoning.closing, specials)})"
     yield f"reasoning: {begin}{end} gap?"
     yield f"thoughts: {begin}THOUGHT?"
     yield f"think: {literal(reasoning.opening, specials)}"
@@ -45,6 +46,17 @@ def no_reasoning(reasoning: Reasoning) -> str:
 def may_be_none(reasoning: Reasoning) -> bool:
     """Return whether the completion may do without."""
     return reasoning.stage is Stage.AHEAD
+
+
+def direct(reasoning: Reasoning, specials: Mapping[str, int]) -> str:
+    """Return what may come before an answer without reasoning, as an expression, or nothing."""
+    return f"({literal(reasoning.direct, specials)})? " if reasoning.direct else ""
+
+
+def marking(reasoning: Reasoning, specials: Mapping[str, int]) -> set[int]:
+    """Return the special tokens that it is marked with."""
+    text = reasoning.opening + reasoning.closing + reasoning.direct
+    return {specials[part] for part in parts(text, specials) if part in specials}
 
 
 def literal(text: str, specials: Mapping[str, int]) -> str:

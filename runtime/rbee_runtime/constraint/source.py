@@ -15,7 +15,7 @@ from rbee_runtime.constraint import (
     ToolCalls,
 )
 from rbee_runtime.constraint.call_grammar import call_grammar
-from rbee_runtime.constraint.reasoning_grammar import may_be_none, reasoning_rules
+from rbee_runtime.constraint.reasoning_grammar import direct, may_be_none, reasoning_rules
 from rbee_runtime.reasoning import Reasoning
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _calls(constraint: ToolCalls, rules: str) -> str:
 
 def _reasoning_and_answer(reasoning: Reasoning, specials: Mapping[str, int]) -> Iterator[str]:
     yield "%llguidance {}"
-    yield "start: reasoning @answer" + (" | @answer" if may_be_none(reasoning) else "")
+    without = f" | {direct(reasoning, specials)}@answer" if may_be_none(reasoning) else ""
+    yield f"start: reasoning @answer{without}"
     yield from reasoning_rules(reasoning, specials)
 
 

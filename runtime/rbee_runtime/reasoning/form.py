@@ -30,11 +30,13 @@ class Reasoning:
         opening: What begins reasoning.
         closing: What ends it.
         stage: Where the completion begins.
+        direct: What an answer begins with that comes without reasoning, if anything.
     """
 
     opening: str
     closing: str
     stage: Stage
+    direct: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,14 @@ class ReasoningForm:
         opening: What begins it.
         closing: What ends it.
         shown: Of these, the special tokens: a completion's text has their names all the same.
+        direct: What an answer begins with that comes without reasoning, if anything; ``closing``
+            then ends with it.
     """
 
     opening: str
     closing: str
     shown: frozenset[int] = frozenset()
+    direct: str = ""
 
     def after(self, prompt: str) -> Reasoning:
         """Return how reasoning is told that follows a prompt.
@@ -61,6 +66,6 @@ class ReasoningForm:
         stage = Stage.AHEAD
         if end.endswith(self.opening):
             stage = Stage.BEGUN
-        elif end.endswith(self.closing):
+        elif end.endswith(self.direct or self.closing):
             stage = Stage.OVER
-        return Reasoning(self.opening, self.closing, stage)
+        return Reasoning(self.opening, self.closing, stage, self.direct)

@@ -3,6 +3,8 @@
 Many templates read no reasoning of a message, or leave it out of what was said before. There the
 markers that most models have count as known if the vocabulary has tokens for them, or the template
 names the one that ends it.
+
+Messages of gpt-oss are in channels, of which its template names those of reasoning and answers.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ _THOUGHT: Final = "Zq what is thought"
 _SAID: Final = "Zq what is said"
 
 _TAG: Final = re.compile(r"([<\[])([^\s<>\[\]/]{1,62}[>\]])\s*\Z")
+_CHANNEL: Final = "<|channel|>{}<|message|>"
+_THINKING: Final = _CHANNEL.format("analysis")
+_ANSWERING: Final = _CHANNEL.format("final")
 _USUAL: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 
@@ -30,6 +35,11 @@ def find_reasoning(tokenizer: Tokenizer) -> ReasoningForm | None:
     template = tokenizer.chat_template
     if template is None:
         return None
+    if _THINKING in template and _ANSWERING in template:
+        closing = f"<|end|><|start|>assistant{_ANSWERING}"
+        names = (name for name in tokenizer.specials if name in _THINKING + closing)
+        ids = frozenset(tokenizer.specials[name] for name in names)
+        return ReasoningForm(_THINKING, closing, ids, _ANSWERING)
     markers = _written(tokenizer)
     for opening, closing in _USUAL:
         if markers is None and (closing in template or {opening, closing} <= set(tokenizer.added)):

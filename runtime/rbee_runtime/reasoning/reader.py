@@ -24,6 +24,7 @@ class ReasoningReader:
 
     def __init__(self, reasoning: Reasoning) -> None:
         self._opening, self._closing = reasoning.opening, reasoning.closing
+        self._direct = reasoning.direct
         self._was_begun = reasoning.stage is Stage.BEGUN
         self._held = ""
         self._bare = True  # nothing of the reasoning but white space has come
@@ -57,7 +58,12 @@ class ReasoningReader:
         if begun.startswith(self._opening):
             self._held = begun[len(self._opening) :]
             self.was_found = True
-        elif self._opening.startswith(begun):
+        elif self._direct and begun.startswith(self._direct):
+            self._held = begun[len(self._direct) :]
+            self.is_over = True
+            self._read = self._read_gap
+            return self._read()
+        elif self._opening.startswith(begun) or self._direct.startswith(begun):
             return "", ""
         elif not self._was_begun:
             self.is_over = True

@@ -54,6 +54,10 @@ def find_manner(tokenizer: Tokenizer) -> CallManner:
         InvalidRequest: It has no chat template, or one that fails.
     """
     tokenizer.render_chat([_USER])
+    reasoning = tokenizer.reasoning_form
+    if reasoning is not None and reasoning.direct:
+        # Calls are messages in a channel of their own, which nothing here reads.
+        return MannerInWords(tokenizer, _takes_system(tokenizer))
     for no_content in ("", None):
         # Only a template that fails with an object wants text: others may put something round it.
         for as_text in (False, True):
