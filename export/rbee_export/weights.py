@@ -23,6 +23,9 @@ Matrix = BlockMatrix | NDArray[Any]
 _HALVES: Mapping[str, Any] = MappingProxyType({"fp16": np.float16, "bf16": ml_dtypes.bfloat16})
 
 
+_KEPT = "MXFP4"
+"""A type whose blocks 8 bits hold exactly, in no more room than what they would be rounded to."""
+
 PIECE = 1 << 22
 """Values to multiply by together: enough to occupy every core, and not so much that the allocator
 asks the system for the room each time, which costs more than the product.
@@ -54,7 +57,7 @@ class Weights:
         checkpoint: Where they come from.
         precision: ``fp32``, ``fp16`` and ``bf16`` hold everything so; ``int8`` and ``int4``
             quantise in blocks of 32, the embedding, the output projection and layers after a
-            pooling always to 8 bits;
+            pooling always to 8 bits, in which blocks of 4-bit floats stay what they are;
             ``gguf`` keeps the file's own blocks.
         beside: How whatever is not in blocks is held, where the precision is one of blocks.
         report: What became of each weight that was asked for.
@@ -220,6 +223,9 @@ class Weights:
         self._check_blocks(name, columns)
         outer = name in ("embedding", "lm_head") or name.startswith("vectors.")
         bits: Bits = 8 if self.precision == "int8" or outer else 4
+        own = tensor.blocks() if bits == 8 and tensor.kind == _KEPT else None
+        if own is not None:
+            return own
         return quantize_pieces(tensor.pieces(), (tensor.shape[0], columns), bits)
 
     def _check_blocks(self, name: str, columns: int) -> None:

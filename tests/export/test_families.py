@@ -112,7 +112,7 @@ def test_parity(
     "name",
     [
         *("mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"),
-        "qwen3-next-dense",
+        *("qwen3-next-dense", "gpt-oss"),
     ],
 )
 def test_chunks_of_any_size_make_the_same_prompt(
@@ -240,11 +240,14 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
             for expert, part in enumerate(np.split(values, place.experts or 1)):
                 own = place.name.format(expert)
                 whole = stored[own][expert] if stored[own].ndim == 3 else stored[own]
+                held.add(own)
+                if place.inputs_first:
+                    whole.T[place.rows or slice(None)] = part
+                    continue
                 heads = whole.reshape(-1, place.group or len(whole), whole.shape[-1])
                 rows = np.arange(heads.shape[1])[place.rows or slice(None)]
                 rows = rows if place.order is None else rows[place.order]
                 heads[:, rows] = np.stack(np.split(part, len(heads)))
-                held.add(own)
     return {name: stored[name] for name in held}
 
 

@@ -35,6 +35,7 @@ def inputs(
     *,
     tokens: int,
     rotary: bool,
+    sinks: bool = False,
 ) -> Inputs:
     """Return what the operator is given, of numbers that a Half holds as they are."""
     batch, (q, kv) = len(past), heads
@@ -54,12 +55,15 @@ def inputs(
     if rotary:
         angles = rng.standard_normal((capacity, size // 2), np.float32)
         given |= {"cos": np.cos(angles), "sin": np.sin(angles)}
+    if sinks:
+        given["sinks"] = halves(q) * 4
     return given
 
 
 def operator(given: Inputs, heads: tuple[int, int], domain: str, **attributes: Any) -> Any:
-    absent = dict.fromkeys(("key", "value"))
-    feeds = {"qkv": given["qkv"], **absent, **given}
+    names = ("qkv", "key", "value", "past_key", "past_value", "seqlens_k", "total")
+    names += ("cos", "sin", "positions", "slots", "sinks")
+    feeds = {name: given.get(name) for name in names}
     attributes |= {"num_heads": heads[0], "kv_num_heads": heads[1]}
     return model(
         "GroupQueryAttention", feeds, {}, attributes, outputs=3, keep_all=True, domain=domain
@@ -77,6 +81,7 @@ def halved(given: Inputs) -> Inputs:
     past=st.lists(st.integers(0, 300), min_size=1, max_size=4),
     many=st.integers(2, 100),
     rotary=st.booleans(),
+    sinks=st.booleans(),
     window=st.sampled_from([-1, 5, 64]),
     softcap=st.sampled_from([0.0, 3.0]),
     seed=st.integers(0, 2**32 - 1),
@@ -88,13 +93,16 @@ def test_it_is_the_same_attention(
     past: list[int],
     many: int,
     rotary: bool,
+    sinks: bool,
     window: int,
     softcap: float,
     seed: int,
 ) -> None:
     """Of numbers that a Half holds, the same bits, but for what rotation makes of keys."""
     tokens = many if len(past) == 1 else 1
-    given = inputs(np.random.default_rng(seed), heads, size, past, tokens=tokens, rotary=rotary)
+    given = inputs(
+        np.random.default_rng(seed), heads, size, past, tokens=tokens, rotary=rotary, sinks=sinks
+    )
     how = {"do_rotary": int(rotary), "local_window_size": window, "softcap": softcap}
     wanted = natively(operator(given, heads, MS, **how), given)
     found = natively(operator(halved(given), heads, "rbee", **how), halved(given))
@@ -158,7 +166,8 @@ def test_tokens_that_share_a_slot(
     rng = np.random.default_rng(seed)
     capacity = max(past) + 8
     placed = [(slot, at + n) for slot, at in enumerate(past) for n in range(counts[slot])]
-    given = halved(inputs(rng, heads, size, [capacity - 4] * len(placed), tokens=1, rotary=rotary))
+    past_of_each = [capacity - 4] * len(placed)
+    given = halved(inputs(rng, heads, size, past_of_each, tokens=1, rotary=rotary, sinks=True))
     how = {"do_rotary": int(rotary), "local_window_size": window}
     cache = {
         name: rng.standard_normal((len(past), heads[1], capacity, size)).astype(HALF)
@@ -174,6 +183,7 @@ def test_tokens_that_share_a_slot(
             "total": np.asarray(positions.max() + 1, np.int32),
             **{name: given.get(name) for name in ("cos", "sin", "positions")},
             "slots": slots,
+            "sinks": given["sinks"],
         }
         made = session(operator(feeds, heads, "rbee", **how), native=True, variant=variant)
         there = {name: array for name, array in feeds.items() if array is not None}
@@ -205,7 +215,9 @@ def without_half_cache(artifact: Path, to: Path) -> Path:
     return to
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral", "qwen3", "phi3-longrope"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma2", "mistral", "qwen3", "phi3-longrope", "gpt-oss"]
+)
 def test_an_artifact_with_a_cache_of_16_bits(
     family: str, make_family: MakeFamily, make_artifact: MakeArtifact, tmp_path: Path
 ) -> None:

@@ -15,11 +15,13 @@ class Off:
         settings: Configuration to change.
         zeroed: Pattern of parameters to set to zero.
         bypassed: Pattern of modules that return what they are given.
+        attributes: Numbers of modules to change, by their names; all those of a parameter.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     zeroed: str | None = None
     bypassed: str | None = None
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 def zeroed(pattern: str) -> Off:
@@ -32,6 +34,10 @@ def bypassed(pattern: str) -> Off:
 
 def settings(**changed: Any) -> Off:
     return Off(settings=changed)
+
+
+def attributes(**changed: float) -> Off:
+    return Off(attributes=changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,17 @@ from gpu_check import family_configs
 from gpu_check.family_configs import CONTEXT, ORIGINAL_CONTEXT, WINDOW, YARN, long_rope
 
 from .brief_families import BRIEF_FAMILIES
-from .family import EVERY_BIAS, QK_NORM, QKV_BIAS, Family, Off, bypassed, settings, zeroed
+from .family import (
+    EVERY_BIAS,
+    QK_NORM,
+    QKV_BIAS,
+    Family,
+    Off,
+    attributes,
+    bypassed,
+    settings,
+    zeroed,
+)
 from .tiny_tokenizer import END_OF_TEXT, IM_END, IM_START, VOCAB
 
 BASE: Mapping[str, Any] = {
@@ -76,6 +86,8 @@ DELTA_NET: Mapping[str, Any] = {
     # What little the first tokens read is brought to length 1, with what was rounded of it.
     "initializer_range": 0.1,
 }
+
+GPT_OSS_YARN = {**YARN, "truncate": False}
 
 FAMILIES: Mapping[str, Family] = {
     "llama": checked("llama"),
@@ -245,6 +257,32 @@ FAMILIES: Mapping[str, Family] = {
             "residual_multiplier": 0.6,
             "logits_scaling": 2.0,
         },
+    ),
+    "gpt-oss": Family(
+        "gpt_oss",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 32,
+            "sliding_window": WINDOW,
+            "rope_scaling": GPT_OSS_YARN,
+        },
+        {
+            **{f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkvo"},
+            "sinks": attributes(sinks=-1e9),
+            "windows": settings(layer_types=["full_attention"] * 2),
+            "alternation": settings(layer_types=["full_attention", "sliding_attention"]),
+            "scaling": settings(rope_scaling=None),
+            "bounds that are no whole pairs": settings(
+                rope_scaling={**GPT_OSS_YARN, "truncate": True}
+            ),
+            "router bias": zeroed(r"router\.bias$"),
+            "gate and up bias": zeroed("gate_up_proj_bias$"),
+            "down bias": zeroed("down_proj_bias$"),
+            "clamps": attributes(limit=1e9),
+            "steepness": attributes(alpha=1.0),
+        },
+        left_out=("layer_types",),
     ),
     "olmo2-grouped": Family("olmo2", off=QK_NORM),
     "qwen3-next": Family(

@@ -56,6 +56,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "olmoe": "olmoe",
     "granitemoe": "granitemoe",
     "qwen3_next": "qwen3next",
+    "gpt_oss": "gpt-oss",
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
@@ -119,8 +120,9 @@ def save_gguf(
             continue
         stored = names.get_name(plain_name(name), (".weight", ".bias"))
         assert stored is not None, name
+        vector = weight.ndim == 1 or stored.endswith(".bias")
         small = (".ffn_gate_inp", ".ssm_conv1d")
-        chosen = "F32" if weight.ndim == 1 or any(one in stored for one in small) else kind
+        chosen = "F32" if vector or any(one in stored for one in small) else kind
         if stored in LM_TOP:
             chosen = embedding_kind
         element = gguf.GGMLQuantizationType[(kinds or {}).get(stored, chosen)]

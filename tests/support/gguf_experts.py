@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _NUMBERED = re.compile(r"(?P<start>.*\.experts)\.(?P<expert>\d+)\.(?P<end>.*)")
+_GPT_OSS = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
 _FUSED = ".block_sparse_moe.input_linear."
 
 
@@ -24,8 +25,11 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
         elif _FUSED in name:
             for part, values in zip(("gate", "up"), np.split(weight, 2, axis=1), strict=True):
                 yield name.replace(_FUSED, f".mlp.experts.{part}_proj."), values, (name,)
+        elif name.removesuffix("_bias").endswith(_GPT_OSS):
+            yield from _gpt_oss(name, weight)
         else:
-            yield name, weight, (name,)
+            # A tensor without suffix is one of weights.
+            yield name + ".weight" * name.endswith(".sinks"), weight, (name,)
     for name, parts in stacks.items():
         parts.sort(key=lambda part: int(part.split(".experts.")[1].split(".")[0]))
         merged = name
@@ -34,6 +38,19 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
                 f".block_sparse_moe.experts.{short}.", f".mlp.experts.{projection}."
             )
         yield merged, np.stack([weights[part] for part in parts]), tuple(parts)
+
+
+def _gpt_oss(name: str, weight: Floats) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
+    biases = name.endswith("_bias")
+    plain = name.removesuffix("_bias")
+    suffix = "bias" if biases else "weight"
+    weight = weight if biases else weight.swapaxes(1, 2)
+    if not plain.endswith("gate_up_proj"):
+        yield f"{plain}.{suffix}", np.ascontiguousarray(weight), (name,)
+        return
+    for i, part in enumerate(("gate", "up")):
+        own = plain.replace("gate_up", part)
+        yield f"{own}.{suffix}", np.ascontiguousarray(weight[:, i::2]), (name,)
 
 
 def unstacked(
@@ -49,6 +66,14 @@ def unstacked(
     if len(names) > 1:
         return dict(zip(names, values, strict=True))
     (name,) = names
+    if name.removesuffix("_bias").endswith(_GPT_OSS):
+        parts = values if name.endswith("_bias") else values.swapaxes(1, 2)
+        if "gate_up_proj" not in name:
+            return {name: np.ascontiguousarray(parts)}
+        # The gate comes first.
+        whole = before.get(name, np.empty((*parts.shape[:-1], 2 * parts.shape[-1]), np.float32))
+        whole[..., int(name in before) :: 2] = parts
+        return {name: whole}
     if _FUSED in name and name in before:
         return {name: np.concatenate([before[name], values], axis=1)}
     return {name: values}
@@ -60,6 +85,8 @@ def metadata(architecture: str, c: Mapping[str, object]) -> dict[str, object]:
     if count is None:
         return {}
     keys = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"]}
+    if architecture == "gpt-oss":
+        keys["expert_feed_forward_length"] = c["intermediate_size"]
     if architecture in ("qwen2moe", "qwen3moe", "qwen3next", "qwen35moe"):
         keys["expert_feed_forward_length"] = c["moe_intermediate_size"]
     if architecture in ("qwen2moe", "qwen3next", "qwen35moe"):

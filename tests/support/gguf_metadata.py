@@ -89,7 +89,7 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
         keys["rope.scaling.type"] = "none"
     if architecture == "stablelm":
         keys["use_parallel_residual"] = c["use_parallel_residual"]
-    if architecture in ("gemma2", "gemma3", "cohere2"):
+    if architecture in ("gemma2", "gemma3", "cohere2", "gpt-oss"):
         keys["attention.sliding_window"] = c["sliding_window"]
     if architecture == "gemma2":
         keys["attn_logit_softcapping"] = c["attn_logit_softcapping"]

@@ -63,8 +63,8 @@ def save_checkpoint(
 ) -> None:
     """Save random weights and the tokenizer as ``transformers`` does.
 
-    Norms are drawn around their neutral value, biases around zero. Special tokens are never the
-    likeliest, so that a completion is as long as was asked for.
+    Norms are drawn around their neutral value, biases around zero, sinks where they count. Special
+    tokens are never the likeliest, so that a completion is as long as was asked for.
 
     Args:
         directory: Where to.
@@ -88,6 +88,10 @@ def save_checkpoint(
                 weight.uniform_(neutral - 0.5, neutral + 0.5)
             elif name.endswith("bias"):
                 weight.uniform_(-0.5, 0.5)
+            elif name.endswith("sinks"):
+                weight.uniform_(0.0, 4.0)
+            elif name.endswith("gate_up_proj"):
+                weight.mul_(2.0)  # the clamps of gpt-oss then clamp
         head = model.get_output_embeddings()
         for values in filter(lambda found: found is not None, (head.weight, head.bias)):
             values[: len(SPECIALS)] = 0.0
@@ -174,5 +178,12 @@ def load_without(checkpoint: Path, off: Off) -> Any:
         if off.bypassed is not None and re.search(off.bypassed, name):
             module.forward = lambda x: x
             touched = True
+        for attribute, value in off.attributes.items():
+            found = getattr(module, attribute, None)
+            if isinstance(found, torch.nn.Parameter):
+                found.data.fill_(value)
+            elif isinstance(found, float):
+                setattr(module, attribute, value)
+            touched |= found is not None
     assert touched, f"nothing in {checkpoint.name} is named so"
     return model.eval()

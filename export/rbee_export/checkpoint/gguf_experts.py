@@ -35,6 +35,7 @@ def with_experts(
     *,
     normalized: bool,
     shared: bool = False,
+    clamped: bool = False,
 ) -> DecoderConfig:
     """Return a configuration whose layers all have experts.
 
@@ -44,6 +45,7 @@ def with_experts(
         stored: Names of the tensors.
         normalized: Whether weights are divided by their sum where the metadata are silent.
         shared: Whether every token gets another expert besides.
+        clamped: Whether they have biases and are clamped.
 
     Raises:
         CheckpointError: The metadata contradict themselves.
@@ -68,5 +70,6 @@ def with_experts(
         normalized=bool(number.settings.get("expert_weights_norm", normalized)),
         layers=frozenset(range(c.layers)),
         shared=number.whole("expert_shared_feed_forward_length", c.intermediate) if shared else 0,
+        clamped=clamped,
     )
     return replace(c, experts=experts)

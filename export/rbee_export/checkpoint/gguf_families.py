@@ -10,7 +10,7 @@ from types import MappingProxyType
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_delta_net import with_delta_net
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.checkpoint.rope import Rope
+from rbee_export.checkpoint.rope import Rope, Yarn
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
@@ -28,6 +28,7 @@ class Architecture:
         normalized: Whether it divides the weights of a token's experts by their sum; ``None`` for
             one without experts.
         shared: Whether every token gets another expert besides.
+        clamped: Whether experts have biases and are clamped, as those of gpt-oss.
         names: Names of weights that differ from Llama's.
     """
 
@@ -36,6 +37,7 @@ class Architecture:
     pairs_together: bool = False
     normalized: bool | None = None
     shared: bool = False
+    clamped: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -234,6 +236,19 @@ def _qwen3_5(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     return with_delta_net(c, number, tiled=True)
 
 
+def _gpt_oss(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    # Files say neither which layers have a window, nor that nothing of YaRN is truncated.
+    attention = tuple(replace(a, rope=_not_truncated(a.rope), sinks=True) for a in c.attention)
+    return _windowed(replace(c, attention=attention), number, lambda layer: layer % 2 == 0)
+
+
+def _not_truncated(rope: Rope | None) -> Rope | None:
+    if rope is None or not isinstance(rope.scaling, Yarn):
+        return rope
+    return replace(rope, scaling=replace(rope.scaling, truncate=False))
+
+
+_OSS = {"mlp_norm": "post_attention_norm"}
 _MIXTRAL = Architecture("mixtral", _plain, pairs_together=True, normalized=True)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -252,7 +267,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "granite": Architecture("granite", _granite, pairs_together=True),
         "olmo2": Architecture("olmo2", _olmo2),
         "exaone4": Architecture("exaone4", _exaone4),
-        "seed_oss": Architecture("seed_oss", _plain, names={"mlp_norm": "post_attention_norm"}),
+        "seed_oss": Architecture("seed_oss", _plain, names=_OSS),
         "arcee": Architecture("arcee", _relu2, pairs_together=True),
         "ernie4_5": Architecture("ernie4_5", _plain, pairs_together=True),
         "chatglm": Architecture("glm", _plain, pairs_together=True),
@@ -266,6 +281,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "qwen2moe": Architecture("qwen2_moe", _plain, normalized=False, shared=True),
         "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
         "olmoe": Architecture("olmoe", _olmoe, normalized=False),
+        "gpt-oss": Architecture("gpt_oss", _gpt_oss, normalized=True, clamped=True, names=_OSS),
         "granitemoe": Architecture("granitemoe", _granite, pairs_together=True, normalized=True),
         "qwen3next": Architecture("qwen3_next", _qwen3_next, normalized=True, shared=True),
         "qwen35": Architecture("qwen3_5", _qwen3_5),

@@ -77,7 +77,14 @@ class GgufCheckpoint:
         if stored is None:
             raise CheckpointError(f"{self.path}: tensor {place.name} is missing")
         shape, data = stored.shape[::-1], stored.data
-        if place.experts is not None:
+        if place.experts is not None and name.endswith("_bias"):
+            if len(shape) != 2 or shape[0] != place.experts:
+                raise CheckpointError(
+                    f"{self.path}: tensor {place.name} does not hold the biases of "
+                    f"{place.experts} experts"
+                )
+            shape, data = (shape[0] * shape[1],), data.reshape(-1)
+        elif place.experts is not None:
             place.check_stack(self.path, shape)
             if place.rows is not None:
                 data = data[:, place.rows]

@@ -33,6 +33,7 @@ _INNER = {
     "v": "attn_v",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
+    "sinks": "attn_sinks",
     "o": "attn_output",
     "attention_post_norm": "post_attention_norm",
     "mlp_norm": "ffn_norm",
@@ -119,6 +120,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         tensors,
         normalized=architecture.normalized,
         shared=architecture.shared,
+        clamped=architecture.clamped,
     )
 
 

@@ -11,6 +11,8 @@ from rbee_export.checkpoint import hf_layer_norms as layer_norms
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_delta_net import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT, with_delta_net
 from rbee_export.checkpoint.hf_experts import GRANITE, MIXTRAL, QWEN
+from rbee_export.checkpoint.hf_gpt_oss import NAMES as GPT_OSS
+from rbee_export.checkpoint.hf_gpt_oss import gpt_oss
 from rbee_export.checkpoint.numbers import Numbers
 
 _POST_NORMS = {
@@ -114,6 +116,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_moe_text": Family(
             knobs.qwen3_next, QWEN3_5_MOE, norm_offset=1.0, rotary_share=0.25
         ),
+        "gpt_oss": Family(gpt_oss, GPT_OSS, theta=150000.0),
     }
 )
 """What ``model_type`` may be, and what it means."""

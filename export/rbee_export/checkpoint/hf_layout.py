@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from rbee_export.checkpoint import hf_gpt_oss
 from rbee_export.checkpoint.config import Attention, DecoderConfig
 from rbee_export.checkpoint.hf_delta_net import OF_HEADS, PARAMETERS
 from rbee_export.checkpoint.hf_experts import GRANITE, QWEN_STACKED
@@ -125,6 +126,10 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
             "lm_head": "language_model.lm_head" if stem == _STEMS[1] else "lm_head",
         }
         return Stored(f"{outer[short]}.{suffix}", add=add)
+    if c.family == hf_gpt_oss.FAMILY:
+        place = hf_gpt_oss.locate(f"{stem}layers.{layer}.", short, suffix, c, stored)
+        if place is not None:
+            return place
     inner, parameters = {**_INNER, **family.names}[short], PARAMETERS
     if f"{stem}layers.{layer}.{QWEN_STACKED.get(short)}" in stored:
         inner = QWEN_STACKED[short]

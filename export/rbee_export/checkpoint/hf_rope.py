@@ -61,7 +61,7 @@ def read_rope(
         case "llama3":
             return Rope(theta, dims, _llama3(number))
         case "yarn":
-            return Rope(theta, dims, _yarn(file, number, context_length))
+            return Rope(theta, dims, _yarn(number, context_length))
         case "dynamic" if number.maybe("alpha") and settings.get("model_type") == _HUNYUAN:
             # Not dynamic at all: the base is stretched once and for all.
             stretch = number.factor("alpha") ** (dims / max(dims - 2, 1))
@@ -85,9 +85,7 @@ def _llama3(number: Numbers) -> Llama3Scaling:
     )
 
 
-def _yarn(file: Path, number: Numbers, context_length: int) -> Yarn:
-    if number.settings.get("truncate") is False:
-        raise UnsupportedModel(f"{file.parent}: yarn without truncate is not supported")
+def _yarn(number: Numbers, context_length: int) -> Yarn:
     factor = number.factor("factor")
     magnitude = number.maybe("attention_factor")
     if magnitude is None and number.maybe("mscale") and number.maybe("mscale_all_dim"):
@@ -100,6 +98,7 @@ def _yarn(file: Path, number: Numbers, context_length: int) -> Yarn:
         beta_fast=number.factor("beta_fast", 32.0),
         beta_slow=number.factor("beta_slow", 1.0),
         magnitude=magnitude,
+        truncate=number.settings.get("truncate") is not False,
     )
 
 

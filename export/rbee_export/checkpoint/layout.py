@@ -35,6 +35,7 @@ class Stored:
         logarithm: The negative of its values' exponential is what counts.
         group: Rows of each of the parts into which the tensor falls, those of heads, of every one
             of which ``rows`` are taken; ``None`` where it is one.
+        inputs_first: It is a matrix whose columns are rows of the tensor, and the other way round.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stored:
     experts: int | None = None
     logarithm: bool = False
     group: int | None = None
+    inputs_first: bool = False
 
     def check_stack(self, path: Path, shape: Sequence[int]) -> None:
         """Raise a ``CheckpointError`` unless the shape is ``[experts, rows, columns]``."""

@@ -46,6 +46,7 @@ class Yarn:
         beta_fast: Pairs that turn more often than this over the original context are left alone.
         beta_slow: Pairs that turn less often than this are stretched whole.
         magnitude: Factor on cosines and sines; ``None`` for :func:`yarn_magnitude`.
+        truncate: The bounds between which pairs are stretched in part are whole pairs.
     """
 
     factor: float
@@ -53,6 +54,7 @@ class Yarn:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     magnitude: float | None = None
+    truncate: bool = True
 
     def apply(self, frequencies: NDArray[np.float32], theta: float) -> NDArray[np.float32]:
         """Return the stretched frequencies."""
@@ -62,9 +64,12 @@ class Yarn:
             turns = self.original_context / (times * 2 * math.pi)
             return pairs * math.log(turns) / math.log(theta)
 
-        low = max(math.floor(pair_turning(self.beta_fast)), 0)
-        high = min(math.ceil(pair_turning(self.beta_slow)), 2 * pairs - 1)
-        stretched = np.clip((np.arange(pairs) - low) / max(high - low, 0.001), 0, 1)
+        low, high = pair_turning(self.beta_fast), pair_turning(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * pairs - 1)
+        places = np.arange(pairs, dtype=np.float64)
+        stretched = np.clip((places - low) / max(high - low, 0.001), 0, 1)
         return (frequencies * (1 - stretched + stretched / self.factor)).astype(np.float32)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,67 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from rbee_export.blocks import row_ranges
-from rbee_export.checkpoint import scaled_floats
+from rbee_export.checkpoint import hf_gpt_oss, mxfp4, scaled_floats
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.dense_tensor import DenseTensor
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
-from rbee_export.checkpoint.layout import Stored
+from rbee_export.checkpoint.layout import Stored, split_name
 from rbee_export.checkpoint.model_directory import beside, read_shards
 from rbee_export.checkpoint.scaled_floats import ScaledFloats
 from rbee_export.checkpoint.stacked_tensor import StackedTensor
-from rbee_export.checkpoint.tensor import PIECE
 from rbee_export.checkpoint.tokenizer_directory import read_directory_tokenizer
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _KINDS = ("F32", "F16", "BF16", scaled_floats.KIND)
-
-
-@dataclass(frozen=True, slots=True)
-class DenseTensor:
-    """A weight in a floating-point type; see :class:`~rbee_export.checkpoint.tensor.Tensor`.
-
-    Attributes:
-        shape: Outputs first.
-        kind: ``F32``, ``F16``, ``BF16`` or ``F8_E4M3``.
-        read: Reads a range of its rows as ``float32``.
-    """
-
-    shape: tuple[int, ...]
-    kind: str
-    read: Callable[[slice], NDArray[np.float32]] = field(repr=False)
-
-    def dense(self) -> NDArray[np.float32]:
-        """Return the values as ``float32`` of :attr:`shape`."""
-        if not self.shape:
-            return self.read(slice(None))
-        values = np.empty(self.shape, np.float32)
-        for rows, part in self.pieces():
-            values[rows] = part
-        return values
-
-    def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield ranges of rows with their values."""
-        if not self.shape:
-            yield slice(None), self.read(slice(None))
-            return
-        columns = math.prod(self.shape[1:])
-        for rows in row_ranges(self.shape[0], columns, values):
-            yield rows, self.read(rows)
-
-    def part(self, rows: slice) -> DenseTensor:
-        """Return some of a matrix's rows, still on disk."""
-        first, end, _ = rows.indices(self.shape[0])
-
-        def read(part: slice) -> NDArray[np.float32]:
-            start, stop, _ = part.indices(end - first)
-            return self.read(slice(first + start, first + stop))
-
-        return DenseTensor((end - first, *self.shape[1:]), self.kind, read)
-
-    def blocks(self) -> None:
-        """Return ``None``: nothing here is quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +70,17 @@ class SafetensorsCheckpoint:
         """Return the weight with this canonical name."""
         place = locate(name, self.config, self.shards)
         if place.experts is not None:
-            return StackedTensor(read_experts(self.path, self.shards, place))
+            return self._experts(place, bias=split_name(name)[2] == "bias")
         if place.group is not None:
             return StackedTensor(read_groups(self.path, self.shards, place))
         return read_tensor(self.path, self.shards, place)
+
+    def _experts(self, place: Stored, *, bias: bool) -> DenseTensor | StackedTensor:
+        if bias:
+            return read_biases(self.path, self.shards, place)
+        if place.name.endswith(hf_gpt_oss.BLOCKS):
+            return StackedTensor(mxfp4.read_experts(self.path, self.shards, place))
+        return StackedTensor(read_experts(self.path, self.shards, place))
 
     def tokenizer(self) -> TokenizerSource:
         """Return the tokenizer beside the weights."""
@@ -191,6 +150,17 @@ def read_groups(path: Path, shards: Mapping[str, Path], place: Stored) -> Sequen
     return [whole.part(slice(i * group + start, i * group + stop)) for i in range(count)]
 
 
+def read_biases(path: Path, shards: Mapping[str, Path], place: Stored) -> DenseTensor:
+    """Return the biases of all experts, one after another; arguments and errors are as above."""
+    whole = read_tensor(path, shards, Stored(place.name))
+    if len(whole.shape) != 2 or whole.shape[0] != place.experts:
+        raise CheckpointError(
+            f"{path}: tensor {place.name} does not hold the biases of {place.experts} experts"
+        )
+    values = whole.dense()[:, place.rows or slice(None)].reshape(-1)
+    return DenseTensor(values.shape, whole.kind, values.__getitem__)
+
+
 def read_tensor(
     path: Path, shards: Mapping[str, Path], place: Stored, expert: int | None = None
 ) -> DenseTensor:
@@ -219,6 +189,8 @@ def read_tensor(
     if expert is not None:
         place.check_stack(path, shape)
         shape = shape[1:]
+    if place.inputs_first:
+        shape = shape[::-1]
     scaled = None
     if kind == scaled_floats.KIND:
         if expert is not None or place.name.endswith(scaled_floats.SUFFIXES):
@@ -228,12 +200,16 @@ def read_tensor(
     def fetch(rows: slice) -> NDArray[np.float32]:
         if scaled is not None:
             return scaled.read(rows)
-        return _read(shard, place, kind, rows if expert is None else (expert, rows))
+        if expert is None:
+            return _read(shard, place, kind, rows)
+        if not place.inputs_first:
+            return _read(shard, place, kind, (expert, rows))
+        return _read(shard, place, kind, (expert, slice(None), rows)).T
 
-    first = 0
+    first, step = 0, 1
     if place.rows is not None and shape:
-        first, end, _ = place.rows.indices(shape[0])
-        shape = (max(end - first, 0), *shape[1:])
+        first, end, step = place.rows.indices(shape[0])
+        shape = (len(range(first, end, step)), *shape[1:])
     order = place.order
     if order is not None and shape[:1] != order.shape:
         order = None  # its shape contradicts the configuration, which will be found out
@@ -246,8 +222,8 @@ def read_tensor(
             reordered: NDArray[np.float32] = values[wanted - low]
             return reordered
         if rows != slice(None):
-            rows = slice(first + rows.start, first + rows.stop)
-        return fetch(rows)
+            rows = slice(first + rows.start * step, first + (rows.stop - 1) * step + 1)
+        return fetch(rows) if step == 1 else np.ascontiguousarray(fetch(rows)[::step])
 
     return DenseTensor(shape, kind, read)
 
@@ -267,7 +243,7 @@ def _read_scaled(
 
 
 def _read(
-    shard: Path, place: Stored, kind: str, part: slice | tuple[int, slice]
+    shard: Path, place: Stored, kind: str, part: slice | tuple[int | slice, ...]
 ) -> NDArray[np.float32]:
     """Return a part of a tensor."""
     # Opened anew for each range: the pages of a mapped file stay resident until it is closed.

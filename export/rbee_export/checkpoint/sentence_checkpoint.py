@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rbee_export.checkpoint.dense_tensor import DenseTensor
 from rbee_export.checkpoint.encoder_tokenizer import (
     VOCABULARY,
     read_encoder_tokenizer,
@@ -15,7 +16,7 @@ from rbee_export.checkpoint.encoder_tokenizer import (
 )
 from rbee_export.checkpoint.layout import Stored
 from rbee_export.checkpoint.model_directory import read_shards
-from rbee_export.checkpoint.safetensors_dir import DenseTensor, model_files, read_tensor
+from rbee_export.checkpoint.safetensors_dir import model_files, read_tensor
 from rbee_export.checkpoint.sentence_modules import SentenceModules
 
 Config = TypeVar("Config")

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_export.blocks import BlockMatrix, concatenate
 from rbee_export.checkpoint.tensor import PIECE, Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class StackedTensor:
-    """Matrices of numbers, of one shape; see :class:`~rbee_export.checkpoint.tensor.Tensor`.
+    """Matrices, of one shape; see :class:`~rbee_export.checkpoint.tensor.Tensor`.
 
     Attributes:
         parts: The matrices, one or more.
@@ -54,5 +55,8 @@ class StackedTensor:
         start = first // size * size
         return self.parts[first // size].part(slice(first - start, end - start))
 
-    def blocks(self) -> None:
-        """Return ``None``: nothing here is quantised."""
+    def blocks(self) -> BlockMatrix | None:
+        """Return the blocks of all of them, where all have some of one kind."""
+        blocks = [part.blocks() for part in self.parts]
+        found = [each for each in blocks if each is not None]
+        return concatenate(found) if len(found) == len(blocks) else None
