@@ -2,12 +2,13 @@
 
 ``python -m rbee_bench.random_gguf model.gguf`` writes Qwen3-1.7B's shape, in Q4_0, with the
 vocabulary of the sample model; ``--shape qwen3-30b-a3b`` a mixture of experts, ``--kind q4_k`` in
-Q4_K, ``--kind q6_k`` in Q6_K.
+Q4_K, and so on.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,12 @@ _GROUP_SPREAD = 261.0
 """Of what 6 bits times 4 are, less 7.5 times other 6."""
 _SIGNED_SPREAD = 1365.0
 """Of what 8 bits with a sign times 6 with one are."""
+_TABLE_SPREAD = 67.4
+"""Root mean square of the sixteen integers of IQ4_NL and IQ4_XS."""
+_SHORT_TABLE_SPREAD = 5.85
+"""Of those of MXFP4, which count halves."""
+_SIX_SPREAD = 18.5
+"""Of 6 bits with a sign."""
 
 Blocks = tuple[NDArray[np.uint8], gguf.GGMLQuantizationType]
 
@@ -174,8 +181,46 @@ def _q6_k(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
     return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.Q6_K
 
 
+def _iq4_nl(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
+    """Return random blocks of IQ4_NL, ``uint8[..., inputs / 32 * 18]``, alike."""
+    *leading, inputs = sizes
+    packed = rng.integers(0, 256, (*leading, inputs // _BLOCK, 2 + _BLOCK // 2), np.uint8)
+    scale = inputs**-0.5 / _TABLE_SPREAD
+    scales = rng.uniform(0.7 * scale, 1.3 * scale, packed.shape[:-1]).astype(np.float16)
+    packed[..., :2] = scales[..., None].view(np.uint8)
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.IQ4_NL
+
+
+def _iq4_xs(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
+    """Return random blocks of IQ4_XS, ``uint8[..., inputs / 256 * 136]``, alike."""
+    *leading, inputs = sizes
+    packed = rng.integers(0, 256, (*leading, inputs // _GROUP, 136), np.uint8)
+    scale = inputs**-0.5 / (_TABLE_SPREAD * _SIX_SPREAD)
+    scales = rng.uniform(0.7 * scale, 1.3 * scale, packed.shape[:-1]).astype(np.float16)
+    packed[..., :2] = scales[..., None].view(np.uint8)
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.IQ4_XS
+
+
+def _mxfp4(rng: np.random.Generator, sizes: tuple[int, ...]) -> Blocks:
+    """Return random blocks of MXFP4, ``uint8[..., inputs / 32 * 17]``, alike."""
+    *leading, inputs = sizes
+    packed = rng.integers(0, 256, (*leading, inputs // _BLOCK, 1 + _BLOCK // 2), np.uint8)
+    exponent = round(math.log2(inputs**-0.5 / _SHORT_TABLE_SPREAD))
+    packed[..., 0] = 128 + rng.integers(exponent - 1, exponent + 1, packed.shape[:-1])
+    return packed.reshape(*leading, -1), gguf.GGMLQuantizationType.MXFP4
+
+
 KINDS: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Blocks]]] = (
-    MappingProxyType({"q4_0": _q4_0, "q4_k": _q4_k, "q6_k": _q6_k})
+    MappingProxyType(
+        {
+            "q4_0": _q4_0,
+            "q4_k": _q4_k,
+            "q6_k": _q6_k,
+            "iq4_nl": _iq4_nl,
+            "iq4_xs": _iq4_xs,
+            "mxfp4": _mxfp4,
+        }
+    )
 )
 """What matrices are quantised as, and what draws such blocks."""
 

@@ -35,9 +35,9 @@ RBEE_MATRIX_UNIT inline __m512 byte_above_power(__m512i line) {
       _mm512_mask_shuffle_epi8(_mm512_set1_epi32(kExponent), kSecond, line, order));
 }
 
-template <int Bit, int Bits>
+template <int Bit, int Middle>
 RBEE_MATRIX_UNIT inline __m512 less_power(__m512 scale, __m512 offset) {
-  constexpr float kPower = static_cast<float>((1 << (23 - Bit)) + (1 << (Bits - 1)));
+  constexpr float kPower = static_cast<float>((1 << (23 - Bit)) + Middle);
   return _mm512_fnmadd_ps(scale, _mm512_set1_ps(kPower), offset);
 }
 
@@ -57,11 +57,25 @@ RBEE_MATRIX_UNIT inline __m512i joined(__m512i lower, __m512i upper) {
   return _mm512_and_si512(six, _mm512_set1_epi8(0x3f));
 }
 
+// A float's exponent.
+struct Power {
+  uint8_t exponent;
+};
+
+// What a table has for the lower four bits of each byte.
+RBEE_MATRIX_UNIT inline __m512i numbered(__m512i table, __m512i line) {
+  return _mm512_shuffle_epi8(table, _mm512_and_si512(line, _mm512_set1_epi8(0x0f)));
+}
+
 template <typename Number>
 RBEE_MATRIX_UNIT inline __m512 take(const uint8_t*& from) {
   const uint8_t* numbers = from;
   from += kPanel * sizeof(Number);
-  if constexpr (sizeof(Number) == 1) {
+  if constexpr (std::is_same_v<Number, Power>) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(numbers);
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes)), 23));
+  } else if constexpr (sizeof(Number) == 1) {
     const auto* bytes = reinterpret_cast<const __m128i*>(numbers);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
   } else if constexpr (sizeof(Number) == 2) {
@@ -71,7 +85,7 @@ RBEE_MATRIX_UNIT inline __m512 take(const uint8_t*& from) {
   }
 }
 
-template <size_t Bits, Held How, bool Offsets>
+template <Form kForm, Held How, bool Offsets>
 RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t first, size_t blocks,
                                   uint16_t* to) {
   const size_t block = weights.shape().block;
@@ -79,6 +93,11 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
   const uint8_t* head = weights.panel(index);
   const uint8_t* panel = head + weights.head_bytes() + first * weights.block_bytes();
   [[maybe_unused]] const __m512 middle = _mm512_set1_ps(weights.middle());
+  [[maybe_unused]] __m512i integers;
+  if constexpr (kForm == Form::kNumbers) {
+    const auto* table = reinterpret_cast<const __m128i*>(weights.table().integers.data());
+    integers = _mm512_broadcast_i32x4(_mm_loadu_si128(table));
+  }
   [[maybe_unused]] __m512 factor, minimum_factor;
   for (size_t b = first; b < first + blocks; ++b) {
     __m512 scale;
@@ -92,16 +111,17 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
       scale = _mm512_mul_ps(factor, take<int8_t>(panel));
       if constexpr (Offsets) offset = _mm512_mul_ps(minimum_factor, take<int8_t>(panel));
     } else {
-      using Number = std::conditional_t<How == Held::kHalves, uint16_t, float>;
+      using Short = std::conditional_t<How == Held::kHalves, uint16_t, Power>;
+      using Number = std::conditional_t<How == Held::kFloats, float, Short>;
       scale = take<Number>(panel);
       if constexpr (Offsets) offset = take<Number>(panel);
     }
     if constexpr (Offsets && How != Held::kFloats) offset = _mm512_fmadd_ps(middle, scale, offset);
     scale = _mm512_mul_ps(scale, _mm512_set1_ps(kCutOff));
     offset = _mm512_mul_ps(offset, _mm512_set1_ps(kCutOff));
-    if constexpr (Bits == 4) {
-      const __m512 low = less_power<16, 4>(scale, offset);
-      const __m512 high = less_power<12, 4>(scale, offset);
+    if constexpr (kForm == Form::kFours) {
+      const __m512 low = less_power<16, 8>(scale, offset);
+      const __m512 high = less_power<12, 8>(scale, offset);
       for (size_t i = 0; i < block; i += 8, panel += kUnitBytes, to += 4 * kStepInputs) {
         const __m512i line = _mm512_loadu_si512(panel);
         const __m512i by8 = _mm512_ror_epi32(line, 8);
@@ -119,7 +139,7 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
         _mm512_storeu_si512(to + 3 * kStepInputs, shuffled_together(second(by8), second(by16)));
       }
     } else {
-      const __m512 down = less_power<8, Bits>(scale, offset);
+      const __m512 down = less_power<8, middle_of(kForm)>(scale, offset);
       const auto round = [&](__m512i line) RBEE_MATRIX_UNIT {
         const auto number = [&](__m512 word) RBEE_MATRIX_UNIT {
           return _mm512_fmadd_ps(word, scale, down);
@@ -131,7 +151,13 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
                                               number(byte_above_power<3>(line))));
         to += 2 * kStepInputs;
       };
-      if constexpr (Bits == 8) {
+      if constexpr (kForm == Form::kNumbers) {
+        for (size_t i = 0; i < block; i += 8, panel += kUnitBytes) {
+          const __m512i line = _mm512_loadu_si512(panel);
+          round(numbered(integers, line));
+          round(numbered(integers, _mm512_srli_epi16(line, 4)));
+        }
+      } else if constexpr (kForm == Form::kEights) {
         for (size_t i = 0; i < block; i += 4, panel += kUnitBytes) {
           round(_mm512_loadu_si512(panel));
         }
@@ -150,33 +176,46 @@ RBEE_MATRIX_UNIT void round_panel(const Panels& weights, size_t index, size_t fi
   }
 }
 
-template <size_t Bits, Held How>
+template <Form kForm, Held How>
 RoundPanel of_scales(const Panels& weights) {
-  return weights.has_offsets() ? round_panel<Bits, How, true> : round_panel<Bits, How, false>;
+  return weights.has_offsets() ? round_panel<kForm, How, true> : round_panel<kForm, How, false>;
 }
 
-template <size_t Bits>
-RoundPanel of_bits(const Panels& weights) {
+template <Form kForm>
+RoundPanel of_form(const Panels& weights) {
   switch (weights.held()) {
     case Held::kHalves:
-      return of_scales<Bits, Held::kHalves>(weights);
+      return of_scales<kForm, Held::kHalves>(weights);
     case Held::kProducts:
-      return of_scales<Bits, Held::kProducts>(weights);
+      return of_scales<kForm, Held::kProducts>(weights);
     default:
-      return of_scales<Bits, Held::kFloats>(weights);
+      return of_scales<kForm, Held::kFloats>(weights);
+  }
+}
+
+RoundPanel of_numbers(const Panels& weights) {
+  switch (weights.held()) {
+    case Held::kPowers:
+      return round_panel<Form::kNumbers, Held::kPowers, false>;
+    case Held::kProducts:
+      return round_panel<Form::kNumbers, Held::kProducts, false>;
+    default:
+      return round_panel<Form::kNumbers, Held::kHalves, false>;
   }
 }
 
 }  // namespace
 
 RoundPanel round_panel_of(const Panels& weights) {
-  switch (weights.shape().bits) {
-    case 4:
-      return of_bits<4>(weights);
-    case 6:
-      return of_bits<6>(weights);
+  switch (weights.form()) {
+    case Form::kFours:
+      return of_form<Form::kFours>(weights);
+    case Form::kNumbers:
+      return of_numbers(weights);
+    case Form::kSixes:
+      return of_form<Form::kSixes>(weights);
     default:
-      return of_bits<8>(weights);
+      return of_form<Form::kEights>(weights);
   }
 }
 

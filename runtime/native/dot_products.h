@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "packed_weights.h"
 #include "simd.h"
 
 namespace rbee::RBEE_VARIANT {
@@ -30,11 +31,12 @@ template <size_t Rows>
 }
 
 // Adds to the sums of `Rows` rows the products of a block: integers without signs for sixteen
-// outputs, in the order of PackedWeights, with each row's `block` bytes.
-template <size_t Rows, size_t Bits>
+// outputs, in the order of PackedWeights, with each row's `block` bytes. Numbers are a table's.
+template <size_t Rows, Form kForm>
 [[gnu::always_inline]] inline void add_products(const uint8_t* integers, const int8_t* values,
-                                                size_t block, Integers* sums) {
-  if constexpr (Bits == 6) {
+                                                size_t block, Integers table, Integers* sums) {
+  constexpr bool kNibbles = bits_of(kForm) == 4;
+  if constexpr (kForm == Form::kSixes) {
 #pragma GCC unroll 2
     for (size_t i = 0; i < block; i += 16, integers += 3 * kLine) {
       add_sixes<Rows>(integers, values + i, block, sums);
@@ -42,12 +44,16 @@ template <size_t Rows, size_t Bits>
     return;
   }
 #pragma GCC unroll 8
-  for (size_t i = 0; i < block; i += Bits == 4 ? 8 : 4) {
+  for (size_t i = 0; i < block; i += kNibbles ? 8 : 4) {
     const Integers line = load_integers(integers);
     integers += kLine;
-    if constexpr (Bits == 4) {
-      const Integers even = low_nibbles(line);
-      const Integers odd = high_nibbles(line);
+    if constexpr (kNibbles) {
+      Integers even = low_nibbles(line);
+      Integers odd = high_nibbles(line);
+      if constexpr (kForm == Form::kNumbers) {
+        even = look_up(table, even);
+        odd = look_up(table, odd);
+      }
       for (size_t r = 0; r < Rows; ++r) {
         sums[r] = add_dot(sums[r], even, repeat_four(values + r * block + i));
       }
@@ -114,12 +120,33 @@ template <size_t Rows>
   for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], 16);
 }
 
-template <size_t Rows, size_t Bits>
+// Of a run of numbers, what a table has for each, from 0 to 15, times a factor.
+template <size_t Rows>
+[[gnu::always_inline]] inline void add_looked_up(const uint8_t* lines, const int8_t* values,
+                                                 size_t block, size_t count, Integers table,
+                                                 int16_t factor, Integers* sums) {
+  Integers words[Rows];
+  const auto add = [&](Integers line, const int8_t* inputs) {
+    for (size_t r = 0; r < Rows; ++r) {
+      words[r] = add_pairs(words[r], line, repeat_four(inputs + r * block));
+    }
+  };
+  for (Integers& word : words) word = repeat(0);
+#pragma GCC unroll 4
+  for (size_t i = 0; i < count; i += 8) {
+    const Integers line = load_integers(lines + i / 8 * kLine);
+    add(look_up(table, low_nibbles(line)), values + i);
+    add(look_up(table, high_nibbles(line)), values + i + 4);
+  }
+  for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], factor);
+}
+
+template <size_t Rows, Form kForm>
 [[gnu::always_inline]] inline void add_products(const uint8_t* integers, const int8_t* values,
-                                                size_t block, Integers* sums) {
+                                                size_t block, Integers table, Integers* sums) {
   for (size_t from = 0; from < block; from += kRun, values += kRun) {
     const size_t count = std::min(kRun, block - from);
-    if constexpr (Bits == 4) {
+    if constexpr (kForm == Form::kFours) {
       Integers words[Rows];
       for (Integers& word : words) word = repeat(0);
 #pragma GCC unroll 4
@@ -135,7 +162,11 @@ template <size_t Rows, size_t Bits>
         }
       }
       for (size_t r = 0; r < Rows; ++r) sums[r] = add_words(sums[r], words[r], 1);
-    } else if constexpr (Bits == 6) {
+    } else if constexpr (kForm == Form::kNumbers) {
+      add_looked_up<Rows>(integers, values, block, count, low_nibbles(table), 1, sums);
+      __asm__("" ::: "memory");  // as below
+      add_looked_up<Rows>(integers, values, block, count, high_nibbles(table), 16, sums);
+    } else if constexpr (kForm == Form::kSixes) {
       add_sixes<Rows>(integers, values, block, count, sums);
     } else {
       add_nibbles<Rows, false>(integers, values, block, count, sums);
@@ -143,7 +174,7 @@ template <size_t Rows, size_t Bits>
       __asm__("" ::: "memory");
       add_nibbles<Rows, true>(integers, values, block, count, sums);
     }
-    integers += count * Bits / 32 * kLine;
+    integers += count * bits_of(kForm) / 32 * kLine;
   }
 }
 

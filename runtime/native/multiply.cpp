@@ -41,7 +41,7 @@ RBEE_INLINED void fetch_ahead(const uint8_t* of, size_t bytes) {
 
 // One panel times one tile: each block's sums are weighed by both scales. `Block` 0 means that the
 // block's size is known at run time only.
-template <size_t Rows, size_t Bits, size_t Block, Held How, bool Offsets>
+template <size_t Rows, Form kForm, size_t Block, Held How, bool Offsets>
 void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& rows, size_t first,
                    const Output& output) {
   const size_t block_size = Block != 0 ? Block : rows.block;
@@ -51,7 +51,7 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   const int32_t* starts = rows.starts + first * rows.blocks;
   // A constant, where the block is: what is fetched for each is written out.
   const size_t block_bytes =
-      kLanes * (block_size * Bits / 8 + bytes_of_a_number(How) * (Offsets ? 2 : 1));
+      kLanes * (block_size * bits_of(kForm) / 8 + bytes_of_a_number(How) * (Offsets ? 2 : 1));
   const uint8_t* head = weights.panel(index);
   const uint8_t* panel = head + weights.head_bytes();
   if (How == Held::kProducts && output.fetches) fetch_ahead(head, weights.head_bytes());
@@ -60,6 +60,8 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
   for (size_t r = 0; r < Rows; ++r) y[r] = output.bias;
 
   [[maybe_unused]] const Floats middle = repeat(weights.middle());
+  Integers integers = repeat(0);
+  if constexpr (kForm == Form::kNumbers) integers = load_table(weights.table().integers.data());
   [[maybe_unused]] Floats factor, minimum_factor;
   for (size_t b = 0; b < rows.blocks; ++b) {
     if (output.fetches) fetch_ahead(panel, block_bytes);
@@ -73,7 +75,8 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
       scale = times(factor, take<int8_t>(panel));
       if constexpr (Offsets) offset = times(minimum_factor, take<int8_t>(panel));
     } else {
-      using Number = std::conditional_t<How == Held::kHalves, Half, float>;
+      using Short = std::conditional_t<How == Held::kHalves, Half, Power>;
+      using Number = std::conditional_t<How == Held::kFloats, float, Short>;
       scale = take<Number>(panel);
       if constexpr (Offsets) offset = take<Number>(panel);
     }
@@ -85,8 +88,8 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
     // by is the same for a whole block of activations.
     Integers acc[Rows];
     for (size_t r = 0; r < Rows; ++r) acc[r] = repeat(starts[r]);
-    add_products<Rows, Bits>(panel, values, block_size, acc);
-    panel += kLanes * block_size * Bits / 8;
+    add_products<Rows, kForm>(panel, values, block_size, integers, acc);
+    panel += kLanes * block_size * bits_of(kForm) / 8;
     for (size_t r = 0; r < Rows; ++r) {
       y[r] = multiply_add(times(as_floats(acc[r]), scale), repeat(scales[r]), y[r]);
     }
@@ -108,47 +111,64 @@ void multiply_tile(const Panels& weights, size_t index, const QuantisedRows& row
 using Multiply = void (*)(const Panels&, size_t, const QuantisedRows&, size_t, const Output&);
 using ByRows = std::array<Multiply, kTile>;
 
-template <size_t Bits, size_t Block, Held How, bool Offsets, size_t... Row>
+template <Form kForm, size_t Block, Held How, bool Offsets, size_t... Row>
 constexpr ByRows by_rows(std::index_sequence<Row...>) {
-  return {multiply_tile<Row + 1, Bits, Block, How, Offsets>...};
+  return {multiply_tile<Row + 1, kForm, Block, How, Offsets>...};
 }
 
-template <size_t Bits, size_t Block, Held How, bool Offsets>
+template <Form kForm, size_t Block, Held How, bool Offsets>
 const ByRows& rows_table() {
   static constexpr ByRows table =
-      by_rows<Bits, Block, How, Offsets>(std::make_index_sequence<kTile>());
+      by_rows<kForm, Block, How, Offsets>(std::make_index_sequence<kTile>());
   return table;
 }
 
-template <size_t Bits, size_t Block, Held How>
+template <Form kForm, size_t Block, Held How>
 const ByRows& offsets_table(const Panels& weights) {
-  return weights.has_offsets() ? rows_table<Bits, Block, How, true>()
-                               : rows_table<Bits, Block, How, false>();
+  return weights.has_offsets() ? rows_table<kForm, Block, How, true>()
+                               : rows_table<kForm, Block, How, false>();
 }
 
 // Scales that are 32-bit floats no type of GGUF has, and no export's own blocks: it matters little how
 // fast those are, and much how large the library is.
-template <size_t Bits, size_t Block>
+template <Form kForm, size_t Block>
 const ByRows& scales_table(const Panels& weights) {
   switch (weights.held()) {
     case Held::kHalves:
-      return offsets_table<Bits, Block, Held::kHalves>(weights);
+      return offsets_table<kForm, Block, Held::kHalves>(weights);
     case Held::kProducts:
-      return offsets_table<Bits, Block, Held::kProducts>(weights);
+      return offsets_table<kForm, Block, Held::kProducts>(weights);
     default:
-      return offsets_table<Bits == 4 ? 4 : 8, 0, Held::kFloats>(weights);
+      return offsets_table<kForm == Form::kFours ? kForm : Form::kEights, 0, Held::kFloats>(weights);
+  }
+}
+
+const ByRows& numbers_table(const Panels& weights) {
+  switch (weights.held()) {
+    case Held::kPowers:
+      return rows_table<Form::kNumbers, 32, Held::kPowers, false>();
+    case Held::kProducts:
+      return rows_table<Form::kNumbers, 32, Held::kProducts, false>();
+    default:
+      return rows_table<Form::kNumbers, 32, Held::kHalves, false>();
   }
 }
 
 const ByRows& table(const Panels& weights) {
   const bool common = weights.shape().block == 32;
-  switch (weights.shape().bits) {
-    case 4:
-      return common ? scales_table<4, 32>(weights) : scales_table<4, 0>(weights);
-    case 6:
-      return scales_table<6, 0>(weights);
+  switch (weights.form()) {
+    case Form::kFours:
+      return common ? scales_table<Form::kFours, 32>(weights)
+                    : scales_table<Form::kFours, 0>(weights);
+    case Form::kNumbers:
+      return numbers_table(weights);
+    case Form::kSixes:
+      return scales_table<Form::kSixes, 0>(weights);
     default:
-      return common ? scales_table<8, 32>(weights) : scales_table<8, 0>(weights);
+      // All types are so that stay in eight bits and have blocks of 32.
+      return common && weights.held() == Held::kHalves && !weights.has_offsets()
+                 ? rows_table<Form::kEights, 32, Held::kHalves, false>()
+                 : scales_table<Form::kEights, 0>(weights);
   }
 }
 
@@ -169,7 +189,7 @@ void for_tiles(const QuantisedRows& rows, const Tiles& tiles, size_t first, size
 }  // namespace
 
 void quantise(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to) {
-  const int32_t middle = 1 << (weights.shape().bits - 1);
+  const int32_t middle = middle_of(weights.form());
   const float* row[kTile];
   for (size_t r = 0; r < tile.rows; ++r) row[r] = x[tile.first + r];
   int8_t* values = to.values + tile.first * to.padded();

@@ -12,6 +12,7 @@
 #include "half.h"
 #include "half_scales.h"
 #include "pages.h"
+#include "power_scales.h"
 #include "six_bits.h"
 #include "weight_memory.h"
 
@@ -64,6 +65,17 @@ BlockMatrix lower_half(const BlockMatrix& of, const WeightsShape& shape) {
           of.offsets != nullptr ? of.offsets + blocks : nullptr};
 }
 
+// The table that the integers of all parts of a matrix are from, if there is one that kernels are for.
+const IntegerTable* common_table(const WeightsShape& shape, std::span<const BlockMatrix> parts) {
+  if (shape.bits != 8 || shape.block != 32 || parts[0].offsets != nullptr) return nullptr;
+  const size_t count = shape.outputs / parts.size() * shape.blocks() * shape.block;
+  const IntegerTable* table = table_of(parts.front().integers, count);
+  for (const BlockMatrix& part : parts.subspan(1)) {
+    if (table != nullptr && table_of(part.integers, count) != table) table = nullptr;
+  }
+  return table;
+}
+
 // What the integers of GGUF's types with offsets may have their middle at.
 std::span<const float> middles(bool offsets, size_t bits) {
   static constexpr std::array kNone{0.0f};
@@ -92,16 +104,16 @@ void in_halves(size_t panels, size_t bytes, const Work& work) {
 
 }  // namespace
 
-Panels::Panels(const WeightsShape& shape, Held held, bool has_offsets, float middle)
+Panels::Panels(const WeightsShape& shape, const Holding& holding, bool has_offsets)
     : shape_(shape),
-      held_(held),
+      holding_(holding),
       has_offsets_(has_offsets),
-      middle_(middle),
-      block_bytes_(kPanel * bytes_of_a_number(held) * (has_offsets ? 2 : 1) +
-                   kPanel * shape.block * shape.bits / 8),
-      head_bytes_(held == Held::kProducts ? shape.blocks() * shape.block / kGroupInputs * kPanel *
-                                                sizeof(uint16_t) * (has_offsets ? 2 : 1)
-                                          : 0) {}
+      block_bytes_(kPanel * bytes_of_a_number(holding.held) * (has_offsets ? 2 : 1) +
+                   kPanel * shape.block * bits_of(holding.form) / 8),
+      head_bytes_(holding.held == Held::kProducts
+                      ? shape.blocks() * shape.block / kGroupInputs * kPanel * sizeof(uint16_t) *
+                            (has_offsets ? 2 : 1)
+                      : 0) {}
 
 Panels Panels::part(size_t first, size_t outputs) const {
   Panels part = *this;
@@ -118,33 +130,48 @@ PackedWeights::PackedWeights(const WeightsShape& shape, const BlockMatrix& first
     : PackedWeights(shape, Halves{first, second}, find(shape, {first, second})) {}
 
 PackedWeights::Found PackedWeights::find(const WeightsShape& shape, const Halves& halves) {
-  Found found = find_scales(shape, halves);
-  const size_t parts = shape.halves ? halves.size() : 1;
-  const size_t count = shape.outputs / parts * shape.blocks() * shape.block;
-  // Of no type are they where scales are not what a file has.
-  const bool six = shape.bits == 8 && found.held != Held::kFloats &&
-                   std::all_of(halves.begin(), halves.begin() + parts, [&](const BlockMatrix& part) {
-                     return fit_six_bits(part.integers, count);
-                   });
-  found.bits = six ? 6 : shape.bits;
+  const std::span parts(halves.data(), shape.halves ? halves.size() : 1);
+  const size_t count = shape.outputs / parts.size() * shape.blocks();
+  const auto all = [&](const auto& fits) { return std::all_of(parts.begin(), parts.end(), fits); };
+  const IntegerTable* table = common_table(shape, parts);
+  if (table != nullptr && all([&](const BlockMatrix& part) {
+        return all_are_powers(part.scales, part.integers, count, shape.block);
+      })) {
+    return {{Held::kPowers, 0, Form::kNumbers, table}};
+  }
+  Found found = find_scales(shape, parts);
+  Holding& holding = found.holding;
+  if (shape.bits == 4) {
+    holding.form = Form::kFours;
+  } else if (holding.held == Held::kFloats) {
+    // Of no type are they what fewer bits hold where scales are not what a file has.
+    holding.form = Form::kEights;
+  } else if (table != nullptr) {
+    holding.form = Form::kNumbers;
+    holding.table = table;
+  } else if (all([&](const BlockMatrix& part) {
+               return fit_six_bits(part.integers, count * shape.block);
+             })) {
+    holding.form = Form::kSixes;
+  }
   return found;
 }
 
-PackedWeights::Found PackedWeights::find_scales(const WeightsShape& shape, const Halves& halves) {
-  const std::span parts(halves.data(), shape.halves ? 2 : 1);
+PackedWeights::Found PackedWeights::find_scales(const WeightsShape& shape,
+                                                std::span<const BlockMatrix> parts) {
   const size_t count = shape.outputs / parts.size() * shape.blocks();
   const auto all = [&](const auto& fits) { return std::all_of(parts.begin(), parts.end(), fits); };
   const bool halves_fit =
       all([&](const BlockMatrix& part) { return all_are_halves(part.scales, count); });
   const bool groups_fit =
       kGroupInputs % shape.block == 0 && shape.blocks() * shape.block % kGroupInputs == 0;
-  for (const float middle : middles(halves[0].offsets != nullptr, shape.bits)) {
+  for (const float middle : middles(parts[0].offsets != nullptr, shape.bits)) {
     if (halves_fit && all([&](const BlockMatrix& part) {
           return all_have_half_minima(part.scales, part.offsets, count, middle);
         })) {
-      return {Held::kHalves, middle};
+      return {{Held::kHalves, middle}};
     }
-    Found found{Held::kProducts, middle};
+    Found found{{Held::kProducts, middle}};
     auto to = found.factored.begin();
     if (groups_fit && all([&](const BlockMatrix& part) {
           *to = factored(part.scales, part.offsets, count, kGroupInputs / shape.block, middle);
@@ -157,8 +184,7 @@ PackedWeights::Found PackedWeights::find_scales(const WeightsShape& shape, const
 }
 
 PackedWeights::PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found)
-    : Panels({shape.outputs, shape.inputs, found.bits, shape.block, shape.halves}, found.held,
-             halves[0].offsets != nullptr, found.middle) {
+    : Panels(shape, found.holding, halves[0].offsets != nullptr) {
   const size_t total = shape.panels() * panel_bytes();
   bytes_ = weight_memory(total);
   uint8_t* bytes = bytes_.get();
@@ -186,7 +212,7 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
   const auto& [integers, scales, offsets] = halves[part];
   const FactoredMatrix& factored = found.factored[part];
   const size_t blocks = shape_.blocks();
-  const size_t row_bytes = shape_.block * (shape_.bits == 4 ? 4 : 8) / 8;
+  const size_t row_bytes = shape_.block * shape_.bits / 8;
   const size_t first = shape_.halves ? index / 2 * kPanel : index * kPanel;
   const size_t lanes = std::min(kPanel, shape_.outputs - first);
   // A number of each output; lanes beyond the last one get zeros.
@@ -197,7 +223,7 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
     std::memcpy(to, numbers.data(), sizeof numbers);
     to += sizeof numbers;
   };
-  if (held_ == Held::kProducts) {
+  if (held() == Held::kProducts) {
     const size_t groups = blocks * shape_.block / kGroupInputs;
     for (size_t group = 0; group < groups; ++group) {
       const auto factor_of = [&](const Products& products) {
@@ -213,7 +239,7 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
     const auto of = [&](const auto& numbers) {
       return [&, block](size_t output) { return numbers[output * blocks + block]; };
     };
-    switch (held_) {
+    switch (held()) {
       case Held::kFloats:
         put(of(scales));
         if (has_offsets_) put(of(offsets));
@@ -223,13 +249,16 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
         if (has_offsets_) {
           put([&](size_t output) {
             const size_t i = output * blocks + block;
-            return half_of_exact(half_minimum(scales[i], offsets[i], middle_));
+            return half_of_exact(half_minimum(scales[i], offsets[i], middle()));
           });
         }
         break;
       case Held::kProducts:
         put(of(factored.scales->integers));
         if (has_offsets_) put(of(factored.minima.integers));
+        break;
+      case Held::kPowers:
+        put([&](size_t output) { return exponent_of(scales[output * blocks + block]); });
         break;
     }
     const uint8_t* rows = integers + (first * blocks + block) * row_bytes;
@@ -241,10 +270,22 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
       rows = padded.data();
       stride = row_bytes;
     }
-    const bool nibbles = shape_.bits == 4;
-    for (size_t byte = 0; byte < row_bytes; byte += 16) {
-      const auto transpose = row_bytes == 8 ? transpose_dwords<8> : transpose_dwords<16>;
-      if (shape_.bits == 6) {
+    std::array<uint8_t, 16 * kPanel> numbers;
+    if (form() == Form::kNumbers) {
+      for (size_t lane = 0; lane < kPanel; ++lane) {
+        for (size_t i = 0; i < row_bytes / 2; ++i) {
+          const uint16_t two = numbers_of_two(table(), rows + lane * stride + 2 * i);
+          numbers[lane * row_bytes / 2 + i] = static_cast<uint8_t>(two);
+        }
+      }
+      rows = numbers.data();
+      stride = row_bytes / 2;
+    }
+    const bool nibbles = bits_of(form()) == 4;
+    const size_t bytes = shape_.block * (nibbles ? 4 : 8) / 8;
+    for (size_t byte = 0; byte < bytes; byte += 16) {
+      const auto transpose = bytes == 8 ? transpose_dwords<8> : transpose_dwords<16>;
+      if (form() == Form::kSixes) {
         std::array<uint8_t, 16 * kPanel> lines;
         transpose(rows + byte, stride, nibbles, lines.data());
         pack_six_bits(lines.data(), to + byte * kPanel * 6 / 8);
@@ -252,7 +293,7 @@ void PackedWeights::pack_panel(size_t index, const Halves& halves, const Found& 
         transpose(rows + byte, stride, nibbles, to + byte * kPanel);
       }
     }
-    to += kPanel * shape_.block * shape_.bits / 8;
+    to += kPanel * shape_.block * bits_of(form()) / 8;
   }
 }
 

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "factored_scales.h"
 #include "inlined.h"
+#include "integer_table.h"
 
 namespace rbee {
 
@@ -18,7 +20,7 @@ constexpr size_t kPanel = 16;
 struct WeightsShape {
   size_t outputs;
   size_t inputs;
-  size_t bits;   // 4 or 8; or 6, as what is packed may be
+  size_t bits;   // 4 or 8
   size_t block;  // inputs that share a scale: 16, 32, 64 or 128
   bool halves;   // panels are of either half of the outputs by turns; both are whole panels
 
@@ -45,7 +47,23 @@ enum class Held : uint8_t {
   kFloats,    // both as 32-bit floats
   kHalves,    // scales as 16-bit floats, and minima in place of offsets
   kProducts,  // scales as products, and minima in place of offsets
+  kPowers,    // scales as exponents of two; there are no offsets
 };
+
+// How integers are held, each exactly.
+enum class Form : uint8_t {
+  kFours,    // in 4 bits
+  kNumbers,  // those of 8 bits as their numbers in a table of sixteen, in blocks of 32, no offsets
+  kSixes,    // those of 8 bits that 6 hold, less what these cannot (six_bits.h)
+  kEights,   // in 8 bits
+};
+RBEE_INLINED constexpr size_t bits_of(Form form) {
+  return form == Form::kEights ? 8 : form == Form::kSixes ? 6 : 4;
+}
+// The integer that stands for 0.
+RBEE_INLINED constexpr int middle_of(Form form) {
+  return form == Form::kFours ? 8 : form == Form::kSixes ? 32 : 128;
+}
 
 // Of a scale, or of an offset or minimum.
 RBEE_INLINED constexpr size_t bytes_of_a_number(Held held) {
@@ -63,17 +81,20 @@ constexpr size_t kGroupInputs = 256;
 //
 // and then, block after block of inputs:
 //
-//   scales   float[16], 16-bit float[16] or int8[16]
+//   scales   float[16], 16-bit float[16], int8[16], or uint8[16], exponents as floats have them
 //   offsets  or minima, the same, where the matrix has any
 //   values   for each four inputs, 4 bytes of each of the 16 outputs; at 4 bits two such groups
 //            share 64 bytes, the first in the low nibbles; at 6 bits four share 192 (six_bits.h)
 class Panels {
  public:
   RBEE_INLINED const WeightsShape& shape() const { return shape_; }
-  RBEE_INLINED Held held() const { return held_; }
+  RBEE_INLINED Held held() const { return holding_.held; }
+  RBEE_INLINED Form form() const { return holding_.form; }
+  // Which numbers are held of.
+  RBEE_INLINED const IntegerTable& table() const { return *holding_.table; }
   RBEE_INLINED bool has_offsets() const { return has_offsets_; }
   // How many scales an offset is more than its minimum, where minima are held.
-  RBEE_INLINED float middle() const { return middle_; }
+  RBEE_INLINED float middle() const { return holding_.middle; }
   // Of a block, and of all factors of a panel.
   RBEE_INLINED size_t block_bytes() const { return block_bytes_; }
   RBEE_INLINED size_t head_bytes() const { return head_bytes_; }
@@ -85,12 +106,18 @@ class Panels {
   Panels part(size_t first, size_t outputs) const;
 
  protected:
-  Panels(const WeightsShape& shape, Held held, bool has_offsets, float middle);
+  struct Holding {
+    Held held = Held::kFloats;
+    float middle = 0;
+    Form form = Form::kEights;
+    const IntegerTable* table = nullptr;
+  };
+
+  Panels(const WeightsShape& shape, const Holding& holding, bool has_offsets);
 
   WeightsShape shape_;
-  Held held_;
+  Holding holding_;
   bool has_offsets_;
-  float middle_;
   size_t block_bytes_;
   size_t head_bytes_;
   const uint8_t* first_ = nullptr;
@@ -108,13 +135,11 @@ class PackedWeights : public Panels {
 
   // What was found of scales and offsets, and of integers.
   struct Found {
-    Held held = Held::kFloats;
-    float middle = 0;
+    Holding holding;
     std::array<FactoredMatrix, 2> factored;
-    size_t bits = 0;
   };
   static Found find(const WeightsShape& shape, const Halves& halves);
-  static Found find_scales(const WeightsShape& shape, const Halves& halves);
+  static Found find_scales(const WeightsShape& shape, std::span<const BlockMatrix> parts);
 
   PackedWeights(const WeightsShape& shape, const Halves& halves, const Found& found);
   void pack_panel(size_t index, const Halves& halves, const Found& found, uint8_t* to) const;

@@ -21,6 +21,11 @@ constexpr float kLargestHalf = 65504;
 // All sixteen numbers.
 struct All {};
 
+// A power of two: a float's exponent, 0 that of 0.
+struct Power {
+  uint8_t exponent;
+};
+
 }  // namespace rbee::RBEE_VARIANT
 
 #ifdef __AVX512F__

@@ -48,6 +48,13 @@ inline Floats load(const Half* from) {
   const auto* eights = reinterpret_cast<const __m128i*>(from);
   return {_mm256_cvtph_ps(_mm_loadu_si128(eights)), _mm256_cvtph_ps(_mm_loadu_si128(eights + 1))};
 }
+inline Floats load(const Power* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  const auto powers = [](__m128i eight) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(eight), 23));
+  };
+  return {powers(bytes), powers(_mm_srli_si128(bytes, 8))};
+}
 inline Floats load(const int8_t* from) {
   const auto eight = [&](size_t first) {
     const auto* bytes = reinterpret_cast<const __m128i*>(from + first);
@@ -176,6 +183,15 @@ inline Integers low_nibbles(Integers x) {
 }
 inline Integers high_nibbles(Integers x) {
   return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
+}
+// Sixteen bytes, and of each byte of x, from 0 to 15, the one of these that has its number.
+inline Integers load_table(const uint8_t* from) {
+  const __m256i twice =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return {twice, twice};
+}
+inline Integers look_up(Integers table, Integers x) {
+  return {_mm256_shuffle_epi8(table.low, x.low), _mm256_shuffle_epi8(table.high, x.high)};
 }
 // Two bits of each byte, from bit 2 * `Pair` on.
 template <size_t Pair>

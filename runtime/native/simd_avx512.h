@@ -27,6 +27,10 @@ inline void store(float* to, Floats x, First lanes) { _mm512_mask_storeu_ps(to, 
 inline Floats load(const Half* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
+inline Floats load(const Power* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes), 23));
+}
 inline Floats load(const int8_t* from) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
@@ -85,6 +89,11 @@ inline void store_bytes(int8_t* to, Integers x) {
 // Of each byte, the lower or the upper four bits.
 inline Integers low_nibbles(Integers x) { return _mm512_and_si512(x, _mm512_set1_epi8(0xf)); }
 inline Integers high_nibbles(Integers x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+// Sixteen bytes, and of each byte of x, from 0 to 15, the one of these that has its number.
+inline Integers load_table(const uint8_t* from) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline Integers look_up(Integers table, Integers x) { return _mm512_shuffle_epi8(table, x); }
 // Integers of six bits: the lower four of each byte, and above them two of another, from bit
 // 2 * `Pair` on.
 template <size_t Pair>

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.factored import TABLES, of_a_table
 from support.native import VARIANTS, model, needs_kernels, needs_matrix_unit, session
 
 from rbee_export.dialect.experts import block_experts
@@ -40,13 +41,17 @@ class Blocks:
         block: int,
         offsets: bool,
         short_scales: bool,
+        table: str,
     ) -> None:
         rows, blocks = experts * n, k // block
         scales = rng.uniform(-0.05, 0.05, (rows, blocks)).astype(np.float32)
         if short_scales:
             scales = scales.astype(np.float16).astype(np.float32)
+        integers = rng.integers(0, 256, (rows, blocks, block * bits // 8), np.uint8)
+        if bits == 8 and table:
+            integers = of_a_table(rng, table, rows, blocks, block)
         self.parts: list[Array | None] = [
-            rng.integers(0, 256, (rows, blocks, block * bits // 8), np.uint8),
+            integers,
             scales,
             rng.uniform(-0.05, 0.05, scales.shape).astype(np.float32) if offsets else None,
         ]
@@ -83,14 +88,14 @@ class Experts:
         normalized: bool = True,
         short_scales: bool = True,
         clamped: bool = False,
+        table: str = "",
     ) -> None:
         self.experts, self.active, self.normalized, self.k = experts, active, normalized, k
+        held: dict[str, Any] = {"short_scales": short_scales, "table": table}
         how: dict[str, Any] = {"bits": bits, "block": block, "offsets": offsets}
-        self._gate, self._up = (
-            Blocks(rng, experts, width, k, **how, short_scales=short_scales) for _ in range(2)
-        )
+        self._gate, self._up = (Blocks(rng, experts, width, k, **how, **held) for _ in range(2))
         how = {"bits": down_bits, "block": down_block, "offsets": down_offsets}
-        self._down = Blocks(rng, experts, k, width, **how, short_scales=short_scales)
+        self._down = Blocks(rng, experts, k, width, **how, **held)
         function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped)
         matrices = {"gate": self._gate, "up": self._up, "down": self._down}
         weights = {f"{name}{i}": p for name, of in matrices.items() for i, p in enumerate(of.parts)}
@@ -188,6 +193,7 @@ shapes = {
     "down_offsets": st.booleans(),
     "normalized": st.booleans(),
     "short_scales": st.booleans(),
+    "table": st.sampled_from(["", *TABLES]),
     "seed": st.integers(0, 2**32 - 1),
 }
 

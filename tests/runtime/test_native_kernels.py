@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, MIDDLES, factored, in_halves, of_six_bits
+from support.factored import (
+    GROUP,
+    MIDDLES,
+    TABLES,
+    factored,
+    in_halves,
+    in_powers,
+    of_a_table,
+    of_six_bits,
+)
 from support.family_table import FAMILIES
 from support.makers import MakeArtifact, MakeFamily
 from support.native import (
@@ -265,33 +274,41 @@ def test_minima_of_sixteen_bits_are_what_they_come_to(
 
 
 @needs_kernels
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     n=st.integers(1, 40),
     blocks=st.sampled_from([1, 3, 5, 8, 16, 32]),
     rows=st.integers(1, 20),
+    kind=st.sampled_from(["six", *TABLES]),
     block=st.sampled_from([16, 32, 64]),
-    products=st.booleans(),
+    held=st.sampled_from(["halves", "products", "powers"]),
     offsets=st.booleans(),
     spoilt=st.sampled_from([None, 95, 160]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_integers_of_six_bits_are_what_they_are_in_eight(
+def test_integers_of_fewer_bits_are_what_they_are_in_eight(
     *,
     n: int,
     blocks: int,
     rows: int,
+    kind: str,
     block: int,
-    products: bool,
+    held: str,
     offsets: bool,
     spoilt: int | None,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
+    if kind == "six":
+        integers = of_six_bits(rng, n, blocks, block)
+    else:
+        block, offsets = 32, False
+        integers = of_a_table(rng, kind, n, blocks, block)
     k = blocks * block
-    whole = products and k % GROUP == 0
+    whole = held == "products" and k % GROUP == 0
     scales, added = (factored if whole else in_halves)(rng, n, k, block, 16)
-    integers = of_six_bits(rng, n, blocks, block)
+    if held == "powers" and not offsets:
+        scales = in_powers(rng, integers)
     if spoilt is not None:  # one is not
         integers.flat[rng.integers(integers.size)] = spoilt
     x = activations(rng, rows, k, block)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.factored import GROUP, MIDDLES, factored, in_halves, of_six_bits
+from support.factored import (
+    GROUP,
+    MIDDLES,
+    TABLES,
+    factored,
+    in_halves,
+    in_powers,
+    of_a_table,
+    of_six_bits,
+)
 from support.native import model, needs_matrix_unit, session
 
 from rbee_export.dialect.functions import block_product
@@ -40,15 +49,14 @@ class Product:
         offsets: bool,
         short_scales: bool = False,
         given: tuple[Array, Array] | None = None,
-        six_bits: bool = False,
+        integers: Array | None = None,
     ) -> None:
         blocks = -(-k // block)
         scales = rng.uniform(-0.02, 0.02, (n, blocks)).astype(np.float32)
         if short_scales:
             scales = scales.astype(np.float16).astype(np.float32)
-        integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
-        if six_bits:
-            integers = of_six_bits(rng, n, blocks, block)
+        if integers is None:
+            integers = rng.integers(0, 256, (n, blocks, block * bits // 8), np.uint8)
         constants: dict[str, Array | None] = {"integers": integers, "scales": scales}
         added = np.zeros((n, blocks), np.float32)
         if offsets:
@@ -144,7 +152,7 @@ def test_products(
     block=st.sampled_from([16, 32]),
     products=st.booleans(),
     offsets=st.booleans(),
-    six_bits=st.booleans(),
+    kind=st.sampled_from(["any", "six", *TABLES]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_scales_and_minima(
@@ -156,16 +164,23 @@ def test_scales_and_minima(
     block: int,
     products: bool,
     offsets: bool,
-    six_bits: bool,
+    kind: str,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     bits, middle = of_type
-    six_bits = six_bits and bits == 8
+    integers = None
     k = groups * GROUP
+    if kind in TABLES:
+        bits, block, offsets = 8, 32, False
+        integers = of_a_table(rng, kind, n, k // block, block)
+    elif kind == "six" and bits == 8:
+        integers = of_six_bits(rng, n, k // block, block)
     given = (factored if products else in_halves)(rng, n, k, block, middle)
+    if kind == "MXFP4" and integers is not None and not products:
+        given = in_powers(rng, integers), given[1]
     of = Product(
-        rng, n, k, bits, block, bias=False, offsets=offsets, given=given, six_bits=six_bits
+        rng, n, k, bits, block, bias=False, offsets=offsets, given=given, integers=integers
     )
     x = rng.standard_normal((1, rows, k), np.float32)
     errors = np.abs(of.run(x) - of.exact(x))

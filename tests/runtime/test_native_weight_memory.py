@@ -14,7 +14,7 @@ import onnxruntime as ort
 import psutil
 import pytest
 from numpy.typing import NDArray
-from support.factored import GROUP, factored, in_halves, of_six_bits
+from support.factored import GROUP, TABLES, factored, in_halves, of_a_table, of_six_bits
 from support.native import model, needs_kernels, session
 
 from rbee_export.dialect.functions import block_product
@@ -144,7 +144,8 @@ def test_scales_and_minima_take_what_they_take_in_a_file(
 
 
 @needs_kernels
-def test_integers_of_six_bits_take_no_more() -> None:
+@pytest.mark.parametrize("kind", ["six", *TABLES])
+def test_integers_of_fewer_bits_take_no_more(kind: str) -> None:
     rng = np.random.default_rng(3)
     blocks = INPUTS // BLOCK
     scales = np.full((OUTPUTS, blocks), 2.0**-6, np.float32)
@@ -164,8 +165,10 @@ def test_integers_of_six_bits_take_no_more() -> None:
         return after - before
 
     eight = rng.integers(0, 256, (OUTPUTS, blocks, BLOCK), np.uint8)
-    less = taken(eight) - taken(of_six_bits(rng, OUTPUTS, blocks, BLOCK))
-    assert less > 12 * 0.9 * OUTPUTS * INPUTS / 4
+    shape = (OUTPUTS, blocks, BLOCK)
+    fewer = of_six_bits(rng, *shape) if kind == "six" else of_a_table(rng, kind, *shape)
+    saved = 1 / 4 if kind == "six" else 1 / 2
+    assert taken(eight) - taken(fewer) > 12 * 0.9 * OUTPUTS * INPUTS * saved
 
 
 def run(opened: ort.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gguf.quants import IQ4_NL, MXFP4
 from numpy.typing import NDArray
 
 GROUP = 256
@@ -17,11 +18,35 @@ MIDDLES = ((4, 8), (8, 16), (8, 2))
 """Bits of integers and where their middle is: Q4_1 and Q4_K; Q5_1 and Q5_K; Q2_K."""
 
 
+TABLES = {
+    "IQ4_NL": np.array(IQ4_NL.kvalues, np.int8).view(np.uint8) ^ 0x80,
+    "MXFP4": np.array(MXFP4.kvalues, np.int8).view(np.uint8) ^ 0x80,
+}
+"""What four bits of a type stand for, as integers of eight around 128."""
+
+
 def of_six_bits(rng: np.random.Generator, *shape: int) -> NDArray[np.uint8]:
     """Draw integers as those of Q5_K and Q6_K are in eight bits, the ends among them."""
     drawn = rng.integers(96, 160, shape, np.uint8)
     drawn.flat[:2] = 96, 159
     return drawn
+
+
+def of_a_table(rng: np.random.Generator, kind: str, *shape: int) -> NDArray[np.uint8]:
+    """Draw integers as those of IQ4_NL or MXFP4 are in eight bits."""
+    drawn: NDArray[np.uint8] = rng.choice(TABLES[kind], shape)
+    return drawn
+
+
+def in_powers(rng: np.random.Generator, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Draw scales ``float32[n, blocks]`` as MXFP4 has them, some of them too small for 16 bits.
+
+    A tenth of the blocks is set to zeros. Their scales are the smallest there is.
+    """
+    exponents = rng.integers(-30, -8, integers.shape[:2])
+    zero = rng.random(exponents.shape) < 0.1
+    integers[zero], exponents[zero] = 128, -128
+    return np.exp2(exponents.astype(np.float64)).astype(np.float32)
 
 
 def in_halves(
