@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.cache_layers import Layers, States, reserve
 from rbee_runtime.device.device import Array, Device
+from rbee_runtime.step import Row
 from rbee_runtime.transfer import BLOCK, Load, LoadState, Move, Store, StoreState, Swap, Transfer
 
 
@@ -67,6 +68,7 @@ class KvArena:
         room = geometry.window_capacity(capacity, chunk)
         self._windowed = Layers(geometry, geometry.windowed_layers, slots, room, device)
         self._states = States(geometry.state, slots, snapshots, device)
+        self._has_states = geometry.state is not None
         self._chunk = max(chunk, BLOCK)
         self._start = [0] * slots
         self._held = [0] * slots
@@ -156,12 +158,17 @@ class KvArena:
             InferenceFailed: The slot has a state, and not as of ``past``.
         """
         self.make_room(slot, past, count)
-        self._states.continue_from(slot, past)
+        if self._has_states:
+            self._states.continue_from(slot, past)
         self._held[slot] = past + count
 
-    def settle(self, slot: int, positions: int) -> None:
-        """Know that a step has written a slot's positions: its state is as of the last of them."""
-        self._states.at[slot] = positions
+    def settle(self, first: int, rows: Sequence[Row]) -> None:
+        """Know that a step has run rows, in slots one after another.
+
+        The states of each are as of its end.
+        """
+        if self._has_states:
+            self._states.at[first : first + len(rows)] = [row.end for row in rows]
 
     def transfer(self, transfer: Transfer) -> None:
         """Make a copy within the cache."""

@@ -194,7 +194,7 @@ class Scheduler:
             if is_new:
                 stores.append(Store(sequence.slot, place.kept, place.prefix.block))
             place.kept += BLOCK
-        if sequence.cached in place.stops and place.kept == sequence.cached:
+        if place.stops and sequence.cached in place.stops and place.kept == sequence.cached:
             snapshot = self._prefixes.take_snapshot(place.prefix)
             if snapshot is not None:
                 stores.append(StoreState(sequence.slot, snapshot))

@@ -139,7 +139,7 @@ def test_states_go_where_their_slots_go() -> None:
         for layer in STATE.layers:
             for array in arena.states(layer, slot, 1).values():
                 array[:] = next(number)
-        arena.settle(slot, 2 + slot)
+        arena.settle(slot, [Row(2, [0] * slot, 8)])
     assert (values(0), values(2)) == ([1, 2, 3, 4], [9, 10, 11, 12])
     arena.transfer(StoreState(1, 1))
     arena.transfer(Swap(0, 2, 4))

@@ -247,8 +247,7 @@ class OnnxBackend:
             turns = [first_turn(self._manifest, row) for row in rows]
         bound.set(rows, slots, starts, turns)
         bound.run(tokens)
-        for slot, row in enumerate(step.rows, step.slot):
-            self._arena.settle(slot, row.end)
+        self._arena.settle(step.slot, step.rows)
         return bound.rows
 
     def _graph(self, rows: int) -> int:
