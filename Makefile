@@ -22,12 +22,13 @@ export PROMPT
 run: $(ARTIFACT)/artifact.json
 	@$(BIN)/python -m rbee_bench.demo --model $(ARTIFACT) --port $(PORT) --prompt "$$PROMPT"
 
-# Two processes of tests leave no cores to the threads that NumPy and torch would have in each.
+# Two processes of tests leave no cores to the threads that NumPy and torch would have in each. By
+# numbers of tests, the files with few and long ones would come last, and one process end early.
 test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The tool has an environment of its own: what it needs is not what a worker needs.
 audit: .venv/test
