@@ -20,8 +20,7 @@ from support.tiny_qwen3_5 import as_qwen3_5
 from rbee_export import ExportError, Options, export, open_checkpoint
 from rbee_export.cli import main
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend import open_backend
-from rbee_runtime.errors import ArtifactError, DeviceError
+from rbee_runtime.errors import ArtifactError
 
 IDS = np.random.default_rng(5).integers(3, 384, 40).tolist()
 
@@ -163,33 +162,6 @@ def test_tensors_that_contradict_the_configuration(
     change(tensors)
     save_file(tensors, model / "model.safetensors")
     assert problem in said(model, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--precision", "fp16"], ["--target", "cuda"], ["--target", "tensorrt"]]
-)
-def test_gpus_are_refused(
-    arguments: list[str],
-    make_family: MakeFamily,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = make_family("qwen3-next-dense")
-    assert main(["--model", str(model), "--out", str(tmp_path / "out"), *arguments]) == 3
-    assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().err == (
-        f"rbee-export: {model.name}: models with DeltaNets run on the CPU alone; leave --target "
-        "out and use --precision int8, int4, gguf or fp32\n"
-    )
-
-
-@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
-def test_a_gpu_s_backend_is_refused(
-    backend: str, make_family: MakeFamily, make_artifact: MakeArtifact
-) -> None:
-    artifact = Artifact.open(make_artifact(make_family("qwen3-next-dense"), "int8"))
-    with pytest.raises(DeviceError, match="models with DeltaNets run on the CPU alone; leave"):
-        open_backend(artifact, backend)
 
 
 def test_the_manifest_says_what_a_sequence_takes(

@@ -21,8 +21,7 @@ from support.tiny_llama import copy_of, load_reference, reference_logits, with_w
 from rbee_export import ExportError, Options, export, open_checkpoint
 from rbee_export.cli import main
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend import open_backend
-from rbee_runtime.errors import ArtifactError, DeviceError
+from rbee_runtime.errors import ArtifactError
 
 IDS = np.random.default_rng(5).integers(3, 384, 40).tolist()
 EXPERT = "model.layers.1.mlp.experts.{}.up_proj.weight"
@@ -278,40 +277,6 @@ def test_experts_that_are_not_quantised_beside_matrices_that_are(
     ours = forced_logits(open_cpu(tmp_path / "out"), IDS, 20)
     theirs = reference_logits(with_weights(load_reference(checkpoint), weights), IDS)[19:]
     assert median_divergence(ours, theirs) < 0.02
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--precision", "fp16"],
-        ["--precision", "bf16"],
-        ["--target", "cuda"],
-        ["--target", "cuda", "--precision", "int4"],
-        ["--target", "tensorrt"],
-    ],
-)
-def test_gpus_are_refused(
-    arguments: list[str],
-    make_family: MakeFamily,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = make_family("qwen3-moe")
-    assert main(["--model", str(model), "--out", str(tmp_path / "out"), *arguments]) == 3
-    assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().err == (
-        f"rbee-export: {model.name}: mixtures of experts run on the CPU alone; leave --target out "
-        "and use --precision int8, int4, gguf or fp32\n"
-    )
-
-
-@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
-def test_a_gpu_s_backend_is_refused(
-    backend: str, make_family: MakeFamily, make_artifact: MakeArtifact
-) -> None:
-    artifact = Artifact.open(make_artifact(make_family("qwen3-moe"), "int8"))
-    with pytest.raises(DeviceError, match="mixtures of experts run on the CPU alone; leave"):
-        open_backend(artifact, backend)
 
 
 def test_the_manifest_says_what_experts_there_are(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.blocks import row_ranges
-from rbee_export.checkpoint.tensor import PIECE
+from rbee_export.checkpoint.tensor import PIECE, gathered, reader_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,7 @@ class DenseTensor:
         """Return the values as ``float32`` of :attr:`shape`."""
         if not self.shape:
             return self.read(slice(None))
-        values = np.empty(self.shape, np.float32)
-        for rows, part in self.pieces():
-            values[rows] = part
-        return values
+        return gathered(self)
 
     def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield ranges of rows with their values."""
@@ -48,11 +45,7 @@ class DenseTensor:
     def part(self, rows: slice) -> DenseTensor:
         """Return some of a matrix's rows, still on disk."""
         first, end, _ = rows.indices(self.shape[0])
-
-        def read(part: slice) -> NDArray[np.float32]:
-            start, stop, _ = part.indices(end - first)
-            return self.read(slice(first + start, first + stop))
-
+        read = reader_within(self.read, first, end)
         return DenseTensor((end - first, *self.shape[1:]), self.kind, read)
 
     def blocks(self) -> None:

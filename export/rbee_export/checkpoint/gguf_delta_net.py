@@ -7,13 +7,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
+from rbee_export.checkpoint.hf_delta_net import MOST_HEADS, MOST_TAPS, MOST_WIDE
 from rbee_export.checkpoint.layout import OfHeads, Stored, rows_of_heads
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError
-
-_MOST = 4096
-"""Of heads, and of what one is wide; no model has as many."""
-_MOST_TAPS = 64
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -50,8 +47,8 @@ def with_delta_net(c: DecoderConfig, number: Numbers, *, tiled: bool) -> Decoder
         CheckpointError: The metadata contradict themselves.
     """
     every = number.count("full_attention_interval", c.layers, 4)
-    key_heads = number.count("ssm.group_count", _MOST)
-    value_heads = number.count("ssm.time_step_rank", _MOST)
+    key_heads = number.count("ssm.group_count", MOST_HEADS)
+    value_heads = number.count("ssm.time_step_rank", MOST_HEADS)
     width = number.whole("ssm.inner_size")
     if value_heads % key_heads or width % value_heads or every < 2:
         raise CheckpointError(
@@ -61,9 +58,9 @@ def with_delta_net(c: DecoderConfig, number: Numbers, *, tiled: bool) -> Decoder
     net = DeltaNet(
         key_heads=key_heads,
         value_heads=value_heads,
-        key_dim=number.count("ssm.state_size", _MOST),
+        key_dim=number.count("ssm.state_size", MOST_WIDE),
         value_dim=width // value_heads,
-        taps=number.count("ssm.conv_kernel", _MOST_TAPS),
+        taps=number.count("ssm.conv_kernel", MOST_TAPS),
         layers=frozenset(i for i in range(c.layers) if (i + 1) % every),
         tiled=tiled,
     )

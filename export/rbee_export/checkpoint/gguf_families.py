@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_delta_net import with_delta_net
+from rbee_export.checkpoint.hf_windows import rotated
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Rope, Yarn
 from rbee_export.checkpoint.temperature import Temperature
@@ -142,17 +143,11 @@ def _windows_alone_rotate(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     if not number.whole("attention.sliding_window", 0):
         return c
     slides = _slides(c, number, 4)
-    attention = tuple(
-        a if slid else replace(a, rope=None) for a, slid in zip(c.attention, slides, strict=True)
-    )
-    return _windowed(replace(c, attention=attention), number, slides.__getitem__)
+    return _windowed(rotated(c, slides), number, slides.__getitem__)
 
 
 def _smollm3(c: DecoderConfig, _: Numbers) -> DecoderConfig:
-    attention = tuple(
-        a if (i + 1) % 4 else replace(a, rope=None) for i, a in enumerate(c.attention)
-    )
-    return replace(c, attention=attention)
+    return rotated(c, [bool((i + 1) % 4) for i in range(c.layers)])
 
 
 def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:

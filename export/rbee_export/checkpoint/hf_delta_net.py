@@ -12,7 +12,7 @@ from rbee_export.checkpoint.layout import OfHeads
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
-_MOST_HEADS, _MOST_WIDE, _MOST_TAPS = 4096, 4096, 64
+MOST_HEADS, MOST_WIDE, MOST_TAPS = 4096, 4096, 64
 """No model has so many."""
 
 _COMMON = {
@@ -64,11 +64,11 @@ def with_delta_net(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     if number.settings.get("attention_bias"):
         raise UnsupportedModel(f"{number.source}: attention_bias is not supported")
     net = DeltaNet(
-        key_heads=number.count("linear_num_key_heads", _MOST_HEADS, 16),
-        value_heads=number.count("linear_num_value_heads", _MOST_HEADS, 32),
-        key_dim=number.count("linear_key_head_dim", _MOST_WIDE, 128),
-        value_dim=number.count("linear_value_head_dim", _MOST_WIDE, 128),
-        taps=number.count("linear_conv_kernel_dim", _MOST_TAPS, 4),
+        key_heads=number.count("linear_num_key_heads", MOST_HEADS, 16),
+        value_heads=number.count("linear_num_value_heads", MOST_HEADS, 32),
+        key_dim=number.count("linear_key_head_dim", MOST_WIDE, 128),
+        value_dim=number.count("linear_value_head_dim", MOST_WIDE, 128),
+        taps=number.count("linear_conv_kernel_dim", MOST_TAPS, 4),
         layers=_linear_layers(c, number),
     )
     if net.value_heads % net.key_heads:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from rbee_export.blocks import BlockMatrix, row_ranges
 from rbee_export.checkpoint.hf_gpt_oss import BLOCKS, SCALES
 from rbee_export.checkpoint.layout import Stored
-from rbee_export.checkpoint.tensor import PIECE
+from rbee_export.checkpoint.tensor import PIECE, gathered, reader_within
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class Mxfp4Tensor:
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as ``float32`` of :attr:`shape`."""
-        values = np.empty(self.shape, np.float32)
-        for rows, part in self.pieces():
-            values[rows] = part
-        return values
+        return gathered(self)
 
     def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield ranges of rows with their values."""
@@ -63,11 +60,7 @@ class Mxfp4Tensor:
     def part(self, rows: slice) -> Mxfp4Tensor:
         """Return some of the rows, still on disk."""
         first, end, _ = rows.indices(self.shape[0])
-
-        def read(part: slice) -> tuple[Bytes, Bytes]:
-            start, stop, _ = part.indices(end - first)
-            return self.read(slice(first + start, first + stop))
-
+        read = reader_within(self.read, first, end)
         return Mxfp4Tensor((end - first, *self.shape[1:]), read)
 
     def blocks(self) -> BlockMatrix | None:

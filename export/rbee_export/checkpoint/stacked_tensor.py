@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix, concatenate
-from rbee_export.checkpoint.tensor import PIECE, Tensor
+from rbee_export.checkpoint.tensor import PIECE, Tensor, gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,7 @@ class StackedTensor:
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as ``float32`` of :attr:`shape`."""
-        values = np.empty(self.shape, np.float32)
-        for rows, part in self.pieces():
-            values[rows] = part
-        return values
+        return gathered(self)
 
     def pieces(self, values: int = PIECE) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield ranges of rows with their values; none belongs to two matrices."""

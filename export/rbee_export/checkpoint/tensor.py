@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix
+
+Read = TypeVar("Read")
 
 PIECE = 1 << 20
 """Values read together unless told otherwise: four megabytes, once they are ``float32``."""
@@ -47,3 +49,21 @@ class Tensor(Protocol):
         those of other types are the nearest ``MatMulNBits`` can hold.
         """
         ...
+
+
+def gathered(tensor: Tensor) -> NDArray[np.float32]:
+    """Return the values of a tensor, put together from its pieces."""
+    values = np.empty(tensor.shape, np.float32)
+    for rows, part in tensor.pieces():
+        values[rows] = part
+    return values
+
+
+def reader_within(read: Callable[[slice], Read], first: int, end: int) -> Callable[[slice], Read]:
+    """Return what reads ranges of those rows that begin at ``first`` and end before ``end``."""
+
+    def read_within(rows: slice) -> Read:
+        start, stop, _ = rows.indices(end - first)
+        return read(slice(first + start, first + stop))
+
+    return read_within
