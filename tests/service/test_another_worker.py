@@ -252,6 +252,6 @@ def test_no_seam_knows_of_a_kind_of_model(seam: str) -> None:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     loaded: list[Any] = json.loads(ran.stdout)
     unwanted = ("numpy", "onnxruntime", "rbee_export", "rbee_runtime.engine")
-    unwanted += ("rbee_service.completion", "rbee_service.embedding", "rbee_service.openai_")
+    unwanted += ("rbee_service.completion", "rbee_service.embedding", "rbee_service.openai.")
     unwanted += ("rbee_service.worker", "rbee_service.model_", "rbee_service.http.inferences")
     assert not [name for name in loaded if name.startswith(unwanted)]

@@ -7,10 +7,10 @@ import tracemalloc
 import pytest
 from pydantic import BaseModel
 
-from rbee_service.openai_embeddings import EmbeddingsRequest
-from rbee_service.openai_errors import OpenAiError
-from rbee_service.openai_parsing import parse_openai
-from rbee_service.openai_requests import ChatRequest, TextRequest
+from rbee_service.openai.embeddings import EmbeddingsRequest
+from rbee_service.openai.errors import OpenAiError
+from rbee_service.openai.parsing import parse_openai
+from rbee_service.openai.requests import ChatRequest, TextRequest
 
 SIZE = 1 << 17
 HELLO = '"messages":[{"role":"user","content":"Hello"}]'

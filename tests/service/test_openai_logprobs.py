@@ -26,9 +26,9 @@ from support.two_tokenizers import byte_fallback, byte_level
 from rbee_runtime.events import Event, Piece, Started, StopReason
 from rbee_runtime.logprobs import TokenLogprob, TokenLogprobs
 from rbee_service.model_loader import load_model
-from rbee_service.openai_logprobs import ChatLogprobsTeller, TextLogprobsTeller
-from rbee_service.openai_logprobs_fields import ChatLogprobsFields
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.logprobs import ChatLogprobsTeller, TextLogprobsTeller
+from rbee_service.openai.logprobs_fields import ChatLogprobsFields
+from rbee_service.openai.unserved import Part
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHAT: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 40}

@@ -7,8 +7,8 @@ import asyncio
 from rbee_runtime.errors import RuntimeFault
 from rbee_service.faults import refusal
 from rbee_service.http.inferences import Inferences
-from rbee_service.openai_prompt import WrittenChat, write_chat
-from rbee_service.openai_requests import ChatRequest
+from rbee_service.openai.prompt import WrittenChat, write_chat
+from rbee_service.openai.requests import ChatRequest
 
 
 async def written_chat(inferences: Inferences, body: ChatRequest) -> WrittenChat:

@@ -18,14 +18,14 @@ from rbee_service.http.intake import read_manner
 from rbee_service.http.model_routes import NO_MODEL, OPENAI, check_model
 from rbee_service.http.replies import parts_reply
 from rbee_service.model_kinds import EMBEDDING_MODEL
-from rbee_service.openai_embeddings import (
+from rbee_service.openai.embeddings import (
     EmbeddingsBody,
     EmbeddingsRequest,
     embedding_body,
     embeddings_answer,
 )
-from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_body
-from rbee_service.openai_parsing import parse_openai
+from rbee_service.openai.errors import OpenAiError, OpenAiErrorBody, failure_body
+from rbee_service.openai.parsing import parse_openai
 from rbee_service.openapi import Answer, Content, Operation
 from rbee_service.sse import SseDialect
 

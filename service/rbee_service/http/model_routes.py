@@ -12,8 +12,8 @@ from rbee_service.http.app import App, shape_failures
 from rbee_service.http.descriptions import REQUEST_ID, refusals
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.replies import json_reply
-from rbee_service.openai_answers import ModelBody, ModelsBody
-from rbee_service.openai_errors import OpenAiError, OpenAiErrorBody, failure_body
+from rbee_service.openai.answers import ModelBody, ModelsBody
+from rbee_service.openai.errors import OpenAiError, OpenAiErrorBody, failure_body
 from rbee_service.openapi import Answer, Content, Operation, Parameter
 
 OWNER: Final = "rbee"

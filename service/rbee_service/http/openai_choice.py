@@ -11,12 +11,12 @@ from rbee_service.backend import BackendStatus
 from rbee_service.events import End, MeasuredOutput, Output, TokenOutput
 from rbee_service.http.inferences import Begun
 from rbee_service.inference import Account
-from rbee_service.openai_answer_teller import AnswerTeller
-from rbee_service.openai_answers import Envelope
-from rbee_service.openai_errors import OpenAiError
-from rbee_service.openai_logprobs import LogprobsTeller, LogprobsWriter
-from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_tool_answers import AnswerDelta
+from rbee_service.openai.answer_teller import AnswerTeller
+from rbee_service.openai.answers import Envelope
+from rbee_service.openai.errors import OpenAiError
+from rbee_service.openai.logprobs import LogprobsTeller, LogprobsWriter
+from rbee_service.openai.prompt import WrittenChat
+from rbee_service.openai.tool_answers import AnswerDelta
 
 
 class Choice:

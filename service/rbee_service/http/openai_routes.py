@@ -25,23 +25,23 @@ from rbee_service.http.openai_choice import Choice, check_choices
 from rbee_service.http.openai_stream import chunks
 from rbee_service.http.replies import parts_reply, stream_reply
 from rbee_service.model_kinds import LANGUAGE_MODEL
-from rbee_service.openai_answers import (
+from rbee_service.openai.answers import (
     ChatChunkBody,
     ChatCompletionBody,
     Envelope,
     TextChunkBody,
     TextCompletionBody,
 )
-from rbee_service.openai_errors import OpenAiErrorBody, failure_body
-from rbee_service.openai_logprobs import (
+from rbee_service.openai.errors import OpenAiErrorBody, failure_body
+from rbee_service.openai.logprobs import (
     ChatLogprobsTeller,
     LogprobsTeller,
     TextLogprobsTeller,
 )
-from rbee_service.openai_parsing import parse_openai
-from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_requests import ChatRequest, OpenAiFields, TextRequest
-from rbee_service.openai_usage import account_of
+from rbee_service.openai.parsing import parse_openai
+from rbee_service.openai.prompt import WrittenChat
+from rbee_service.openai.requests import ChatRequest, OpenAiFields, TextRequest
+from rbee_service.openai.usage import account_of
 from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import DONE, SseDialect, encode_data
 

@@ -25,14 +25,14 @@ from rbee_service.http.openai_stream import chunks
 from rbee_service.http.replies import parts_reply, stream_reply
 from rbee_service.inference import Account
 from rbee_service.model_kinds import LANGUAGE_MODEL
-from rbee_service.openai_errors import OpenAiErrorBody, failure_body
-from rbee_service.openai_logprobs import ChatLogprobsTeller
-from rbee_service.openai_parsing import parse_openai
-from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_responses_answer import ResponseBody
-from rbee_service.openai_responses_events import EVENTS, ResponseEvent
-from rbee_service.openai_responses_request import ResponsesRequest
-from rbee_service.openai_responses_writer import ResponseWriter
+from rbee_service.openai.errors import OpenAiErrorBody, failure_body
+from rbee_service.openai.logprobs import ChatLogprobsTeller
+from rbee_service.openai.parsing import parse_openai
+from rbee_service.openai.prompt import WrittenChat
+from rbee_service.openai.responses.answer import ResponseBody
+from rbee_service.openai.responses.events import EVENTS, ResponseEvent
+from rbee_service.openai.responses.request import ResponsesRequest
+from rbee_service.openai.responses.writer import ResponseWriter
 from rbee_service.openapi import Answer, Content, Operation, Stream
 from rbee_service.sse import SseDialect
 

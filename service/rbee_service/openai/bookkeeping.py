@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 _MOST: Final = 16
 _LONGEST_NAME: Final = 64

@@ -16,15 +16,15 @@ from pydantic_core import PydanticCustomError
 from rbee_runtime.constraint import Constraint, JsonSchema
 from rbee_runtime.request import Request
 from rbee_service.completion_request import WHOLE
-from rbee_service.openai_bookkeeping import BookkeepingFields
-from rbee_service.openai_formats import ResponseFormat, TextFormat
-from rbee_service.openai_logprobs_fields import ChatLogprobsFields
-from rbee_service.openai_messages import Message
-from rbee_service.openai_prediction import Prediction
-from rbee_service.openai_reasoning import ReasoningFields
-from rbee_service.openai_sampling import SamplingFields
-from rbee_service.openai_streaming import StreamFields
-from rbee_service.openai_tools import ToolChoice, Tools, require_known
+from rbee_service.openai.bookkeeping import BookkeepingFields
+from rbee_service.openai.formats import ResponseFormat, TextFormat
+from rbee_service.openai.logprobs_fields import ChatLogprobsFields
+from rbee_service.openai.messages import Message
+from rbee_service.openai.prediction import Prediction
+from rbee_service.openai.reasoning import ReasoningFields
+from rbee_service.openai.sampling import SamplingFields
+from rbee_service.openai.streaming import StreamFields
+from rbee_service.openai.tools import ToolChoice, Tools, require_known
 
 MOST_CHOICES: Final = 16
 MOST_MESSAGES: Final = 2048

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rbee_service.openai_messages import Content
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.messages import Content
+from rbee_service.openai.unserved import Part
 
 
 class Prediction(Part):

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from rbee_runtime.reasoning import SWITCHES
-from rbee_service.openai_errors import OpenAiError
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.errors import OpenAiError
+from rbee_service.openai.unserved import Part
 
 if TYPE_CHECKING:
     from rbee_service.model_loader import ChatTokenizer

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from rbee_runtime.request import U64_MAX, SamplingParams
 from rbee_service.completion_request import TOP_K_CEILING, WHOLE, Fraction, StopString
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 _MOST_BIASES: Final = 1024
 _PENALTY = Annotated[float, Field(ge=-2.0, le=2.0)]

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
 from rbee_service.completion_request import WHOLE
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 CallId: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]

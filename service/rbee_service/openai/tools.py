@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from rbee_runtime.constraint import CallForm, Function, ToolCalls
-from rbee_service.openai_messages import FunctionName
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.messages import FunctionName
+from rbee_service.openai.unserved import Part
 
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired, TypeAlias
 from typing_extensions import TypedDict
 
 from rbee_service.inference import Account
-from rbee_service.openai_logprobs import ContentLogprob
+from rbee_service.openai.logprobs import ContentLogprob
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 

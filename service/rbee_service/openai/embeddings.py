@@ -17,7 +17,7 @@ from rbee_service.compact_json import json_array, json_bytes, json_object
 from rbee_service.completion_request import WHOLE
 from rbee_service.events import EmbeddingOutput
 from rbee_service.inference import Account
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 _TEXT = Annotated[str, Field(min_length=1)]
 # To tell of every fault of a body of a megabyte takes seconds: of a long array, the first is told.

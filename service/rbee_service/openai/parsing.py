@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from rbee_service.openai_errors import OpenAiError
-from rbee_service.openai_unserved import UNSERVED
+from rbee_service.openai.errors import OpenAiError
+from rbee_service.openai.unserved import UNSERVED
 from rbee_service.wording import demand
 
 _MOST_FAULTS: Final = 8

@@ -8,7 +8,7 @@ from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 
 class StreamOptions(Part):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from rbee_runtime.constraint import JsonSchema
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 
 class TextFormat(Part):

@@ -9,8 +9,8 @@ from typing import Final, Literal
 from typing_extensions import TypedDict
 
 from rbee_service.compact_json import Parts, json_bytes
-from rbee_service.openai_logprobs import ContentLogprob
-from rbee_service.openai_responses_answer import (
+from rbee_service.openai.logprobs import ContentLogprob
+from rbee_service.openai.responses.answer import (
     OutputItem,
     OutputTextBody,
     ReasoningTextBody,

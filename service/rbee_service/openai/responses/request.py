@@ -11,26 +11,26 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.logprobs import MOST_ALTERNATIVES
 from rbee_service.completion_request import WHOLE
-from rbee_service.openai_bookkeeping import BookkeepingFields
-from rbee_service.openai_formats import (
+from rbee_service.openai.bookkeeping import BookkeepingFields
+from rbee_service.openai.formats import (
     BY_TYPE,
     AnyText,
     JsonObjectFormat,
     NamedSchema,
     TextFormat,
 )
-from rbee_service.openai_reasoning import Effort, TemplateArguments
-from rbee_service.openai_requests import ChatRequest
-from rbee_service.openai_responses_input import Input, to_messages
-from rbee_service.openai_responses_tools import (
+from rbee_service.openai.reasoning import Effort, TemplateArguments
+from rbee_service.openai.requests import ChatRequest
+from rbee_service.openai.responses.input import Input, to_messages
+from rbee_service.openai.responses.tools import (
     ResponsesToolChoice,
     ResponsesTools,
     to_chat_choice,
 )
-from rbee_service.openai_sampling import SamplingFields
-from rbee_service.openai_streaming import StreamFields
-from rbee_service.openai_tools import require_distinct, require_known
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.sampling import SamplingFields
+from rbee_service.openai.streaming import StreamFields
+from rbee_service.openai.tools import require_distinct, require_known
+from rbee_service.openai.unserved import Part
 
 _FORMAT: Final = "text.format"
 _LOGPROBS: Final = "message.output_text.logprobs"

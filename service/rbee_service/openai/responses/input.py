@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from rbee_service.openai_messages import (
+from rbee_service.openai.messages import (
     AssistantMessage,
     CallArguments,
     CalledFunction,
@@ -20,8 +20,8 @@ from rbee_service.openai_messages import (
     PlainMessage,
     ToolMessage,
 )
-from rbee_service.openai_requests import MOST_MESSAGES
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.requests import MOST_MESSAGES
+from rbee_service.openai.unserved import Part
 
 
 class InputText(Part):

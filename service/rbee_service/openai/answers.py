@@ -11,15 +11,15 @@ from typing_extensions import TypedDict
 from rbee_service.compact_json import Parts, json_array, json_bytes, json_object
 from rbee_service.events import End, StopReason
 from rbee_service.inference import Account
-from rbee_service.openai_answer_teller import AnswerTeller
-from rbee_service.openai_logprobs import ChatLogprobs, TextLogprobs
-from rbee_service.openai_tool_answers import (
+from rbee_service.openai.answer_teller import AnswerTeller
+from rbee_service.openai.logprobs import ChatLogprobs, TextLogprobs
+from rbee_service.openai.tool_answers import (
     AnswerDelta,
     AnsweredCall,
     CallDelta,
     FinishReason,
 )
-from rbee_service.openai_usage import Usage, usage_of
+from rbee_service.openai.usage import Usage, usage_of
 
 
 class AnswerMessage(TypedDict):

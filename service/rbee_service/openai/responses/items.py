@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from rbee_runtime.logprobs import TokenLogprobs
 from rbee_service.compact_json import json_bytes
-from rbee_service.openai_logprobs import ChatLogprobsTeller
-from rbee_service.openai_responses_answer import ItemStatus
-from rbee_service.openai_responses_events import ResponseEvent, written_object
+from rbee_service.openai.logprobs import ChatLogprobsTeller
+from rbee_service.openai.responses.answer import ItemStatus
+from rbee_service.openai.responses.events import ResponseEvent, written_object
 
 
 @dataclass(frozen=True, slots=True)

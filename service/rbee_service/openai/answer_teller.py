@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from rbee_service.events import StopReason
 from rbee_service.inference import Account
-from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_reasoning_answers import ReasoningTeller
-from rbee_service.openai_tool_answers import AnswerDelta, CallTeller
+from rbee_service.openai.prompt import WrittenChat
+from rbee_service.openai.reasoning_answers import ReasoningTeller
+from rbee_service.openai.tool_answers import AnswerDelta, CallTeller
 
 
 class AnswerTeller:

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from rbee_runtime.logprobs import MOST_ALTERNATIVES
 from rbee_service.completion_request import WHOLE
-from rbee_service.openai_unserved import Part
+from rbee_service.openai.unserved import Part
 
 
 class ChatLogprobsFields(Part):

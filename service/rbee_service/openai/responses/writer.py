@@ -10,14 +10,14 @@ from rbee_service.compact_json import Parts, json_array, json_bytes
 from rbee_service.errors import ApiError, ErrorCode
 from rbee_service.events import MeasuredOutput, Output, StopReason, TokenOutput
 from rbee_service.inference import Account
-from rbee_service.openai_answer_teller import AnswerTeller
-from rbee_service.openai_logprobs import ChatLogprobsTeller
-from rbee_service.openai_prompt import WrittenChat
-from rbee_service.openai_responses_answer import ItemStatus, response_usage
-from rbee_service.openai_responses_events import ResponseEvent, written_object
-from rbee_service.openai_responses_items import SAID, THOUGHT, CallItem, TextForm, TextItem
-from rbee_service.openai_responses_request import ResponsesRequest
-from rbee_service.openai_tool_answers import AnswerDelta
+from rbee_service.openai.answer_teller import AnswerTeller
+from rbee_service.openai.logprobs import ChatLogprobsTeller
+from rbee_service.openai.prompt import WrittenChat
+from rbee_service.openai.responses.answer import ItemStatus, response_usage
+from rbee_service.openai.responses.events import ResponseEvent, written_object
+from rbee_service.openai.responses.items import SAID, THOUGHT, CallItem, TextForm, TextItem
+from rbee_service.openai.responses.request import ResponsesRequest
+from rbee_service.openai.tool_answers import AnswerDelta
 
 _UNCHANGED: Final = {"error": None, "incomplete_details": None, "usage": None}
 

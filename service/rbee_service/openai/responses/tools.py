@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, ConfigDict, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from rbee_service.openai_tools import (
+from rbee_service.openai.tools import (
     BY_FORM,
     AnyFunction,
     FunctionChoice,

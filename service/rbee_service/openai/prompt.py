@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from rbee_runtime.constraint import AfterReasoning, Constraint, ToolCalls
 from rbee_runtime.reasoning import Reasoning, Stage
-from rbee_service.openai_messages import to_template
-from rbee_service.openai_reasoning import template_arguments
-from rbee_service.openai_requests import ChatRequest
-from rbee_service.openai_tools import tool_calls
+from rbee_service.openai.messages import to_template
+from rbee_service.openai.reasoning import template_arguments
+from rbee_service.openai.requests import ChatRequest
+from rbee_service.openai.tools import tool_calls
 
 if TYPE_CHECKING:
     from rbee_service.model_loader import ChatTokenizer

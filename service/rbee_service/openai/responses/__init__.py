@@ -1,0 +1,1 @@
+"""The Responses API: a chat in items, its answer in typed events."""
