@@ -63,7 +63,7 @@ _RESPONSE: Final = Operation(
             "`response.failed`.",
             (
                 Content(ResponseBody),
-                Stream(EVENTS, _example_stream(), last=None, named=True),
+                Stream(EVENTS, _example_stream, last=None, named=True),
             ),
         ),
         404: NO_MODEL,

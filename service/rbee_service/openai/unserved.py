@@ -69,7 +69,10 @@ UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
 class Part(BaseModel):
     """A base of everything in a body: what is not known is refused, ``null`` means left out."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    # A worker starts without what it may never be asked: the first who asks waits for it.
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True
+    )
 
     @model_validator(mode="before")
     @classmethod
