@@ -6,12 +6,11 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-_ROUTES = (
-    *("/v1/inference", "/v1/infer", "/v1/jobs"),
-    *("/v1/chat/completions", "/v1/completions", "/v1/responses"),
-)
+from rbee_bench.attack_bodies import GOOD, good_body, spoilt_body
+
+_ROUTES: Final = tuple(GOOD)
 
 Make = Callable[[random.Random], bytes]
 
@@ -22,30 +21,12 @@ def _http(path: str, body: bytes, *headers: str, method: str = "POST", length: i
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def _good(dice: random.Random) -> dict[str, object]:
-    return {"job_id": "h", "prompt": "p", "max_tokens": dice.randint(1, 3), "operation": "infer"}
+def _posted(route: str, body: Mapping[str, Any], *headers: str) -> bytes:
+    return _http(route, json.dumps(body).encode(), *headers)
 
 
 def _wrong_type(dice: random.Random) -> bytes:
-    values: list[object] = [
-        None,
-        True,
-        -1,
-        1e308,
-        2**80,
-        "x",
-        [],
-        {},
-        [[1]],
-        {"a": {}},
-        "\x00",
-        "\ud800",
-        0.5,
-    ]
-    body = _good(dice)
-    for field in dice.sample(["job_id", "prompt", "max_tokens", "temperature", "stop", "seed"], 2):
-        body[field] = dice.choice(values)
-    return _http(dice.choice(_ROUTES), json.dumps(body).encode())
+    return _posted(*spoilt_body(dice))
 
 
 def _no_json(dice: random.Random) -> bytes:
@@ -76,8 +57,11 @@ def _random_body(dice: random.Random) -> bytes:
 
 
 def _too_long(dice: random.Random) -> bytes:
-    body = json.dumps(_good(dice) | {"prompt": "a" * dice.choice([32_769, 100_000, 900_000])})
-    return _http(dice.choice(_ROUTES), body.encode())
+    route, body = good_body(dice)
+    [name] = {"prompt", "messages", "input"} & body.keys()
+    length = dice.choice([32_769, 100_000, 900_000])
+    body[name] = [{"role": "user", "content": "a" * length}] if name == "messages" else "a" * length
+    return _posted(route, body)
 
 
 def _claimed_length(dice: random.Random) -> bytes:
@@ -122,7 +106,7 @@ def _bad_headers(dice: random.Random) -> bytes:
             "Upgrade",
         ]
     )
-    return _http(dice.choice(_ROUTES), json.dumps(_good(dice)).encode(), f"{name}: {value}")
+    return _posted(*good_body(dice), f"{name}: {value}")
 
 
 def _nowhere(dice: random.Random) -> bytes:
@@ -148,7 +132,7 @@ def _half(make: Make) -> Make:
 
 
 def _well_formed(dice: random.Random) -> bytes:
-    return _http(dice.choice(_ROUTES), json.dumps(_good(dice)).encode())
+    return _posted(*good_body(dice))
 
 
 SLOW_BODY: Final = _http("/v1/inference", b"", length=9999)

@@ -12,12 +12,13 @@ from rbee_runtime.artifact import Manifest
 _ROUNDS = 2
 
 
-async def fill(port: int, manifest: Manifest, slots: int, context: int) -> None:
+async def fill(port: int, manifest: Manifest, model: str, slots: int, context: int) -> None:
     """Fill every slot and every kept block, with the widest batches and the largest chunks.
 
     Args:
         port: Of a worker that nobody else uses meanwhile, and that asks for no token.
         manifest: Of the artifact it serves.
+        model: What it calls that.
         slots: That it has.
         context: Positions of each.
 
@@ -32,7 +33,7 @@ async def fill(port: int, manifest: Manifest, slots: int, context: int) -> None:
 
     async def complete(ids: list[int], tokens: int) -> None:
         body: dict[str, object] = {
-            "model": manifest.model_ref,
+            "model": model,
             "prompt": ids,
             "max_tokens": tokens,
             "temperature": 0,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from rbee_bench.attack_bodies import MODEL
 from rbee_bench.attacks import ATTACKS, SLOW_BODY
 from rbee_bench.filling import fill
 from rbee_bench.sse_client import StreamFault, ask, events
@@ -71,12 +72,15 @@ def measure_hostile(artifact: Artifact, requests: int, progress: Progress) -> Ho
     """
     progress("starting", 0, requests)
     slots, context = str(_SLOTS), str(_CONTEXT)
-    flags = ("--model", str(artifact.path), "--slots", slots, "--context-length", context)
+    flags = (
+        *("--model", str(artifact.path), "--model-ref", MODEL),
+        *("--slots", slots, "--context-length", context),
+    )
     with started_worker(*flags) as worker:
         worker.until_ready()
         progress("filling", 0, requests)
         # Memory that comes as it is first used would pass for a leak if that happened by and by.
-        asyncio.run(fill(worker.port, artifact.manifest, _SLOTS, _CONTEXT))
+        asyncio.run(fill(worker.port, artifact.manifest, MODEL, _SLOTS, _CONTEXT))
         return asyncio.run(_Siege(worker, requests, progress).run())
 
 

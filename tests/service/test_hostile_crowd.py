@@ -7,11 +7,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx
 from rich.console import Console, RenderableType
 
+from rbee_bench.attack_bodies import GOOD, MODEL
 from rbee_bench.hostile import ATTACKS, measure_hostile
 from rbee_bench.load import measure_load
 from rbee_bench.report_service import hostile_report, load_report
+from rbee_bench.worker_process import started_worker
 from rbee_runtime import Artifact
 
 
@@ -19,6 +22,15 @@ def shown(layout: RenderableType) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(layout)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_bodies_are_good_before_they_are_spoilt(tiny_artifact: Path) -> None:
+    with started_worker("--model", str(tiny_artifact), "--model-ref", MODEL) as worker:
+        worker.until_ready()
+        for route, bodies in GOOD.items():
+            for body in bodies:
+                answer = httpx.post(f"http://127.0.0.1:{worker.port}{route}", json=body)
+                assert answer.status_code == 200, (route, body, answer.text)
 
 
 def test_hostile_requests(tiny_artifact: Path) -> None:
