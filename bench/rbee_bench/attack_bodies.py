@@ -139,7 +139,7 @@ def spoilt_body(dice: random.Random) -> tuple[str, dict[str, Any]]:
             case 1 if isinstance(holder, dict):
                 holder[f"{key}_"] = holder.pop(key)
             case _:
-                holder[key] = dice.choice(_ODD)
+                holder[key] = copy.deepcopy(dice.choice(_ODD))  # it may be spoilt in its turn
     return route, body
 
 
