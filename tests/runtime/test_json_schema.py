@@ -9,6 +9,7 @@ import pytest
 
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.constraint.json_schema import check_schema
+from rbee_runtime.constraint.relaxed import relaxed
 from rbee_runtime.constraint.repetition import repetitions
 from rbee_runtime.errors import InvalidRequest
 
@@ -144,6 +145,36 @@ def test_what_is_refused_is_named(schema: Any, message: str) -> None:
 )
 def test_what_is_not(schema: Mapping[str, Any] | bool) -> None:
     check_schema(JsonSchema(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "left"),
+    [
+        ({"type": "object", "propertyNames": {}, "not": {}}, {"type": "object"}),
+        ({"items": {"uniqueItems": True, "minItems": 1}}, {"items": {"minItems": 1}}),
+        ({"properties": {"not": {"if": {}}, "a": True}}, {"properties": {"not": {}, "a": True}}),
+        ({"prefixItems": [{"nullable": True}]}, {"prefixItems": [{}]}),
+        ({"format": "int64", "items": {"format": "uuid"}}, {"items": {"format": "uuid"}}),
+        ({"format": []}, {}),
+        ({"pattern": "a(?!b)", "items": {"pattern": "(?i)a"}}, {"items": {"pattern": "(?i)a"}}),
+        ({"patternProperties": {"(?=a)": {}}, "additionalProperties": False}, {}),
+        ({"patternProperties": {"^a": {"not": {}}}}, {"patternProperties": {"^a": {}}}),
+        ({"$ref": "https://example.org/a", "title": "T"}, {"title": "T"}),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"if": {}}}},
+            {"$ref": "#/$defs/a", "$defs": {"a": {}}},
+        ),
+        ({"oneOf": [{"type": "null"}, {"not": {}}]}, {"anyOf": [{"type": "null"}, {}]}),
+        ({"oneOf": [{}], "anyOf": [{"const": 1}]}, {"anyOf": [{"const": 1}]}),
+        ({"items": [{}, 1]} | deep(3), deep(3)),
+        ({"enum": [{"not": 1}]}, {"enum": [{"not": 1}]}),
+    ],
+)
+def test_what_is_left_of_one_that_cannot_be_enforced(
+    schema: Mapping[str, Any], left: Mapping[str, Any]
+) -> None:
+    assert relaxed(schema) == left
+    check_schema(JsonSchema(left))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ _MOST_SCHEMAS: Final = 4
 a hundred and twenty-eight of twenty members each compile in a tenth of a second.
 """
 
-_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 def check_calls(constraint: ToolCalls) -> None:

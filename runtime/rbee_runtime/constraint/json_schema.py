@@ -31,13 +31,13 @@ _DEEPEST_JSON: Final = 100
 
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
-_OF_NAMES: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+OF_NAMES: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 """Keywords whose value has a schema for every name."""
 
-_OF_ONE: Final = frozenset({"additionalProperties", "additionalItems"})
+OF_ONE: Final = frozenset({"additionalProperties", "additionalItems"})
 """Keywords whose value is a schema."""
 
-_OF_LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+OF_LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 """Keywords whose value is a list of schemas."""
 
 _PLAIN: Final = frozenset(
@@ -86,7 +86,7 @@ _ANNOTATIONS: Final = frozenset(
 )
 """Keywords that ask for nothing."""
 
-_KNOWN: Final = _OF_NAMES | _OF_ONE | _OF_LISTS | _PLAIN | _ANNOTATIONS
+KNOWN: Final = OF_NAMES | OF_ONE | OF_LISTS | _PLAIN | _ANNOTATIONS
 
 
 def check_schema(constraint: JsonSchema) -> Extent:
@@ -154,7 +154,7 @@ class _Inspection:
         if level > _DEEPEST_JSON:
             raise InvalidRequest(self._name, f"{self._name} is nested too deeply")
         for keyword in schema:
-            if keyword not in _KNOWN:
+            if keyword not in KNOWN:
                 raise self._refusal(place, f"{_short(keyword)} cannot be enforced")
         reference = schema.get("$ref", "#")
         elsewhere = level > 0 and "$id" in schema
@@ -264,13 +264,13 @@ def _names(members: object) -> list[Any]:
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
     """Yield the schemas directly in one, and where. What is malformed is left to the compiler."""
     for keyword, value in schema.items():
-        if keyword in _OF_NAMES and isinstance(value, Mapping):
+        if keyword in OF_NAMES and isinstance(value, Mapping):
             for name, inner in value.items():
                 yield inner, f"{keyword}/{_short(name)}"
-        elif keyword in _OF_LISTS or (keyword == "items" and isinstance(value, list)):
+        elif keyword in OF_LISTS or (keyword == "items" and isinstance(value, list)):
             for number, inner in enumerate(value if isinstance(value, list) else ()):
                 yield inner, f"{keyword}/{number}"
-        elif keyword in _OF_ONE or keyword == "items":
+        elif keyword in OF_ONE or keyword == "items":
             yield value, keyword
 
 
