@@ -70,17 +70,23 @@ class ApiToken:
         """The ``Authorization`` header that presents the token."""
         return f"Bearer {self._secret}"
 
-    def check(self, authorization: str | None) -> None:
-        """Accept a request's ``Authorization`` header.
+    def check(self, authorization: str | None, key: str | None = None) -> None:
+        """Accept a request's ``Authorization`` header, or a header with nothing but the token.
+
+        Args:
+            authorization: The former, if there is one.
+            key: The latter, likewise.
 
         Raises:
-            Unauthorized: There is no bearer token in it, or another one.
+            Unauthorized: There is no token in either, or another one.
         """
         scheme, _, presented = (authorization or "").partition(" ")
-        presented = presented.strip()
-        if scheme.lower() != "bearer" or not presented:
+        key = (key or "").strip()
+        bearer = presented.strip() if scheme.lower() == "bearer" else ""
+        shown = [one.encode("utf-8", "surrogateescape") for one in (bearer, key) if one]
+        if not shown:
             raise Unauthorized("MISSING_API_KEY", "send the API key as: Authorization: Bearer KEY")
         # Comparing digests takes the same time whatever the two have in common, length included.
-        digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
-        if not hmac.compare_digest(digest, self._digest):
+        digests = [hashlib.sha256(one).digest() for one in shown]
+        if True not in [hmac.compare_digest(digest, self._digest) for digest in digests]:
             raise Unauthorized("INVALID_API_KEY", "the API key is not the one of this worker")

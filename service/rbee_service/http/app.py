@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import structlog
@@ -44,6 +45,23 @@ class FailureBody(Protocol):
         """Return the JSON body."""
 
 
+@dataclass(frozen=True, slots=True)
+class _OtherApi:
+    """What another API has of its own.
+
+    Attributes:
+        shape: Tells a failure.
+        request_id: Header with the name of a request.
+        repeats_id: Whether that name is in failures as well.
+        key: Header in which the token may come besides ``Authorization``.
+    """
+
+    shape: FailureBody
+    request_id: str
+    repeats_id: bool
+    key: str | None
+
+
 def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
     """Return an application without routes.
 
@@ -70,13 +88,13 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
         }
     )
 
-    app.ctx.failure_bodies = {}
+    app.ctx.other_apis = {}
 
     async def correlate(request: Request) -> None:
         # A connection's requests share one task and so one logging context.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(correlation_id=correlation_id(request))
-        if _shape_of(request) is not None:
+        if _api_of(request) is not None:
             structlog.contextvars.bind_contextvars(request_id=_request_id(request))
 
     async def authenticate(request: HeadRequest) -> None:
@@ -84,12 +102,16 @@ def create_app(name: str, keeper: TokenKeeper, limits: Limits) -> App:
         token = keeper.token
         # Of one that could not be read nobody knows whether it brought a token. It is only told so.
         if token is not None and not public and not request.unread:
-            token.check(request.headers.getone("authorization", None))
+            api, key = _api_of(request), None
+            if api is not None and api.key is not None:
+                key = request.headers.getone(api.key, None)
+            token.check(request.headers.getone("authorization", None), key)
 
     async def echo_correlation(request: Request, response: BaseHTTPResponse) -> None:
         response.headers["x-correlation-id"] = correlation_id(request)
-        if _shape_of(request) is not None:
-            response.headers["x-request-id"] = _request_id(request)
+        api = _api_of(request)
+        if api is not None:
+            response.headers[api.request_id] = _request_id(request)
 
     app.add_signal(check_head, "http.lifecycle.read_head")
     app.register_middleware(correlate, "request")
@@ -121,12 +143,26 @@ def add_public_route(
     )
 
 
-def shape_failures(app: App, path: str, shape: FailureBody) -> None:
+def shape_failures(
+    app: App,
+    path: str,
+    shape: FailureBody,
+    *,
+    request_id: str = "x-request-id",
+    repeats_id: bool = False,
+    key: str | None = None,
+) -> None:
     """Tell what fails at ``path`` and below it in a shape of its own, routes or none.
 
-    Clients that know the shape also read ``X-Request-ID`` of what answers there.
+    Args:
+        app: Where.
+        path: Of the API that has the shape.
+        shape: Tells a failure.
+        request_id: Header in which that API's clients read, and may say, what a request is called.
+        repeats_id: Whether they read it in failures as well.
+        key: Header in which they may send the token, besides ``Authorization``.
     """
-    app.ctx.failure_bodies[path] = shape
+    app.ctx.other_apis[path] = _OtherApi(shape, request_id, repeats_id, key)
 
 
 def correlation_id(request: Request) -> str:
@@ -143,18 +179,19 @@ def _request_id(request: Request) -> str:
     """Return what the client calls the request, or a name made for it where that is not sane."""
     known: str | None = getattr(request.ctx, "request_id", None)
     if known is None:
-        sent = request.headers.getone("x-request-id", "").strip()
+        api = _api_of(request)
+        sent = request.headers.getone(api.request_id, "").strip() if api else ""
         known = sent if _REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         request.ctx.request_id = known
     return known
 
 
-def _shape_of(request: Request) -> FailureBody | None:
-    """Return the shape of failures at a request's path, where that is one of its own."""
-    shapes: dict[str, FailureBody] = request.app.ctx.failure_bodies
-    for path, shape in shapes.items():
+def _api_of(request: Request) -> _OtherApi | None:
+    """Return what a request's path has of its own, where it is one of another API."""
+    apis: dict[str, _OtherApi] = request.app.ctx.other_apis
+    for path, api in apis.items():
         if f"{request.path}/".startswith(f"{path}/"):
-            return shape
+            return api
     return None
 
 
@@ -186,6 +223,8 @@ def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
 def _tell(
     request: Request, failure: Failure, status: int, headers: Mapping[str, str] | None = None
 ) -> HTTPResponse:
-    shape = _shape_of(request)
-    body = failure.body() if shape is None else shape(failure)
+    api = _api_of(request)
+    body = failure.body() if api is None else api.shape(failure)
+    if api is not None and api.repeats_id:
+        body = {**body, "request_id": _request_id(request)}
     return json_reply(body, status, headers)

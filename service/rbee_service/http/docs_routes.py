@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -69,13 +70,18 @@ def _routes(app: App) -> list[Route]:
             method=method,
             path=route.path,
             public=getattr(route.ctx, "public", False),
-            operation=route.ctx.operation,
+            operation=_said(route.ctx.operation),
         )
         for route in app.router.routes
         if hasattr(route.ctx, "operation")
         # HEAD is GET without a body, and has no more to be told of.
         for method in route.methods - {"HEAD"}
     ]
+
+
+def _said(operation: Operation | Callable[[], Operation]) -> Operation:
+    """Return what a route says of itself, which it may make when it is asked."""
+    return operation() if callable(operation) else operation
 
 
 def _draw(made: dict[str, object]) -> str:

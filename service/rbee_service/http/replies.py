@@ -74,18 +74,25 @@ def _blocks(parts: Iterable[bytes | bytearray]) -> Iterator[bytes]:
         yield bytes(block)
 
 
-async def stream_reply(request: Request, chunks: AsyncGenerator[Chunk, None]) -> None:
+async def stream_reply(
+    request: Request, chunks: AsyncGenerator[Chunk, None], keep_alive: bytes = KEEP_ALIVE
+) -> None:
     """Answer with a stream of server-sent events, each chunk written as soon as it is there.
 
     A chunk may be empty. A stream on which nothing was written for a while gets a comment, whatever
     went on meanwhile that its client is not told of. A client that goes away cancels the caller,
     and with it the iteration of ``chunks``.
+
+    Args:
+        request: Asked for it.
+        chunks: What is written.
+        keep_alive: What is written instead of a comment.
     """
     response = await request.respond(
         content_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
-    wire = _Wire(response, request.app.ctx.limits.silence_seconds)
+    wire = _Wire(response, request.app.ctx.limits.silence_seconds, keep_alive)
     breaking_silence = asyncio.create_task(wire.break_silence())
     try:
         async with aclosing(chunks) as writing:
@@ -100,9 +107,12 @@ async def stream_reply(request: Request, chunks: AsyncGenerator[Chunk, None]) ->
 class _Wire:
     """What a stream is written to, and when that was done last."""
 
-    def __init__(self, response: BaseHTTPResponse, silence_seconds: float) -> None:
+    def __init__(
+        self, response: BaseHTTPResponse, silence_seconds: float, keep_alive: bytes
+    ) -> None:
         self._response = response
         self._silence = silence_seconds
+        self._keep_alive = keep_alive
         self._now = asyncio.get_running_loop().time
         self._sent = self._now()
         # A writer may have to wait for the client, and the other one must not come between.
@@ -119,12 +129,12 @@ class _Wire:
             self._sent = self._now()
 
     async def break_silence(self) -> None:
-        """Send a comment whenever there has been silence for long enough; never ends."""
+        """Send something whenever there has been silence for long enough; never ends."""
         while True:
             await asyncio.sleep(self._sent + self._silence - self._now())
             async with self._turn:
                 if self._now() >= self._sent + self._silence:
-                    await self._response.send(KEEP_ALIVE)
+                    await self._response.send(self._keep_alive)
                     self._sent = self._now()
 
 
