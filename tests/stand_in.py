@@ -119,6 +119,9 @@ class StandInTokenizer:
             raise InvalidRequest("messages", "the chat template failed: no")
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
 
+    def encode(self, text: str, name: str = "prompt") -> list[int]:
+        return [*text.encode()]
+
     def spelled(self, token_id: int) -> bytes | None:
         return None if token_id == 2 else f"<{token_id}>".encode()
 

@@ -101,6 +101,52 @@ _BODIES: Final[tuple[tuple[str, Mapping[str, Any]], ...]] = (
             "metadata": {"who": "bees"},
         },
     ),
+    (
+        "/v1/messages",
+        {
+            **_SAMPLING,
+            "system": [
+                {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
+            ],
+            "messages": [
+                {"role": "user", "content": "Bees?"},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "Bees.", "signature": "x"},
+                        {
+                            "type": "tool_use",
+                            "id": "toolu_1",
+                            "name": "count_bees",
+                            "input": {"bees": 3},
+                        },
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "toolu_1", "content": "three"},
+                        {"type": "text", "text": "So?"},
+                    ],
+                },
+                {"role": "system", "content": "Be briefer."},
+            ],
+            "tools": [{"name": "count_bees", "input_schema": {**_SCHEMA, "not": {}}}],
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+            "thinking": {"type": "adaptive"},
+            "max_tokens": 2,
+            "stop_sequences": ["."],
+            "stream": True,
+        },
+    ),
+    (
+        "/v1/messages/count_tokens",
+        {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Bees?"}],
+            "output_config": {"format": {"type": "json_schema", "schema": _SCHEMA}},
+        },
+    ),
 )
 
 GOOD: Final[Mapping[str, tuple[Mapping[str, Any], ...]]] = MappingProxyType(

@@ -138,6 +138,7 @@ class CompletionTranslator:
             stop,
             event.drafted_tokens,
             event.accepted_tokens,
+            stop_sequence=event.stop_sequence,
         )
         count, rate = event.completion_tokens, event.tokens_per_second
         tokens = count_of(count, "token")

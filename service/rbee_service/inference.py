@@ -44,6 +44,7 @@ class Account:
         accepted: Of these, how many came true.
         reasoning: Of the tokens it generated, those of reasoning; ``None`` where none are told
             apart.
+        stop_sequence: The stop string that ended it, where one did.
     """
 
     tokens_in: int
@@ -53,6 +54,7 @@ class Account:
     drafted: int = 0
     accepted: int = 0
     reasoning: int | None = None
+    stop_sequence: str | None = None
 
 
 class AccountingTranslator(Translator[EventT_contra, T], Protocol):

@@ -23,7 +23,8 @@ LANGUAGE_MODEL: Final[ModelKind[Event, TokenOutput]] = ModelKind(
     name="a language model",
     actor="llm-worker-rbee",
     routes=(
-        "/v1/chat/completions, /v1/responses, /v1/completions, /v1/inference, /v1/infer or /v1/jobs"
+        "/v1/chat/completions, /v1/responses, /v1/messages, /v1/completions, /v1/inference, "
+        "/v1/infer or /v1/jobs"
     ),
     inference=CompletionRequest,
     job=JobRequest,

@@ -65,6 +65,17 @@ class ChatTokenizer(Protocol):
             InvalidRequest: The model has no chat template, or it rejects the messages.
         """
 
+    def encode(self, text: str, name: str = "prompt") -> list[int]:
+        """Return the ids of a text, as the engine reads it.
+
+        Args:
+            text: The text.
+            name: What to call it in an error.
+
+        Raises:
+            InvalidRequest: It cannot be tokenized.
+        """
+
     def spelled(self, token_id: int) -> bytes | None:
         """Return the bytes that one id adds to a text; ``None`` for one that has none."""
 
@@ -99,6 +110,7 @@ class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
         manifest: Of the model's artifact.
         backend_name: ``cpu``, ``cuda`` or ``tensorrt``.
         tokenizer: The model's.
+        context_length: Tokens of a request at most.
     """
 
     @property
@@ -107,6 +119,8 @@ class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
     def backend_name(self) -> str: ...  # noqa: D102
     @property
     def tokenizer(self) -> ChatTokenizer: ...  # noqa: D102
+    @property
+    def context_length(self) -> int: ...  # noqa: D102
 
     def memory(self) -> CacheMemory:
         """Return what it holds in memory."""

@@ -29,6 +29,7 @@ from rbee_service.http.embedding_routes import add_embedding_routes
 from rbee_service.http.inference_routes import add_inference_routes
 from rbee_service.http.inferences import Inferences
 from rbee_service.http.job_routes import add_job_routes
+from rbee_service.http.message_routes import add_message_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
 from rbee_service.http.model_routes import add_model_routes
 from rbee_service.http.openai_routes import add_openai_routes
@@ -102,6 +103,7 @@ class Worker:
         add_worker_contract_routes(app, self._inferences, self._info)
         add_openai_routes(app, self._inferences)
         add_response_routes(app, self._inferences)
+        add_message_routes(app, self._inferences)
         add_embedding_routes(app, self._inferences)
         add_model_routes(app, self._inferences)
         add_metrics_routes(app, self._metrics)

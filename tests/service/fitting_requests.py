@@ -10,7 +10,7 @@ import schemathesis
 
 MODEL = os.environ["SERVED_MODEL"]
 LANGUAGE = os.environ["SERVED_KIND"] == "language"
-OPENAI = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+OPENAI = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
 
 
 def _fit(body: dict[str, Any], path: str) -> None:
@@ -41,6 +41,8 @@ def _fit(body: dict[str, Any], path: str) -> None:
     match body.get("text"):
         case {"format": {"schema": dict() as schema}}:
             schema.clear()
+    if path.startswith("/v1/messages"):
+        _fit_turns(body)
     if isinstance(bias := body.get("logit_bias"), dict):
         known = re.compile("[0-9]{1,9}")
         body["logit_bias"] = {
@@ -55,10 +57,30 @@ def _fit(body: dict[str, Any], path: str) -> None:
             del body["reasoning"]
     if isinstance(body.get("tools"), list):
         _fit_tools(body)
-    elif body.get("tool_choice") not in (None, "none", "auto") and _is_choice(body["tool_choice"]):
+    elif _is_choice(body.get("tool_choice")):
         del body["tool_choice"]
     if isinstance(model := body.get("model"), str) and len(model) % 8:
         body["model"] = MODEL
+
+
+def _fit_turns(body: dict[str, Any]) -> None:
+    """Let the user speak last, no rule bind two members, and the model not have to think."""
+    said = [turn for turn in body.get("messages") or () if isinstance(turn, dict)]
+    said = [turn for turn in said if turn.get("role") != "system"]
+    if said and said[-1].get("role") == "assistant":
+        body["messages"].append({"role": "user", "content": "x"})
+    formats = [body.get("output_format")]
+    match body.get("output_config"):
+        case {"format": dict() as form}:
+            body.pop("output_format", None)
+            formats.append(form)
+    for form in formats:
+        match form:
+            case {"schema": dict() as schema}:
+                schema.clear()
+    match body.get("thinking"):
+        case {"type": "enabled"} as thinking:
+            thinking["type"] = "adaptive"
 
 
 def _fit_tools(body: dict[str, Any]) -> None:
@@ -76,25 +98,26 @@ def _fit_tools(body: dict[str, Any]) -> None:
         if name in names and len(name) < 60:
             function["name"] = f"{name}{len(names)}"
         names.append(function["name"])
-        if isinstance(function.get("parameters"), dict):
-            function["parameters"].clear()
+        for parameters in ("parameters", "input_schema"):
+            if isinstance(function.get(parameters), dict):
+                function[parameters].clear()
         if isinstance(function.get("description"), str):
             function["description"] = function["description"][:64]
     choice = body.get("tool_choice")
     if _is_choice(choice) and not names:
         del body["tool_choice"]
-    elif isinstance(choice, dict) and _is_choice(choice):
+    elif isinstance(choice, dict) and _is_choice(choice) and choice["type"] != "any":
         choice.get("function", choice)["name"] = names[0]
-    if names and choice != "none":
-        body.pop("response_format", None)
-        body.pop("text", None)
+    if names and choice not in ("none", {"type": "none"}):
+        for shaped in ("response_format", "text", "output_config", "output_format"):
+            body.pop(shaped, None)
 
 
 def _is_choice(choice: Any) -> bool:
     match choice:
         case "required" | {"type": "function", "function": {"name": str()}}:
             return True
-        case {"type": "function", "name": str()}:
+        case {"type": "any"} | {"type": "function" | "tool", "name": str()}:
             return True
     return False
 

@@ -40,6 +40,8 @@ POSTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"model": MODEL, "messages": CHAT, "stream": True}),
     ("/v1/responses", {"model": MODEL, "input": PROMPT}),
     ("/v1/responses", {"model": MODEL, "input": CHAT, "stream": True}),
+    ("/v1/messages", {"model": MODEL, "messages": CHAT, "max_tokens": 4}),
+    ("/v1/messages", {"model": MODEL, "messages": CHAT, "max_tokens": 4, "stream": True}),
 ]
 BROKEN: dict[str, Any] = {"max_tokens": -1, "stop": [PROMPT * 50], "user": PROMPT}
 
@@ -165,6 +167,9 @@ def test_a_talkative_worker_says_none_of_it(tiny_artifact: Path, style: str) -> 
                     asked = body | more
                     if path == "/v1/responses":
                         asked["max_output_tokens"] = asked.pop("max_tokens")
+                    if path == "/v1/messages":
+                        asked["stop_sequences"] = asked.pop("stop")
+                        del asked["seed"]
                     answer = client.post(path, json=asked)
                     assert answer.status_code == 200, answer.text
                     if path == "/v1/jobs":

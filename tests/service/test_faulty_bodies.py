@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 from pydantic import BaseModel
 
+from rbee_service.anthropic.request import MessagesRequest
 from rbee_service.openai.embeddings import EmbeddingsRequest
 from rbee_service.openai.errors import OpenAiError
 from rbee_service.openai.parsing import parse_openai
@@ -53,6 +54,16 @@ def members(value: str) -> str:
             ChatRequest,
             f"{HELLO},{members('1')}",
             "; ".join(f"{number} is not known to this worker" for number in range(8)),
+        ),
+        (
+            MessagesRequest,
+            f'"max_tokens":1,{array_of("messages", "{}")}',
+            "messages[0]: its role must be user, assistant or system",
+        ),
+        (
+            MessagesRequest,
+            f'"max_tokens":1,"messages":[{{"role":"user",{array_of("content", "{}")}}}]',
+            "messages[0].content[0]: only blocks of type text and tool_result are served here",
         ),
         (TextRequest, array_of("prompt", "-1"), "prompt[0] must be at least 0"),
         (EmbeddingsRequest, array_of("input", "-1"), "input[0] must be at least 0"),

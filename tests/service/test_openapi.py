@@ -113,7 +113,7 @@ async def test_what_it_shows_is_what_it_says(document: dict[str, Any]) -> None:
             if content is not None:
                 assert check_stream(document, content, content["example"])
                 streams += 1
-    assert (bodies, streams) == (7, 7)
+    assert (bodies, streams) == (9, 8)
 
 
 @pytest.mark.parametrize("dialect", ["output", "token"])
@@ -136,12 +136,15 @@ async def test_a_stream_is_what_it_says(tmp_path: Path, dialect: str) -> None:
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
         ("/v1/completions", {"prompt": "Hi"}),
         ("/v1/responses", {"input": "Hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}),
     ],
 )
-async def test_an_openai_stream_is_what_it_says(
+async def test_a_stream_of_another_api_is_what_it_says(
     tmp_path: Path, path: str, body: dict[str, Any]
 ) -> None:
-    asked = {"model": MODEL, "stream": True, "stream_options": {"include_usage": True}} | body
+    asked = {"model": MODEL, "stream": True} | body
+    if path != "/v1/messages":
+        asked["stream_options"] = {"include_usage": True}
     async with served(tmp_path, StandInEngine()) as (client, _):
         document = await document_of(client)
         answer = await client.post(path, json=asked)

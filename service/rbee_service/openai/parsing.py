@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rbee_service.openai.errors import OpenAiError
-from rbee_service.openai.unserved import UNSERVED
+from rbee_service.openai.unserved import Part
 from rbee_service.wording import demand
 
 _MOST_FAULTS: Final = 8
@@ -20,7 +21,7 @@ _LONGEST_NAME: Final = 100
 _BY_TOKEN: Final = "logit_bias"
 """The one field whose members have names of the client's own."""
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=Part)
 
 
 def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
@@ -34,13 +35,14 @@ def parse_openai(model: type[ModelT], body: bytes) -> ModelT:
         return model.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        told = dict.fromkeys(_sentence(detail) for detail in details)
+        told = dict.fromkeys(_sentence(detail, model.unserved) for detail in details)
         first = details[0]
         name: str | None = _name(first)
         if not name:
             # A rule that binds several fields is called what the one is that breaks it.
             name = first["type"] if first["type"] in model.model_fields else None
-        raise OpenAiError("; ".join([*told][:_MOST_FAULTS]), name, _code(first)) from None
+        message = "; ".join([*told][:_MOST_FAULTS])
+        raise OpenAiError(message, name, _code(first, model.unserved)) from None
 
 
 def _name(detail: ErrorDetails) -> str:
@@ -57,10 +59,10 @@ def _name(detail: ErrorDetails) -> str:
     return name[:_LONGEST_NAME]
 
 
-def _code(detail: ErrorDetails) -> str:
+def _code(detail: ErrorDetails, unserved: Collection[str]) -> str:
     match detail["type"]:
         case "extra_forbidden":
-            known = detail["loc"][-1] in UNSERVED
+            known = detail["loc"][-1] in unserved
             return "unsupported_parameter" if known else "unknown_parameter"
         case "missing":
             return "missing_required_parameter"
@@ -69,9 +71,9 @@ def _code(detail: ErrorDetails) -> str:
     return "invalid_value"
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: ErrorDetails, unserved: Collection[str]) -> str:
     name = _name(detail)
-    match _code(detail):
+    match _code(detail, unserved):
         case "unsupported_parameter":
             return f"{name} is not served by this worker, or not with this value"
         case "unknown_parameter":

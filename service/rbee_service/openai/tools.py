@@ -58,6 +58,10 @@ class Tool(Part):
         given = self.function.parameters
         return _NO_PARAMETERS if given is None else given
 
+    def held_to(self) -> Mapping[str, Any]:
+        """Return the schema that the arguments of a call are held to."""
+        return self.arguments()
+
 
 class NamedFunction(Part):
     """A function by its name.
@@ -142,7 +146,7 @@ def tool_calls(
         parallel: Whether there may be several calls.
     """
     functions = [
-        Function(tool.function.name, tool.arguments(), f"tools[{number}].{tool.called_parameters}")
+        Function(tool.function.name, tool.held_to(), f"tools[{number}].{tool.called_parameters}")
         for number, tool in enumerate(tools)
     ]
     if isinstance(choice, FunctionChoice):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -19,47 +19,47 @@ from rbee_service.prompt_request import admit_null
 _MOST_UNKNOWN: Final = 8
 """Members that are refused of one object. More would only take time: they are not told of."""
 
-_NEVER: Final = object()
+NEVER: Final = object()
 """Stands for no value at all."""
 
 UNSERVED: Final[Mapping[str, Any]] = MappingProxyType(
     {
-        "audio": _NEVER,
+        "audio": NEVER,
         "background": False,
         "best_of": 1,
         "context_management": [],
-        "conversation": _NEVER,
+        "conversation": NEVER,
         "echo": False,
         "function_call": "none",
         "functions": [],
         "logprobs": False,
         "metadata": {},
         "modalities": ["text"],
-        "moderation": _NEVER,
+        "moderation": NEVER,
         "n": 1,
-        "parallel_tool_calls": _NEVER,
-        "previous_response_id": _NEVER,
-        "prompt": _NEVER,
-        "prompt_cache_key": _NEVER,
-        "prompt_cache_options": _NEVER,
-        "prompt_cache_retention": _NEVER,
-        "reasoning_effort": _NEVER,
+        "parallel_tool_calls": NEVER,
+        "previous_response_id": NEVER,
+        "prompt": NEVER,
+        "prompt_cache_key": NEVER,
+        "prompt_cache_options": NEVER,
+        "prompt_cache_retention": NEVER,
+        "reasoning_effort": NEVER,
         "response_format": {"type": "text"},
-        "safety_identifier": _NEVER,
+        "safety_identifier": NEVER,
         "service_tier": "default",
         "store": False,
         "suffix": "",
         "tool_choice": "none",
         "tools": [],
         "top_logprobs": 0,
-        "user": _NEVER,
-        "verbosity": _NEVER,
-        "web_search_options": _NEVER,
+        "user": NEVER,
+        "verbosity": NEVER,
+        "web_search_options": NEVER,
         # Of messages and their parts:
         "annotations": [],
-        "name": _NEVER,
-        "refusal": _NEVER,
-        "tool_call_id": _NEVER,
+        "name": NEVER,
+        "refusal": NEVER,
+        "tool_call_id": NEVER,
         "tool_calls": [],
     }
 )
@@ -74,6 +74,9 @@ class Part(BaseModel):
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True
     )
 
+    unserved: ClassVar[Mapping[str, Any]] = UNSERVED
+    """What else clients may name, each with the value that changes nothing."""
+
     @model_validator(mode="before")
     @classmethod
     def _drop_what_changes_nothing(cls, members: Any) -> Any:
@@ -84,7 +87,7 @@ class Part(BaseModel):
             if value is None:
                 continue
             if name not in cls.model_fields:
-                if unknown == _MOST_UNKNOWN or _same(value, UNSERVED.get(name, _NEVER)):
+                if unknown == _MOST_UNKNOWN or _same(value, cls.unserved.get(name, NEVER)):
                     continue
                 unknown += 1
             kept[name] = value
@@ -99,8 +102,8 @@ class Part(BaseModel):
         members = handler.resolve_ref_schema(schema)
         admit_null(members)
         members["properties"] |= {
-            name: {"type": "null"} if neutral is _NEVER else {"enum": [neutral, None]}
-            for name, neutral in UNSERVED.items()
+            name: {"type": "null"} if neutral is NEVER else {"enum": [neutral, None]}
+            for name, neutral in cls.unserved.items()
             if name not in cls.model_fields
         }
         members["additionalProperties"] = {"type": "null"}

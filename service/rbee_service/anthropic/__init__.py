@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: a chat in blocks, its answer in blocks too."""
