@@ -23,6 +23,7 @@ LIBRARY = HERE.parent / "rbee_runtime" / "kernels" / "librbee_kernels.so"
 _KERNELS = (
     "attention",
     "attention_of_many",
+    "convolution",
     "delta_rule",
     "kernels",
     "multiply",

@@ -3,7 +3,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "exponential.h"
+#include "simd.h"
 
 namespace rbee::RBEE_VARIANT {
 namespace {
@@ -108,18 +108,6 @@ void through_columns(const DeltaTokens& tokens, size_t key_dim, size_t value_dim
 }
 
 }  // namespace
-
-void convolve(const float* const* rows, size_t taps, const float* filters, size_t stride,
-              size_t width, float* y) {
-  over(width, [&](size_t i, auto lanes) {
-    Floats sum = zeros();
-    for (size_t tap = 0; tap < taps; ++tap) {
-      sum = multiply_add(load(filters + tap * stride + i, lanes), load(rows[tap] + i, lanes), sum);
-    }
-    const Floats down = exponential(subtract(zeros(), sum));
-    store(y + i, divide(sum, add(repeat(1.0f), down)), lanes);
-  });
-}
 
 void delta_rule(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
                 float* room) {

@@ -1,13 +1,9 @@
-// A gated DeltaNet's inner loops: the convolution before it, and the state of a head.
+// A gated DeltaNet's inner loops: the state of a head.
 #pragma once
 
 #include "delta_tokens.h"
 
 namespace rbee::RBEE_VARIANT {
-
-// y = silu(sum over i of filters[i * stride + c] * rows[i][c]), for c below `width`.
-void convolve(const float* const* rows, size_t taps, const float* filters, size_t stride,
-              size_t width, float* y);
 
 // For each token, with the state S, float[key_dim, value_dim], S_kept = kept * S: S = S_kept +
 // written * k (v - k S_kept), and what is read is q S. There is `room` for kDeltaColumns numbers

@@ -20,7 +20,8 @@ enum Input : size_t {
   kDown = 8,
   kGateBias = 11,
   kUpBias,
-  kDownBias
+  kDownBias,
+  kChoiceBias
 };
 
 size_t positive(const OnnxRuntime& ort, const ort::KernelInfo* info, const char* name) {
@@ -29,9 +30,16 @@ size_t positive(const OnnxRuntime& ort, const ort::KernelInfo* info, const char*
   return static_cast<size_t>(value);
 }
 
+const float* bias(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t input) {
+  const float* found = ort.constant<float>(info, input);
+  if (found == nullptr) throw Failure{"the biases are not constant"};
+  return found;
+}
+
 Choice choice_of(const OnnxRuntime& ort, const ort::KernelInfo* info) {
-  const Choice choice{positive(ort, info, "experts"), positive(ort, info, "active"),
-                      ort.attribute(info, "normalized") != 0};
+  Choice choice{positive(ort, info, "experts"), positive(ort, info, "active"),
+                ort.attribute(info, "normalized") != 0, nullptr};
+  if (ort.has_input(info, kChoiceBias)) choice.bias = bias(ort, info, kChoiceBias);
   if (choice.active > choice.experts) throw Failure{"more experts are active than there are"};
   return choice;
 }
@@ -69,12 +77,6 @@ PackedWeights pack_down(const OnnxRuntime& ort, const ort::KernelInfo* info, boo
                            positive(ort, info, "down_block_size"), false};
   check(shape);
   return PackedWeights(shape, matrix(ort, info, kDown, offsets));
-}
-
-const float* bias(const OnnxRuntime& ort, const ort::KernelInfo* info, size_t input) {
-  const float* found = ort.constant<float>(info, input);
-  if (found == nullptr) throw Failure{"the biases are not constant"};
-  return found;
 }
 
 // The biases of all experts as panels of gate and up are, by turns.

@@ -12,10 +12,12 @@ namespace rbee {
 
 class Experts {
  public:
-  // Hidden states and router logits; integers, scales and offsets of gate, up and down; their biases.
+  // Hidden states and router logits; integers, scales and offsets of gate, up and down; their biases;
+  // what experts are chosen by besides, where their weights are sigmoids.
   static constexpr ort::ElementType kInputs[] = {
       ort::kFloat, ort::kFloat, ort::kUint8, ort::kFloat, ort::kFloat, ort::kUint8, ort::kFloat,
-      ort::kFloat, ort::kUint8, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat};
+      ort::kFloat, ort::kUint8, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
+      ort::kFloat};
   static constexpr size_t kRequired = 4;  // then come offsets and biases, which may be left out
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
 

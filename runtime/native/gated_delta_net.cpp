@@ -14,9 +14,14 @@ enum Output : size_t { kY, kPresentConv, kPresentState };
 
 // Tokens that are made ready together, and then read and write the state.
 constexpr size_t kTokens = 64;
-constexpr size_t kMostTaps = 64;
 // Added to the square of a length that is divided by.
 constexpr float kLeast = 1e-6f;
+
+// Heads of values that one of keys has.
+size_t shared(size_t value_heads, size_t key_heads) {
+  if (key_heads == 0 || value_heads % key_heads != 0) throw Failure{"heads cannot be shared"};
+  return value_heads / key_heads;
+}
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
@@ -41,23 +46,13 @@ GatedDeltaNet::GatedDeltaNet(ort::Api* api, const ort::KernelInfo* info, const K
     : ort_(api),
       kernels_(kernels),
       key_heads_(static_cast<size_t>(ort_.attribute(info, "key_heads"))),
-      group_(static_cast<size_t>(ort_.attribute(info, "value_heads"))),
+      group_(shared(static_cast<size_t>(ort_.attribute(info, "value_heads")), key_heads_)),
       key_dim_(static_cast<size_t>(ort_.attribute(info, "key_dim"))),
       value_dim_(static_cast<size_t>(ort_.attribute(info, "value_dim"))),
-      taps_(static_cast<size_t>(ort_.attribute(info, "taps"))),
       tiled_(ort_.attribute(info, "tiled") != 0),
-      epsilon_(ort_.float_attribute(info, "epsilon")) {
-  if (key_heads_ == 0 || group_ % key_heads_ != 0) throw Failure{"heads cannot be shared"};
-  if (taps_ < 2 || taps_ > kMostTaps) throw Failure{"taps are none or too many"};
-  group_ /= key_heads_;
-  const auto* filters = ort_.constant<float>(info, kFilters);
-  if (filters == nullptr) throw Failure{"filters are no constant"};
-  filters_.resize(taps_ * channels());
-  for (size_t c = 0; c < channels(); ++c) {
-    for (size_t tap = 0; tap < taps_; ++tap) {
-      filters_[tap * channels() + c] = filters[c * taps_ + tap];
-    }
-  }
+      epsilon_(ort_.float_attribute(info, "epsilon")),
+      filters_(ort_, info, kFilters, channels(),
+               static_cast<size_t>(ort_.attribute(info, "taps"))) {
   // x / sqrt(sum(x ** 2) + least) is an RMS norm, whose mean is of as many; queries are scaled.
   const float unit = 1.0f / std::sqrt(static_cast<float>(key_dim_));
   of_keys_.assign(key_dim_, unit);
@@ -71,7 +66,7 @@ GatedDeltaNet::Step GatedDeltaNet::open(ort::KernelContext* context) const {
   const Shape shape = dimensions(kQkvz);
   const auto width = static_cast<int64_t>(value_width());
   const auto heads = static_cast<int64_t>(key_heads_ * group_);
-  const auto rows = static_cast<int64_t>(taps_ - 1);
+  const auto rows = static_cast<int64_t>(filters_.taps() - 1);
   const auto channels = static_cast<int64_t>(this->channels());
   if (shape.size() != 3 || shape[2] != channels + width) throw Failure{"qkvz is of another width"};
   const Shape pace = {shape[0], shape[1], heads};
@@ -164,16 +159,16 @@ void GatedDeltaNet::run_head(const Step& step, size_t row, size_t head, const Ro
 
 void GatedDeltaNet::prepare(const Step& step, size_t row, size_t head, size_t first, size_t count,
                             const Room& room) const {
-  const size_t stride = channels() + value_width(), before = taps_ - 1;
+  const size_t stride = channels() + value_width(), before = filters_.taps() - 1;
   const float* own = step.qkvz + row * step.tokens * stride;
   const float* past = step.past_conv + row * before * channels();
   const auto convolve = [&](size_t t, size_t channel, size_t width, float* to) {
-    const float* rows[kMostTaps];
-    for (size_t tap = 0; tap < taps_; ++tap) {
+    const float* rows[Filters::kMostTaps];
+    for (size_t tap = 0; tap <= before; ++tap) {
       const size_t at = first + t + tap;  // counted from the earliest that is kept
       rows[tap] = (at < before ? past + at * channels() : own + (at - before) * stride) + channel;
     }
-    kernels_.convolve(rows, taps_, filters_.data() + channel, channels(), width, to);
+    kernels_.convolve_silu(rows, before + 1, filters_.from(channel), filters_.stride(), width, to);
   };
   for (size_t t = 0; t < count; ++t) {
     float* q = room.queries + t * key_dim_;
@@ -196,7 +191,7 @@ void GatedDeltaNet::prepare(const Step& step, size_t row, size_t head, size_t fi
 }
 
 void GatedDeltaNet::keep_latest(const Step& step, size_t row, size_t head) const {
-  const size_t stride = channels() + value_width(), before = taps_ - 1;
+  const size_t stride = channels() + value_width(), before = filters_.taps() - 1;
   const float* own = step.qkvz + row * step.tokens * stride;
   const float* past = step.past_conv + row * before * channels();
   float* present = step.conv + row * before * channels();

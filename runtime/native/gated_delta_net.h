@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "filters.h"
 #include "kernels.h"
 #include "operator.h"
 
@@ -37,10 +38,10 @@ class GatedDeltaNet {
 
   OnnxRuntime ort_;
   const Kernels& kernels_;
-  size_t key_heads_, group_, key_dim_, value_dim_, taps_;
+  size_t key_heads_, group_, key_dim_, value_dim_;
   bool tiled_;  // heads of values that share one of keys are `key_heads_` apart
   float epsilon_;
-  std::vector<float> filters_;  // [taps, channels]
+  Filters filters_;
   std::vector<float> of_queries_, of_keys_;
 
   size_t key_width() const { return key_heads_ * key_dim_; }

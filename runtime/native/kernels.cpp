@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "convolution.h"
 #include "delta_rule.h"
 #include "multiply.h"
 #include "rows.h"
@@ -30,7 +31,8 @@ const Kernels kKernels = {
     .weigh_stretch = weigh_stretch,
     .sum_from = sum_from,
     .collect = collect,
-    .convolve = convolve,
+    .convolve_silu = convolve_silu,
+    .convolve_gated = convolve_gated,
     .delta_rule = delta_rule,
 };
 

@@ -21,7 +21,7 @@ struct CacheKernels {
 };
 
 // The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h,
-// stretch.h and delta_rule.h.
+// stretch.h, convolution.h and delta_rule.h.
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
   size_t tile;       // rows that are multiplied together, at most
@@ -52,8 +52,10 @@ struct Kernels {
                         float* largest, float* sum);
   size_t (*sum_from)(const float* values, size_t count, float threshold, float* sum);
   size_t (*collect)(const float* values, size_t count, float least, float below, float* to);
-  void (*convolve)(const float* const* rows, size_t taps, const float* filters, size_t stride,
-                   size_t width, float* y);
+  void (*convolve_silu)(const float* const* rows, size_t taps, const float* filters,
+                        size_t stride, size_t width, float* y);
+  void (*convolve_gated)(const float* const* rows, size_t taps, const float* filters,
+                         size_t stride, size_t width, const float* gate, float* y);
   void (*delta_rule)(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
                      float* room);
 };

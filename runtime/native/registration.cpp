@@ -11,6 +11,7 @@
 #include "operator.h"
 #include "packed_attention.h"
 #include "sampler.h"
+#include "short_convolution.h"
 
 namespace rbee {
 namespace {
@@ -51,7 +52,7 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>,
                      rbee::ClampedSiluExperts<false, false>, rbee::ClampedSiluExperts<true, false>,
                      rbee::ClampedSiluExperts<false, true>, rbee::ClampedSiluExperts<true, true>,
-                     rbee::GatedDeltaNet>(
+                     rbee::GatedDeltaNet, rbee::ShortConvolution>(
         ort, options, variant, "rbee");
   });
 }

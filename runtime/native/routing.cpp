@@ -1,26 +1,51 @@
 #include "routing.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace rbee {
 namespace {
 
+// Added to the sum of sigmoids that they are divided by.
+constexpr float kLeastSum = 1e-6f;
+
 size_t tiles_of(size_t rows) { return (rows + Routing::kTile - 1) / Routing::kTile; }
+
+float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+// Finds the experts with the largest scores, the best of them first.
+void find_best(const Choice& choice, const float* scores, uint32_t* chosen) {
+  const size_t active = choice.active;
+  for (size_t expert = 0; expert < choice.experts; ++expert) {
+    if (expert >= active && !(scores[expert] > scores[chosen[active - 1]])) continue;
+    size_t place = std::min(expert, active - 1);
+    for (; place > 0 && scores[expert] > scores[chosen[place - 1]]; --place) {
+      chosen[place] = chosen[place - 1];
+    }
+    chosen[place] = static_cast<uint32_t>(expert);
+  }
+}
+
+void choose_by_sigmoids(const Choice& choice, const float* logits, float* room, uint32_t* chosen,
+                        float* weights) {
+  for (size_t i = 0; i < choice.experts; ++i) room[i] = sigmoid(logits[i]) + choice.bias[i];
+  find_best(choice, room, chosen);
+  std::sort(chosen, chosen + choice.active);
+  float sum = kLeastSum;
+  for (size_t i = 0; i < choice.active; ++i) {
+    weights[i] = sigmoid(logits[chosen[i]]);
+    sum += weights[i];
+  }
+  for (size_t i = 0; i < choice.active && choice.normalized; ++i) weights[i] /= sum;
+}
 
 }  // namespace
 
 void choose_experts(const Kernels& kernels, const Choice& choice, const float* logits, float* room,
                     uint32_t* chosen, float* weights) {
-  // The best so far, the best of them first.
+  if (choice.bias != nullptr) return choose_by_sigmoids(choice, logits, room, chosen, weights);
   const size_t active = choice.active;
-  for (size_t expert = 0; expert < choice.experts; ++expert) {
-    if (expert >= active && !(logits[expert] > logits[chosen[active - 1]])) continue;
-    size_t place = std::min(expert, active - 1);
-    for (; place > 0 && logits[expert] > logits[chosen[place - 1]]; --place) {
-      chosen[place] = chosen[place - 1];
-    }
-    chosen[place] = static_cast<uint32_t>(expert);
-  }
+  find_best(choice, logits, chosen);
   const float shift = logits[chosen[0]];
   std::sort(chosen, chosen + active);
   float largest, sum;

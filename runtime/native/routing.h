@@ -10,11 +10,13 @@ namespace rbee {
 
 // How a layer chooses: of so many experts the `active` with the largest logits, of equal ones those
 // of lower index. Each counts for its part of the softmax over all, or, normalized, over those
-// chosen.
+// chosen. Where there are biases, float[experts], it counts for the sigmoid of its logit, or for its
+// part of the sum of those chosen, and is chosen by that sigmoid and its bias.
 struct Choice {
   size_t experts;
   size_t active;
   bool normalized;
+  const float* bias;
 };
 
 // Chooses the experts of a token by its logits, float[experts]: writes their indices, in ascending
