@@ -16,12 +16,16 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.delta_decay, .delta_step  [value_heads], below zero, and what ``a`` lacks
     layers.{i}.delta_norm                [value_dim]
     layers.{i}.delta_o                   [hidden, value_heads * value_dim]
+    layers.{i}.conv_in                   [3 * hidden, hidden], where a layer has a short convolution
+    layers.{i}.conv_filters              [hidden, 1, taps]
+    layers.{i}.conv_o                    [hidden, hidden]
     layers.{i}.attention_post_norm       [hidden], where branches end with a norm
     layers.{i}.mlp_norm                  [hidden]
     layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
     layers.{i}.down                      [hidden, intermediate]
     layers.{i}.mlp_post_norm             [hidden]
     layers.{i}.router                    [experts, hidden], where a layer has experts
+    layers.{i}.choice_bias               [experts], where weights are sigmoids
     layers.{i}.expert_gate, .expert_up   [experts * their intermediate, hidden], one after another
     layers.{i}.expert_down               [experts * hidden, their intermediate]
     layers.{i}.shared_gate, .shared_up   [shared, hidden], where every token gets another expert
@@ -38,7 +42,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from rbee_export.checkpoint.config import Activation, DecoderConfig, DeltaNet, Experts
+from rbee_export.checkpoint.config import (
+    Activation,
+    DecoderConfig,
+    DeltaNet,
+    Experts,
+    ShortConvolution,
+)
 
 V = TypeVar("V")
 
@@ -100,6 +110,18 @@ class Dialect(Protocol[V]):
         """
         ...
 
+    def short_convolution(self, bcx: V, layer: int, net: ShortConvolution) -> V:
+        """Return ``c * conv(b * x)``, and keep the latest ``b * x`` as the layer's state.
+
+        The convolution is causal, of each channel by itself, as in LFM2 (Liquid AI 2025).
+
+        Args:
+            bcx: ``b``, ``c`` and ``x`` of each token, side by side.
+            layer: The layer.
+            net: Its dimensions.
+        """
+        ...
+
     def activation(self, x: V, kind: Activation) -> V:
         """Apply an activation function."""
         ...
@@ -120,7 +142,7 @@ class Dialect(Protocol[V]):
         With ``p`` the softmax of the token's products with the router, it is given those of the
         ``active`` largest ``p``, the lower number of equal ones. The outcome is the sum of ``p *
         down(silu(gate x) * up x)``, ``p`` divided by the sum of those ``p`` where ``normalized``;
-        where they are ``clamped``, with biases and another gate, which
+        where they are ``clamped`` or ``sigmoid``, otherwise, which
         :class:`~rbee_export.checkpoint.config.Experts` says.
 
         Args:
@@ -169,8 +191,10 @@ def build(ops: Dialect[V], c: DecoderConfig, progress: Callable[[int], None] | N
 
 
 def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
-    if c.delta_net is not None and layer in c.delta_net.layers:
-        return _delta_net(ops, c, c.delta_net, layer, x)
+    if c.mixer is not None and layer in c.mixer.layers:
+        if isinstance(c.mixer, ShortConvolution):
+            return _short_convolution(ops, c, c.mixer, layer, x)
+        return _delta_net(ops, c, c.mixer, layer, x)
     at = f"layers.{layer}."
     rows = {at + "q": c.q_width, at + "k": c.kv_width, at + "v": c.kv_width}
     qkv = ops.linear(x, c.hidden, rows, bias=c.qkv_bias)
@@ -189,6 +213,15 @@ def _delta_net(ops: Dialect[V], c: DecoderConfig, net: DeltaNet, layer: int, x: 
     qkvz = ops.linear(x, c.hidden, rows, bias=False)
     read = ops.delta_net(qkvz, x, layer, net)
     return ops.linear(read, values, {at + "o": c.hidden}, bias=False)
+
+
+def _short_convolution(
+    ops: Dialect[V], c: DecoderConfig, net: ShortConvolution, layer: int, x: V
+) -> V:
+    at = f"layers.{layer}.conv_"
+    bcx = ops.linear(x, c.hidden, {at + "in": 3 * net.channels}, bias=False)
+    mixed = ops.short_convolution(bcx, layer, net)
+    return ops.linear(mixed, net.channels, {at + "o": c.hidden}, bias=False)
 
 
 def _mlp(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _LONGEST_CONTEXT = 1 << 21
@@ -21,10 +21,10 @@ def check_decoder(name: str, c: DecoderConfig) -> None:
         UnsupportedModel: The attention operator does not do it.
     """
     sizes = [c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab]
-    if c.delta_net is not None:
-        if c.delta_net.taps < 2:
-            raise UnsupportedModel(f"{name}: a convolution of one token is not supported")
-        sizes += [c.delta_net.key_dim, c.delta_net.value_dim]
+    if c.mixer is not None and c.mixer.taps < 2:
+        raise UnsupportedModel(f"{name}: a convolution of one token is not supported")
+    if isinstance(c.mixer, DeltaNet):
+        sizes += [c.mixer.key_dim, c.mixer.value_dim]
     if c.experts is not None:
         sizes += [c.experts.intermediate, c.experts.shared + 1]
     if min(*sizes, c.context_length) < 1:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from rbee_export.calibration import calibration_ids
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet
+from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
 from rbee_export.decoder import build
 from rbee_export.decoder_limits import check_decoder
 from rbee_export.dialect import (
@@ -124,7 +124,7 @@ def export(
         engines = _engines(staging, options.tensorrt, progress)
         (staging / TOKENIZER).write_text(tokenizer.tokenizer_json, encoding="utf-8")
         manifest = Manifest(
-            format_version=6 if config.delta_net is None else 7,
+            format_version=6 if config.mixer is None else 7,
             exporter=EXPORTER,
             source=Source(format=checkpoint.format, name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
@@ -139,7 +139,7 @@ def export(
                 dtype=_CACHE[dtype],
                 window=None if standard else config.window,
                 windowed_layers=() if standard else config.windowed_layers,
-                state=None if config.delta_net is None else _state(config.delta_net),
+                state=None if config.mixer is None else _state(config.mixer),
             ),
             files=(
                 file_entry("graph", staging / GRAPH),
@@ -255,15 +255,18 @@ def reference(name: str) -> str:
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
 
 
-def _state(net: DeltaNet) -> StateGeometry:
-    return StateGeometry(
-        layers=tuple(sorted(net.layers)),
-        channels=net.channels,
-        taps=net.taps,
-        heads=net.value_heads,
-        key_dim=net.key_dim,
-        value_dim=net.value_dim,
+def _state(mixer: DeltaNet | ShortConvolution) -> StateGeometry:
+    convolution = StateGeometry(
+        layers=tuple(sorted(mixer.layers)), channels=mixer.channels, taps=mixer.taps
     )
+    if isinstance(mixer, ShortConvolution):
+        return convolution
+    heads = {
+        "heads": mixer.value_heads,
+        "key_dim": mixer.key_dim,
+        "value_dim": mixer.value_dim,
+    }
+    return convolution.model_copy(update=heads)
 
 
 def _shapes(c: DecoderConfig) -> Shapes:

@@ -85,7 +85,7 @@ class Options:
             )
         for what, there in (
             ("mixtures of experts", checkpoint.config.experts),
-            ("models with DeltaNets", checkpoint.config.delta_net),
+            ("hybrid models", checkpoint.config.mixer),
         ):
             if there is not None:
                 self._require_cpu(checkpoint, what)

@@ -12,7 +12,7 @@ from rbee_runtime.artifact import Artifact
 from rbee_runtime.backend import open_backend
 from rbee_runtime.errors import DeviceError
 
-MODELS = {"mixtures of experts": "qwen3-moe", "models with DeltaNets": "qwen3-next-dense"}
+MODELS = {"mixtures of experts": "qwen3-moe", "hybrid models": "lfm2"}
 """What they are called, each with a family of that kind."""
 
 

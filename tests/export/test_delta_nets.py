@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 from support import gguf_conversion
 from support.gguf_conversion import save_gguf
 from support.makers import MakeArtifact, MakeFamily
+from support.refusals import refusal
 from support.running import forced_logits, open_cpu
 from support.tiny_llama import copy_of
 from support.tiny_qwen3_5 import as_qwen3_5
 
-from rbee_export import ExportError, Options, export, open_checkpoint
+from rbee_export import Options, export, open_checkpoint
 from rbee_export.cli import main
 from rbee_runtime.artifact import Artifact
 from rbee_runtime.errors import ArtifactError
@@ -89,17 +90,7 @@ def test_metadata_that_contradict_themselves(
 ) -> None:
     own = {f"qwen35.{key}": value for key, value in fields.items()}
     save_gguf(tmp_path / "model.gguf", make_family("qwen3-next-dense"), "F32", fields=own)
-    assert problem in said(tmp_path / "model.gguf", tmp_path / "out")
-
-
-def said(model: Path, out: Path) -> str:
-    """Return the one line that a model is refused with."""
-    with pytest.raises(ExportError) as caught:
-        export(open_checkpoint(model), out, Options("fp32"), "0" * 64)
-    assert not out.exists()
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
+    assert problem in refusal(tmp_path / "model.gguf", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +121,7 @@ def test_configurations_that_contradict_themselves(
     if "full_attention_interval" in changed:
         del config["layer_types"]
     (model / "config.json").write_text(json.dumps(config | changed))
-    assert problem in said(model, tmp_path / "out")
+    assert problem in refusal(model, tmp_path / "out")
 
 
 AT = "model.layers.0.linear_attn."
@@ -161,7 +152,7 @@ def test_tensors_that_contradict_the_configuration(
     tensors = load_file(model / "model.safetensors")
     change(tensors)
     save_file(tensors, model / "model.safetensors")
-    assert problem in said(model, tmp_path / "out")
+    assert problem in refusal(model, tmp_path / "out")
 
 
 def test_the_manifest_says_what_a_sequence_takes(
@@ -192,6 +183,7 @@ def test_the_manifest_says_what_a_sequence_takes(
         ({"layers": [0, 0]}, "state.layers is not some of the layers"),
         ({"layers": [0, 1, 2, 3]}, "state.layers is not some of the layers"),
         ({"taps": 0}, "cache.state.taps"),
+        ({"heads": 0}, "heads, key_dim and value_dim come together"),
     ],
 )
 def test_a_manifest_that_contradicts_itself(

@@ -31,6 +31,7 @@ class Layer:
         active: How many of them a token is given.
         normalized: Whether their weights are divided by their sum.
         biases: Those of gate, up and down of all experts, where these are clamped.
+        choice: What is added where experts are chosen by sigmoids.
     """
 
     matrices: Sequence[Floats]
@@ -38,6 +39,7 @@ class Layer:
     active: int
     normalized: bool
     biases: Sequence[Floats] = ()
+    choice: Floats | None = None
 
     @property
     def attributes(self) -> dict[str, int]:
@@ -58,8 +60,12 @@ class Layer:
         for i, (own, logits) in enumerate(tokens):
             p = np.exp(logits.astype(np.float64) - logits.max())
             p /= p.sum()
+            scores = p
+            if self.choice is not None:
+                p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+                scores = p + self.choice
             # Of equal ones, the lower number.
-            chosen = sorted(range(self.experts), key=lambda e: (-p[e], e))[: self.active]
+            chosen = sorted(range(self.experts), key=lambda e: (-scores[e], e))[: self.active]
             total = p[chosen].sum() if self.normalized else 1.0
             for e in chosen:
                 gate, up = gates[e] @ own, ups[e] @ own
@@ -107,26 +113,32 @@ def assert_near(found: Floats, wanted: Floats) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("clamped", [False, True])
+@pytest.mark.parametrize("kind", ["softmax", "clamped", "sigmoid"])
 @pytest.mark.parametrize("down_offsets", [False, True])
 @pytest.mark.parametrize("offsets", [False, True])
 @pytest.mark.parametrize(("bits", "down_bits"), [(8, 8), (4, 8), (4, 4)])
 def test_experts_in_blocks(
-    bits: int, down_bits: int, *, offsets: bool, down_offsets: bool, clamped: bool
+    bits: int, down_bits: int, *, offsets: bool, down_offsets: bool, kind: str
 ) -> None:
+    clamped, sigmoid = kind == "clamped", kind == "sigmoid"
     gate, up = (matrix(5 * 64, 96, bits, offsets=offsets, seed=seed) for seed in (0, 1))
     down = matrix(5 * 96, 64, down_bits, offsets=down_offsets, seed=2)
     biases = [np.linspace(-9, 9, 5 * size, dtype=np.float32) for size in (64, 64, 96) if clamped]
     matrices = [m.dequantize() for m in (gate, up, down)]
-    layer = Layer(matrices, 5, 2, normalized=offsets, biases=biases)
+    choice = np.linspace(0.4, -0.4, 5, dtype=np.float32) if sigmoid else None
+    layer = Layer(matrices, 5, 2, normalized=offsets, biases=biases, choice=choice)
     inputs = activations((1, 7), 5)
-    function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped)
+    function = block_experts(
+        OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped, sigmoid=sigmoid
+    )
     constants = {
         f"{name}.{part}": getattr(m, part)
         for name, m in (("gate", gate), ("up", up), ("down", down))
         for part in ("packed", "scales", "offsets")
     }
     constants |= {f"bias.{i}": bias for i, bias in enumerate(biases)}
+    if sigmoid:
+        constants |= {**{f"bias.{i}": None for i in range(3)}, "choice_bias": choice}
     attributes = layer.attributes | {
         "bits": bits,
         "block_size": 32,

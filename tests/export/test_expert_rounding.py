@@ -13,8 +13,8 @@ from rbee_export import Checkpoint, open_checkpoint
 from rbee_export.blocks import BlockMatrix, quantize
 from rbee_export.checkpoint.config import Experts
 from rbee_export.dialect import ReferenceDialect
+from rbee_export.dialect.activations import silu
 from rbee_export.dialect.calibrated_experts import round_experts
-from rbee_export.dialect.reference import silu
 from rbee_export.dialect.routing import Routing
 from rbee_export.rounding import InputMoments
 from rbee_export.weights import Weights

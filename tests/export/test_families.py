@@ -25,6 +25,7 @@ from support.tiny_llama import copy_of, load_reference, reference_logits, with_w
 
 from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export import open_checkpoint
+from rbee_export.checkpoint.config import DeltaNet
 from rbee_export.checkpoint.hf_layout import locate
 from rbee_export.evaluation import artifact_logits
 from rbee_runtime.artifact import Artifact
@@ -112,7 +113,7 @@ def test_parity(
     "name",
     [
         *("mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"),
-        *("qwen3-next-dense", "gpt-oss"),
+        *("qwen3-next-dense", "gpt-oss", "lfm2"),
     ],
 )
 def test_chunks_of_any_size_make_the_same_prompt(
@@ -228,8 +229,9 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
     for i in range(config.layers):
         mlp = sparse if config.experts and i in config.experts.layers else plain
         mixer = ["q", "k", "v", "o", *(["q_gate"] if config.output_gate else [])]
-        if config.delta_net and i in config.delta_net.layers:
-            mixer = [f"delta_{part}" for part in "qkvzo"]
+        if config.mixer and i in config.mixer.layers:
+            deltas = isinstance(config.mixer, DeltaNet)
+            mixer = [f"delta_{part}" for part in "qkvzo"] if deltas else ["conv_in", "conv_o"]
         names += [f"layers.{i}.{part}" for part in (*mixer, *mlp)]
     blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
     held = set()

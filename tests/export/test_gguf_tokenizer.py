@@ -48,7 +48,7 @@ def decode(tokenizer: TokenizerSource, ids: list[int]) -> str:
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 DIGITS_FIRST = ("smollm", "starcoder", "refact")
-LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx")
+LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "lfm2", "smaug-bpe", "dbrx")
 QWEN2 = ("qwen2", "deepseek-r1-qwen")
 
 

@@ -88,6 +88,7 @@ class Experts:
         normalized: bool = True,
         short_scales: bool = True,
         clamped: bool = False,
+        sigmoid: bool = False,
         table: str = "",
     ) -> None:
         self.experts, self.active, self.normalized, self.k = experts, active, normalized, k
@@ -96,12 +97,19 @@ class Experts:
         self._gate, self._up = (Blocks(rng, experts, width, k, **how, **held) for _ in range(2))
         how = {"bits": down_bits, "block": down_block, "offsets": down_offsets}
         self._down = Blocks(rng, experts, k, width, **how, **held)
-        function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, clamped=clamped)
+        kind: dict[str, Any] = {"clamped": clamped, "sigmoid": sigmoid}
+        function = block_experts(OPSET, offsets=offsets, down_offsets=down_offsets, **kind)
         matrices = {"gate": self._gate, "up": self._up, "down": self._down}
         weights = {f"{name}{i}": p for name, of in matrices.items() for i, p in enumerate(of.parts)}
         if clamped:
             for name, n in (("gate", width), ("up", width), ("down", k)):
                 weights[f"{name}_bias"] = rng.uniform(-4, 4, experts * n).astype(np.float32)
+        self._choice: Array | None = None
+        if sigmoid:
+            # So far apart that no two are nearly the same.
+            self._choice = rng.choice(np.float32([0, 1.5]), experts)
+            weights |= {} if clamped else dict.fromkeys(("gate_bias", "up_bias", "down_bias"))
+            weights["choice_bias"] = self._choice
         attributes = {
             **{"experts": experts, "active": active, "normalized": int(normalized)},
             **{"N": width, "K": k, "bits": bits, "block_size": block},
@@ -114,10 +122,15 @@ class Experts:
     def chosen(self, router: Array) -> tuple[Array, Array]:
         """Return which experts each token goes to, and what they count for."""
         wide = router.astype(np.float64)
-        p = np.exp(wide - wide.max(axis=-1, keepdims=True))
-        order = np.argsort(-router, axis=-1, kind="stable")[..., : self.active]
+        if self._choice is None:
+            p, scores = np.exp(wide - wide.max(axis=-1, keepdims=True)), router
+            p /= p.sum(axis=-1, keepdims=True)
+        else:
+            p = 1 / (1 + np.exp(-wide))
+            scores = p + self._choice
+        order = np.argsort(-scores, axis=-1, kind="stable")[..., : self.active]
         own = np.take_along_axis(p, order, axis=-1)
-        return order, own / (own if self.normalized else p).sum(axis=-1, keepdims=True)
+        return order, own / own.sum(axis=-1, keepdims=True) if self.normalized else own
 
     def one_by_one(self, x: Array, router: Array, variant: str) -> Array:
         """Compute each expert by the operators of dense layers, on the same kernels."""
@@ -193,6 +206,7 @@ shapes = {
     "down_offsets": st.booleans(),
     "normalized": st.booleans(),
     "short_scales": st.booleans(),
+    "sigmoid": st.booleans(),
     "table": st.sampled_from(["", *TABLES]),
     "seed": st.integers(0, 2**32 - 1),
 }
@@ -235,14 +249,21 @@ def test_prompts_on_the_matrix_unit_do_too(*, leading: tuple[int, int], **how: A
 @needs_kernels
 @pytest.mark.parametrize("offsets", [False, True])
 @pytest.mark.parametrize("down_offsets", [False, True])
-@pytest.mark.parametrize(("normalized", "clamped"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"normalized": False},
+        {"normalized": True},
+        {"normalized": True, "clamped": True},
+        {"normalized": False, "sigmoid": True},
+        {"normalized": True, "sigmoid": True},
+    ],
+)
 def test_it_is_what_its_definition_computes(
-    offsets: bool, down_offsets: bool, normalized: bool, clamped: bool
+    offsets: bool, down_offsets: bool, kind: dict[str, bool]
 ) -> None:
     rng = np.random.default_rng(11)
-    of = Experts(
-        rng, offsets=offsets, down_offsets=down_offsets, normalized=normalized, clamped=clamped
-    )
+    of = Experts(rng, offsets=offsets, down_offsets=down_offsets, **kind)
     inputs = of.draw(rng, 3, 11)
     found = of.run(inputs, VARIANTS[0])
     # The definition rounds no activations: its weights are not known beforehand.

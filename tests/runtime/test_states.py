@@ -37,11 +37,14 @@ def some_ids(count: int) -> list[int]:
 REQUESTS = [Request(f"{n}", some_ids(1 + n % 8), 8 + 5 * n, GREEDY) for n in range(10)]
 
 
-@pytest.fixture(params=["fp32", "int8"])
+@pytest.fixture(
+    params=[("qwen3-next-dense", "fp32"), ("qwen3-next-dense", "int8"), ("lfm2", "int8")],
+    ids="-".join,
+)
 def artifact(
     request: pytest.FixtureRequest, make_family: MakeFamily, make_artifact: MakeArtifact
 ) -> Path:
-    return make_artifact(make_family("qwen3-next-dense"), request.param)
+    return make_artifact(make_family(request.param[0]), request.param[1])
 
 
 def test_company_and_a_slot_s_former_owners_change_nothing(artifact: Path) -> None:

@@ -71,8 +71,8 @@ class Family:
 
     @property
     def for_gpus(self) -> bool:
-        """Whether it may be compiled for GPUs: experts and DeltaNets run on CPUs alone."""
-        return not (self.experts or self.model_type == "qwen3_next")
+        """Whether it may be compiled for GPUs: experts and hybrids run on CPUs alone."""
+        return not (self.experts or self.model_type in ("qwen3_next", "lfm2"))
 
 
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}

@@ -87,6 +87,12 @@ DELTA_NET: Mapping[str, Any] = {
     "initializer_range": 0.1,
 }
 
+SHORT_CONVOLUTIONS: Mapping[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    "rope_theta": 1e6,
+}
+
 GPT_OSS_YARN = {**YARN, "truncate": False}
 
 FAMILIES: Mapping[str, Family] = {
@@ -305,6 +311,37 @@ FAMILIES: Mapping[str, Family] = {
         left_out=("layer_types",),
     ),
     "qwen3-next-dense": Family("qwen3_next", {**DELTA_NET, "mlp_only_layers": [0, 1, 2, 3]}),
+    "lfm2": Family(
+        "lfm2",
+        {
+            **SHORT_CONVOLUTIONS,
+            # Two thirds of it, in whole multiples.
+            "intermediate_size": 128,
+            "block_multiple_of": 32,
+            "tie_word_embeddings": True,
+        },
+        {
+            "q norm": bypassed("q_layernorm"),
+            "k norm": bypassed("k_layernorm"),
+            "filters": zeroed(r"conv\.conv"),
+        },
+    ),
+    "lfm2-moe": Family(
+        "lfm2_moe",
+        {
+            **SHORT_CONVOLUTIONS,
+            "conv_L_cache": 4,
+            "num_dense_layers": 1,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "tie_word_embeddings": True,
+        },
+        {
+            "what experts are chosen by": zeroed("expert_bias"),
+            "sum of weights": settings(norm_topk_prob=False),
+        },
+    ),
     **BRIEF_FAMILIES,
 }
 """Every family and what its members differ in, by the name tests show."""

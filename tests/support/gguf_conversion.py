@@ -57,6 +57,8 @@ ARCHITECTURES: Mapping[str, str] = {
     "granitemoe": "granitemoe",
     "qwen3_next": "qwen3next",
     "gpt_oss": "gpt-oss",
+    "lfm2": "lfm2",
+    "lfm2_moe": "lfm2moe",
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
@@ -121,7 +123,7 @@ def save_gguf(
         stored = names.get_name(plain_name(name), (".weight", ".bias"))
         assert stored is not None, name
         vector = weight.ndim == 1 or stored.endswith(".bias")
-        small = (".ffn_gate_inp", ".ssm_conv1d")
+        small = (".ffn_gate_inp", ".ssm_conv1d", ".shortconv.conv")
         chosen = "F32" if vector or any(one in stored for one in small) else kind
         if stored in LM_TOP:
             chosen = embedding_kind
@@ -186,6 +188,8 @@ Change = Callable[[Floats], Floats]
 
 def _changes(architecture: str, name: str, c: Mapping[str, Any]) -> tuple[Change, Change]:
     """Return what the converter does to the values of a tensor, and how to undo it."""
+    if name.endswith("conv.conv.weight"):
+        return (lambda filters: filters[:, 0], lambda filters: filters)
     offset = architecture == "nemotron" or architecture.startswith("gemma")
     if offset and name.endswith("norm.weight"):
         return (lambda norm: norm + 1, lambda norm: norm - 1)

@@ -28,8 +28,9 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
         elif name.removesuffix("_bias").endswith(_GPT_OSS):
             yield from _gpt_oss(name, weight)
         else:
-            # A tensor without suffix is one of weights.
-            yield name + ".weight" * name.endswith(".sinks"), weight, (name,)
+            # A tensor without suffix is one of weights, or of biases.
+            suffix = {"sinks": ".weight", "expert_bias": ".bias"}.get(name.split(".")[-1], "")
+            yield name + suffix, weight, (name,)
     for name, parts in stacks.items():
         parts.sort(key=lambda part: int(part.split(".experts.")[1].split(".")[0]))
         merged = name
@@ -37,6 +38,8 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
             merged = merged.replace(
                 f".block_sparse_moe.experts.{short}.", f".mlp.experts.{projection}."
             )
+        if ".feed_forward.experts." in merged:
+            merged = merged.removeprefix("model.")
         yield merged, np.stack([weights[part] for part in parts]), tuple(parts)
 
 
@@ -87,7 +90,10 @@ def metadata(architecture: str, c: Mapping[str, object]) -> dict[str, object]:
     keys = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"]}
     if architecture == "gpt-oss":
         keys["expert_feed_forward_length"] = c["intermediate_size"]
-    if architecture in ("qwen2moe", "qwen3moe", "qwen3next", "qwen35moe"):
+    if architecture == "lfm2moe":
+        keys["leading_dense_block_count"] = c["num_dense_layers"]
+        keys["expert_gating_func"] = 2
+    if architecture in ("qwen2moe", "qwen3moe", "qwen3next", "qwen35moe", "lfm2moe"):
         keys["expert_feed_forward_length"] = c["moe_intermediate_size"]
     if architecture in ("qwen2moe", "qwen3next", "qwen35moe"):
         keys["expert_shared_feed_forward_length"] = c["shared_expert_intermediate_size"]

@@ -38,7 +38,8 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if architecture in LAYER_NORMS:
         keys["attention.layer_norm_epsilon"] = float(c[LAYER_NORMS[architecture]])
     else:
-        keys["attention.layer_norm_rms_epsilon"] = float(c["rms_norm_eps"])
+        epsilon = c["norm_eps"] if architecture.startswith("lfm2") else c["rms_norm_eps"]
+        keys["attention.layer_norm_rms_epsilon"] = float(epsilon)
     if architecture not in ("phi2", "gemma", "gemma2"):
         keys["rope.freq_base"] = float(c["rope_theta"])
     if architecture in ("phi2", "phi3"):
@@ -94,6 +95,15 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if architecture == "gemma2":
         keys["attn_logit_softcapping"] = c["attn_logit_softcapping"]
         keys["final_logit_softcapping"] = c["final_logit_softcapping"]
+    if architecture.startswith("lfm2"):
+        keys["attention.head_count_kv"] = [
+            c["num_key_value_heads"] * (kind == "full_attention") for kind in c["layer_types"]
+        ]
+        keys["shortconv.l_cache"] = c["conv_L_cache"]
+        keys["vocab_size"] = c["vocab_size"]
+    if architecture == "lfm2":
+        multiple = c["block_multiple_of"]
+        keys["feed_forward_length"] = -(-(2 * c["intermediate_size"] // 3) // multiple) * multiple
     if granite:
         keys["attention.scale"] = float(c["attention_multiplier"])
         keys["embedding_scale"] = float(c["embedding_multiplier"])

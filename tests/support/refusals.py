@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import pytest
+
 from rbee_export import ExportError, Options, export, open_checkpoint
 
 
@@ -18,3 +20,13 @@ def refused_or_exported(model: Path, out: Path) -> None:
         except (ExportError, MemoryError) as error:
             said = str(error)
     assert "\n" not in said
+
+
+def refusal(model: Path, out: Path) -> str:
+    """Return the one line that a model is refused with."""
+    with pytest.raises(ExportError) as caught:
+        export(open_checkpoint(model), out, Options("fp32"), "0" * 64)
+    assert not out.exists()
+    line = str(caught.value)
+    assert "\n" not in line
+    return line

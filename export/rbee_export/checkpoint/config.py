@@ -43,6 +43,9 @@ class Experts:
         clamped: Router and matrices have biases, and an expert's inner activations are
             ``g * sigmoid(1.702 g) * (u + 1)``, ``g`` no more than 7, ``u`` from -7 to 7, as in
             gpt-oss.
+        sigmoid: An expert's weight is the sigmoid of its product with the router, by itself, and
+            a token is given those with the largest sum of that and a number of the expert's own
+            (Wang et al. 2024, arXiv:2408.15664).
     """
 
     count: int
@@ -52,6 +55,7 @@ class Experts:
     layers: frozenset[int]
     shared: int = 0
     clamped: bool = False
+    sigmoid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,21 @@ class DeltaNet:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortConvolution:
+    """A gated convolution in the place of some layers' attention: the latest tokens, no others.
+
+    Attributes:
+        channels: Width of what is convolved, each channel by itself.
+        taps: Tokens that a token sees, itself included.
+        layers: Layers that have it; the others attend.
+    """
+
+    channels: int
+    taps: int
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """What the decoder definition needs to know besides the weights.
 
@@ -133,7 +152,8 @@ class DecoderConfig:
         causal: A token sees none that comes later.
         output_gate: What a layer attended to is let through by the sigmoid of a projection.
         experts: Those of its layers that have some; ``None`` where none has.
-        delta_net: What some layers have instead of attention; ``None`` where all attend.
+        mixer: What some layers have instead of attention, and keep a state for; ``None`` where all
+            attend.
         overflows_fp16: Its activations grow beyond what a 16-bit float of 5 exponent bits holds; it
             was trained in ``bfloat16``.
     """
@@ -173,7 +193,7 @@ class DecoderConfig:
     causal: bool = True
     output_gate: bool = False
     experts: Experts | None = None
-    delta_net: DeltaNet | None = None
+    mixer: DeltaNet | ShortConvolution | None = None
     overflows_fp16: bool = False
 
     @property

@@ -57,8 +57,10 @@ def read_embedding_decoder(
         raise UnsupportedModel(
             f"{directory}: mixtures of experts are not supported in embedding models"
         )
-    if config.delta_net is not None:
-        raise UnsupportedModel(f"{directory}: a DeltaNet is not supported in embedding models")
+    if config.mixer is not None:
+        raise UnsupportedModel(
+            f"{directory}: layers that do not attend are not supported in embedding models"
+        )
     if config.long_rope_from is not None:
         raise UnsupportedModel(
             f"{directory}: two sets of rotary frequencies are not supported in embedding models"

@@ -64,7 +64,7 @@ def with_delta_net(c: DecoderConfig, number: Numbers, *, tiled: bool) -> Decoder
         layers=frozenset(i for i in range(c.layers) if (i + 1) % every),
         tiled=tiled,
     )
-    return replace(c, qk_norm="head", output_gate=True, delta_net=net)
+    return replace(c, qk_norm="head", output_gate=True, mixer=net)
 
 
 def locate_beside(

@@ -9,11 +9,12 @@ from types import MappingProxyType
 from rbee_export.checkpoint.config import DecoderConfig, Experts
 from rbee_export.checkpoint.hf_experts import MOST_EXPERTS
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.errors import UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "router": "ffn_gate_inp",
+        "choice": "exp_probs_b",
         "expert_gate": "ffn_gate_exps",
         "expert_up": "ffn_up_exps",
         "expert_down": "ffn_down_exps",
@@ -24,7 +25,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_SOFTMAX = 1
+_SOFTMAX, _SIGMOID = 1, 2
 """Of ``expert_gating_func``."""
 
 
@@ -36,8 +37,9 @@ def with_experts(
     normalized: bool,
     shared: bool = False,
     clamped: bool = False,
+    sigmoid: bool = False,
 ) -> DecoderConfig:
-    """Return a configuration whose layers all have experts.
+    """Return a configuration whose layers all have experts, or all but the first few.
 
     Args:
         c: The configuration without them.
@@ -46,6 +48,7 @@ def with_experts(
         normalized: Whether weights are divided by their sum where the metadata are silent.
         shared: Whether every token gets another expert besides.
         clamped: Whether they have biases and are clamped.
+        sigmoid: Whether their weights are sigmoids.
 
     Raises:
         CheckpointError: The metadata contradict themselves.
@@ -56,11 +59,17 @@ def with_experts(
             f"{number.source}: holds each expert in a tensor of its own, as files before April "
             "2024 do; convert the model again"
         )
-    for key, known in (("expert_gating_func", _SOFTMAX), ("expert_weights_scale", 1)):
+    gating = _SIGMOID if sigmoid else _SOFTMAX
+    for key, known in (("expert_gating_func", gating), ("expert_weights_scale", 1)):
         if number.real(key, known) not in (0, known):
             raise UnsupportedModel(f"{number.source}: {number.prefix}{key} is not supported")
     count = number.count("expert_count", MOST_EXPERTS)
     active = number.count("expert_used_count", count)
+    dense = number.whole("leading_dense_block_count", 0)
+    if not 0 <= dense < c.layers:
+        raise CheckpointError(
+            f"{number.source}: {number.prefix}leading_dense_block_count is not some of the layers"
+        )
     # The first files of Qwen2 do not say how wide the experts are.
     narrow = c.intermediate // active if shared else c.intermediate
     experts = Experts(
@@ -68,8 +77,9 @@ def with_experts(
         active,
         number.whole("expert_feed_forward_length", narrow),
         normalized=bool(number.settings.get("expert_weights_norm", normalized)),
-        layers=frozenset(range(c.layers)),
+        layers=frozenset(range(dense, c.layers)),
         shared=number.whole("expert_shared_feed_forward_length", c.intermediate) if shared else 0,
         clamped=clamped,
+        sigmoid=sigmoid,
     )
     return replace(c, experts=experts)

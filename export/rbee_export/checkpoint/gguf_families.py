@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_delta_net import with_delta_net
+from rbee_export.checkpoint.gguf_short_convolution import NAMES as LFM2
+from rbee_export.checkpoint.gguf_short_convolution import with_convolutions
 from rbee_export.checkpoint.hf_windows import rotated
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import Rope, Yarn
@@ -30,6 +32,7 @@ class Architecture:
             one without experts.
         shared: Whether every token gets another expert besides.
         clamped: Whether experts have biases and are clamped, as those of gpt-oss.
+        sigmoid: Whether the weights of experts are sigmoids, as those of LFM2.
         names: Names of weights that differ from Llama's.
     """
 
@@ -39,6 +42,7 @@ class Architecture:
     normalized: bool | None = None
     shared: bool = False
     clamped: bool = False
+    sigmoid: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -281,6 +285,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "qwen3next": Architecture("qwen3_next", _qwen3_next, normalized=True, shared=True),
         "qwen35": Architecture("qwen3_5", _qwen3_5),
         "qwen35moe": Architecture("qwen3_5_moe", _qwen3_5, normalized=True, shared=True),
+        "lfm2": Architecture("lfm2", with_convolutions, names=LFM2),
+        "lfm2moe": Architecture(
+            "lfm2_moe", with_convolutions, normalized=True, sigmoid=True, names=LFM2
+        ),
     }
 )
 """What ``general.architecture`` may be, and what it means."""

@@ -97,7 +97,7 @@ class GgufCheckpoint:
             shape, data = (len(whole), *shape[1:]), data[place.rows]
         if name.endswith(".shared_router") and len(shape) == 1:
             shape = (1, *shape)  # some converters write it as a vector
-        if name.endswith(".delta_conv") and len(shape) == 2:
+        if name.endswith((".delta_conv", ".conv_filters")) and len(shape) == 2:
             shape = (shape[0], 1, shape[1])
         order = place.order
         if order is not None and len(order) != shape[0]:

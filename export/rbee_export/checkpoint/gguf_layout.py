@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet
 from rbee_export.checkpoint.gguf_delta_net import locate_beside
 from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
 from rbee_export.checkpoint.gguf_experts import with_experts
@@ -18,6 +18,7 @@ from rbee_export.checkpoint.gguf_families import (
     architecture_of,
 )
 from rbee_export.checkpoint.gguf_header import StoredTensor
+from rbee_export.checkpoint.gguf_short_convolution import heads_of_keys
 from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.rope import LongRope, Rope, Yarn, yarn_magnitude
@@ -99,7 +100,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         hidden=hidden,
         intermediate=number.whole("feed_forward_length", narrow or None),
         heads=heads,
-        kv_heads=number.whole("attention.head_count_kv", heads),
+        kv_heads=heads_of_keys(number, layers, heads),
         head_dim=head_dim,
         vocab=int(embedding.shape[1]),
         context_length=number.whole("context_length"),
@@ -121,17 +122,19 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         normalized=architecture.normalized,
         shared=architecture.shared,
         clamped=architecture.clamped,
+        sigmoid=architecture.sigmoid,
     )
 
 
 def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     """Return where the weight of a canonical name is kept, among the names that there are."""
     layer, short, suffix = split_name(name)
+    own = NAMES.get(c.family, {})
     if layer is None:
-        return Stored(f"{_OUTER[short]}.{suffix}")
+        return Stored(f"{({**_OUTER, **own})[short]}.{suffix}")
     at = f"blk.{layer}."
-    if c.delta_net is not None:
-        place = locate_beside(at, short, c, c.delta_net, stored)
+    if isinstance(c.mixer, DeltaNet):
+        place = locate_beside(at, short, c, c.mixer, stored)
         if place is not None:
             return place
     order = rotary_order(short, c) if c.family in PAIRS_TOGETHER else None
@@ -144,8 +147,7 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         if fused in stored and short != "expert_down":
             return Stored(fused, rows_of(short, c), experts=c.experts.count)
         return Stored(f"{at}{_INNER[short]}.{suffix}", experts=c.experts.count)
-    names = {**_INNER, **NAMES.get(c.family, {})}
-    return Stored(f"{at}{names[short]}.{suffix}", order=order)
+    return Stored(f"{at}{({**_INNER, **own})[short]}.{suffix}", order=order)
 
 
 def _rope(path: Path, number: Numbers, tensors: Tensors, head_dim: int) -> Rope:

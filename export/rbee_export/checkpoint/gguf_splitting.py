@@ -122,6 +122,7 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
         "llama-bpe": _LLAMA3,
         "llama-v3": _LLAMA3,
         "llama3": _LLAMA3,
+        "lfm2": _LLAMA3,
         "smaug-bpe": _SMAUG,
         "dbrx": _DBRX,
         "glm4": _DBRX,

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
 from rbee_export.checkpoint.hf_experts import QWEN
+from rbee_export.checkpoint.hf_layer_kinds import ATTENDS, layers_of
 from rbee_export.checkpoint.layout import OfHeads
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -76,25 +77,12 @@ def with_delta_net(c: DecoderConfig, number: Numbers) -> DecoderConfig:
             f"{number.source}: {net.value_heads} heads of values cannot share {net.key_heads} of "
             "keys"
         )
-    return replace(c, qk_norm="head", output_gate=True, delta_net=net)
+    return replace(c, qk_norm="head", output_gate=True, mixer=net)
 
 
 def _linear_layers(c: DecoderConfig, number: Numbers) -> frozenset[int]:
-    kinds = number.settings.get("layer_types")
-    if kinds is None:
+    kind, default = "linear_attention", []
+    if number.settings.get("layer_types") is None:
         every = number.count("full_attention_interval", c.layers + 1, 4)
-        kinds = [
-            "full_attention" if (i + 1) % every == 0 else "linear_attention"
-            for i in range(c.layers)
-        ]
-    if not isinstance(kinds, list) or len(kinds) != c.layers:
-        raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
-    for kind in kinds:
-        if kind not in ("linear_attention", "full_attention"):
-            raise UnsupportedModel(f"{number.source}: layer_types has {str(kind)[:40]!r}")
-    layers = frozenset(i for i, kind in enumerate(kinds) if kind == "linear_attention")
-    if not 0 < len(layers) < c.layers:
-        raise UnsupportedModel(
-            f"{number.source}: layer_types has no {'full' if layers else 'linear'}_attention"
-        )
-    return layers
+        default = [kind if (i + 1) % every else ATTENDS for i in range(c.layers)]
+    return layers_of(kind, c, number, default)

@@ -13,6 +13,8 @@ from rbee_export.checkpoint.hf_delta_net import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from rbee_export.checkpoint.hf_experts import GRANITE, MIXTRAL, QWEN
 from rbee_export.checkpoint.hf_gpt_oss import NAMES as GPT_OSS
 from rbee_export.checkpoint.hf_gpt_oss import gpt_oss
+from rbee_export.checkpoint.hf_short_convolution import LFM2, LFM2_MOE, lfm2, lfm2_moe
+from rbee_export.checkpoint.hf_short_convolution import SETTINGS as LFM2_SETTINGS
 from rbee_export.checkpoint.numbers import Numbers
 
 _POST_NORMS = {
@@ -54,6 +56,7 @@ class Family:
         rotary_share: Part of each head that is rotated where the configuration is silent.
         activations: Names the configuration may give to the family's activation.
         pairs_together: Rows of queries and keys that rotate against each other are neighbours.
+        settings: What other families call settings that go by names of its own.
     """
 
     knobs: Callable[[DecoderConfig, Numbers], DecoderConfig]
@@ -64,6 +67,7 @@ class Family:
     rotary_share: float = 1.0
     activations: tuple[str, ...] = _SILUS
     pairs_together: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 # The first Gemmas say ``gelu`` and mean its approximation.
@@ -116,6 +120,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_moe_text": Family(
             knobs.qwen3_next, QWEN3_5_MOE, norm_offset=1.0, rotary_share=0.25
         ),
+        "lfm2": Family(lfm2, LFM2, tied=True, theta=1e6, settings=LFM2_SETTINGS),
+        "lfm2_moe": Family(lfm2_moe, LFM2_MOE, tied=True, theta=1e6, settings=LFM2_SETTINGS),
         "gpt_oss": Family(gpt_oss, GPT_OSS, theta=150000.0),
     }
 )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rbee_export.checkpoint import hf_gpt_oss
-from rbee_export.checkpoint.config import Attention, DecoderConfig
+from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet
 from rbee_export.checkpoint.hf_delta_net import OF_HEADS, PARAMETERS
 from rbee_export.checkpoint.hf_experts import GRANITE, QWEN_STACKED
 from rbee_export.checkpoint.hf_families import FAMILIES, FUSED
 from rbee_export.checkpoint.hf_rope import read_rope
+from rbee_export.checkpoint.hf_short_convolution import PARAMETERS as LFM2_PARAMETERS
 from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, rows_of_heads, split_name
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -37,6 +38,7 @@ _STEMS = ("model.", "language_model.model.", "model.language_model.")
 _WRAPPERS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "vocab_size": 262208},
     "mistral3": {"model_type": "mistral"},
+    "lfm2_vl": {"model_type": "lfm2"},
     **{
         kind: {"model_type": f"{kind}_text"}
         for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
@@ -63,6 +65,8 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
             f"{file.parent}: model type {kind!r} is not supported; {', '.join(FAMILIES)} are"
         )
     family = FAMILIES[kind]
+    own = family.settings.items()
+    settings = {**settings, **{name: settings[key] for key, name in own if key in settings}}
     number = Numbers(str(file), settings)
     heads, hidden = number.whole("num_attention_heads"), number.whole("hidden_size")
     layers = number.layers("num_hidden_layers")
@@ -130,14 +134,14 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         place = hf_gpt_oss.locate(f"{stem}layers.{layer}.", short, suffix, c, stored)
         if place is not None:
             return place
-    inner, parameters = {**_INNER, **family.names}[short], PARAMETERS
+    inner, parameters = {**_INNER, **family.names}[short], PARAMETERS | LFM2_PARAMETERS
     if f"{stem}layers.{layer}.{QWEN_STACKED.get(short)}" in stored:
         inner = QWEN_STACKED[short]
         parameters |= {inner}
     rows = rows_of(short, c) if inner in _SHARED else None
     group = None
-    if c.delta_net is not None and inner in OF_HEADS:
-        rows, group = rows_of_heads(OF_HEADS[inner], short, c, c.delta_net)
+    if isinstance(c.mixer, DeltaNet) and inner in OF_HEADS:
+        rows, group = rows_of_heads(OF_HEADS[inner], short, c, c.mixer)
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
     name = f"{stem}layers.{layer}.{inner}"
     if inner not in parameters:

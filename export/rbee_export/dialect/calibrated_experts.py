@@ -8,7 +8,8 @@ import numpy as np
 
 from rbee_export.blocks import BLOCK, BlockMatrix, quantize
 from rbee_export.checkpoint.config import Experts
-from rbee_export.dialect.reference import Floats, ReferenceDialect, expert_gate
+from rbee_export.dialect.activations import expert_gate
+from rbee_export.dialect.reference import Floats, ReferenceDialect
 from rbee_export.rounding import InputMoments
 from rbee_export.weights import Weights
 

@@ -16,14 +16,8 @@ from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConf
 from rbee_export.checkpoint.pooling import Dense, PoolingKind
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.checkpoint.rope import Rope
-from rbee_export.dialect.reference import (
-    Floats,
-    gelu_tanh,
-    looked_up,
-    product,
-    rotated,
-    silu,
-)
+from rbee_export.dialect.activations import gelu_tanh, silu
+from rbee_export.dialect.reference import Floats, looked_up, product, rotated
 from rbee_export.dialect.text_vectors import normalized, pooled, through
 from rbee_export.weights import Weights
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.dialect.functions import DOMAIN, gated_pair
+from rbee_export.dialect.routing import LEAST_SUM
 
 _MS = "com.microsoft"
 
@@ -36,7 +37,7 @@ class _Matrix:
 
 
 def block_experts(
-    opset: int, *, offsets: bool, down_offsets: bool, clamped: bool = False
+    opset: int, *, offsets: bool, down_offsets: bool, clamped: bool = False, sigmoid: bool = False
 ) -> ir.Function:
     """Return the gated SiLU of the experts that a router chooses, weights in blocks.
 
@@ -61,6 +62,13 @@ def block_experts(
         gate_bias, up_bias                          float[experts * N]
         down_bias                                   float[experts * K]
 
+    and one more, behind places for those three, is there where weights are sigmoids:
+
+        choice_bias                                 float[experts]
+
+    ``p`` is then the sigmoid of each logit, experts are chosen by the largest ``p + choice_bias``,
+    and to the sum that ``p`` is divided by, 1e-6 is added.
+
     Attributes are ``experts``, ``active``, ``normalized`` (0 or 1), ``N``, ``K``, ``bits`` and
     ``block_size`` of gate and up, ``down_bits`` and ``down_block_size``. The output is like ``x``.
 
@@ -69,16 +77,19 @@ def block_experts(
         offsets: Whether the blocks of gate and up have offsets.
         down_offsets: Whether those of down have.
         clamped: Whether the experts are clamped.
+        sigmoid: Whether weights are sigmoids.
     """
     x, router = ir.Value(name="x"), ir.Value(name="router")
     gate, up, down = (
         [ir.Value(name=f"{name}_{part}") for part in ("integers", "scales", "offsets")]
         for name in ("gate", "up", "down")
     )
-    biases = _biases(clamped=clamped)
+    places = _biases(clamped=clamped or sigmoid)
+    biases = places if clamped else {}
+    choice = ir.Value(name="choice_bias") if sigmoid else None
     ours, theirs = ("bits", "block_size"), ("down_bits", "down_block_size")
     first, last = (3 if offsets else 2), (3 if down_offsets else 2)
-    body = _Body(opset, x, router)
+    body = _Body(opset, x, router, choice)
     outcome = body.outcome(
         _Matrix("N", gate[:first], ours, biases.get("gate")),
         _Matrix("N", up[:first], ours, biases.get("up")),
@@ -86,19 +97,20 @@ def block_experts(
     )
     kind = "ClampedSilu" if clamped else "GatedSilu"
     name = f"{kind}{'Block' if offsets else ''}Experts{'Block' if down_offsets else ''}"
-    weights = [*gate, *up, *down, *biases.values()]
+    weights = [*gate, *up, *down, *places.values(), *([choice] if choice else [])]
     return body.function(name, weights, outcome, (*_ROUTING, *_SIZES, *_BLOCKS))
 
 
-def dense_experts(opset: int, *, clamped: bool = False) -> ir.Function:
+def dense_experts(opset: int, *, clamped: bool = False, sigmoid: bool = False) -> ir.Function:
     """Return ``GatedSiluDenseExperts``: the same with weights that are numbers.
 
-    Its inputs are ``x``, ``router``, ``gate``, ``up`` and ``down``, and the biases of
-    ``ClampedSiluDenseExperts``.
+    Its inputs are ``x``, ``router``, ``gate``, ``up`` and ``down``, the biases of
+    ``ClampedSiluDenseExperts``, and ``choice_bias`` where weights are sigmoids.
     """
     x, router = ir.Value(name="x"), ir.Value(name="router")
     gate, up, down = (ir.Value(name=name) for name in ("gate", "up", "down"))
-    body = _Body(opset, x, router)
+    choice = ir.Value(name="choice_bias") if sigmoid else None
+    body = _Body(opset, x, router, choice)
     biases = _biases(clamped=clamped)
     outcome = body.outcome(
         _Matrix("N", [gate], bias=biases.get("gate")),
@@ -106,7 +118,7 @@ def dense_experts(opset: int, *, clamped: bool = False) -> ir.Function:
         _Matrix("K", [down], bias=biases.get("down")),
     )
     name = "ClampedSiluDenseExperts" if clamped else "GatedSiluDenseExperts"
-    weights = [gate, up, down, *biases.values()]
+    weights = [gate, up, down, *biases.values(), *([choice] if choice else [])]
     return body.function(name, weights, outcome, (*_ROUTING, *_SIZES))
 
 
@@ -118,9 +130,11 @@ def _biases(*, clamped: bool) -> dict[str, ir.Value]:
 class _Body:
     """A function's body, under construction: a loop over the experts that any token chose."""
 
-    def __init__(self, opset: int, x: ir.Value, router: ir.Value) -> None:
+    def __init__(
+        self, opset: int, x: ir.Value, router: ir.Value, choice_bias: ir.Value | None
+    ) -> None:
         self._opset = opset
-        self._x, self._router = x, router
+        self._x, self._router, self._choice_bias = x, router, choice_bias
         self._tape = Tape()
 
     def outcome(self, gate: _Matrix, up: _Matrix, down: _Matrix) -> ir.Value:
@@ -129,7 +143,7 @@ class _Body:
         flat = op("Reshape", [self._x, self._sizes("K")])
         logits = op("Reshape", [self._router, self._sizes("experts")])
         # [T, active]
-        shares, chosen = self._chosen(op("Softmax", [logits], {"axis": -1}))
+        shares, chosen = self._chosen(logits)
         ids, *_ = self._tape.op_multi_out(
             "Unique", [op("Reshape", [chosen, _ints(self._tape, -1)])], {"sorted": 1}, num_outputs=1
         )
@@ -156,16 +170,28 @@ class _Body:
         last = _attribute(self._tape, width)
         return self._tape.op("Concat", [_ints(self._tape, -1), last], {"axis": 0})
 
-    def _chosen(self, p: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _chosen(self, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return the weight of each expert that a token chose, and which ones these are."""
         op = self._tape.op
-        count = _attribute(self._tape, "active")
-        # Of equal ones, TopK takes the lower index.
-        shares, chosen = self._tape.op_multi_out("TopK", [p, count], {"axis": -1}, num_outputs=2)
-        total = op("ReduceSum", [shares, _ints(self._tape, -1)], {"keepdims": 1})
+        if self._choice_bias is None:
+            shares, chosen = self._largest(op("Softmax", [logits], {"axis": -1}))
+            total = op("ReduceSum", [shares, _ints(self._tape, -1)], {"keepdims": 1})
+        else:
+            p = op("Sigmoid", [logits])
+            _, chosen = self._largest(op("Add", [p, self._choice_bias]))
+            shares = op("GatherElements", [p, chosen], {"axis": -1})
+            total = op("ReduceSum", [shares, _ints(self._tape, -1)], {"keepdims": 1})
+            total = op("Add", [total, op("Constant", [], {"value_float": LEAST_SUM})])
         normalized = op("Cast", [_attribute(self._tape, "normalized")], {"to": ir.DataType.BOOL})
         one = op("Constant", [], {"value_float": 1.0})
         return op("Div", [shares, op("Where", [normalized, total, one])]), chosen
+
+    def _largest(self, p: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return each token's largest, and where they are: of equal ones, at the lower index."""
+        values, places = self._tape.op_multi_out(
+            "TopK", [p, _attribute(self._tape, "active")], {"axis": -1}, num_outputs=2
+        )
+        return values, places
 
     def _loop(
         self,

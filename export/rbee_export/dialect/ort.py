@@ -16,7 +16,7 @@ A layer that has a DeltaNet instead of attention has no keys and values, but
     past_state.{i}          float[B, value_heads, key_dim, value_dim]
     present_conv.{i}        the same memory as past_conv.{i}; present_state.{i} alike
 
-which are all zero before a sequence's first token.
+which are all zero before a sequence's first token. One that has a short convolution has the first.
 
 Layers with a window have ``window_seqlens_k`` and ``window_total_sequence_length`` instead, and a
 ``window_capacity``: their cache may leave out what no window reaches any more.
@@ -28,17 +28,21 @@ takes matrices only; there is a ``Reshape`` on either side of the attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet
+from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.delta_net import delta_net_attributes, gated_delta_net
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
+from rbee_export.dialect.short_convolution import (
+    short_convolution,
+    short_convolution_attributes,
+)
 from rbee_export.weights import Matrix, Weights
 from rbee_export.weights_file import WeightsFile
 
@@ -138,7 +142,7 @@ class OrtDialect(OrtOperations):
             self._in_rows(qkvz, net.channels + net.value_width),
             b,
             a,
-            *(graph.input(f"past_{kind}.{layer}", graph.dtype, held[kind]) for kind in held),
+            *self._pasts(layer, held),
             graph.floats(at + "conv", weights.filters(at + "conv", net.channels, net.taps)),
             graph.floats(at + "decay", weights.vector(at + "decay", heads)),
             graph.floats(at + "step", weights.vector(at + "step", heads)),
@@ -148,11 +152,29 @@ class OrtDialect(OrtOperations):
         y, *present = graph.call_multi_out(
             function, inputs, delta_net_attributes(net, c.norm_epsilon)
         )
-        for kind, value in zip(held, present, strict=True):
-            graph.output(value, f"present_{kind}.{layer}", graph.dtype, held[kind])
+        self._presents(layer, held, present)
         if not self._flat:
             return y
         return self._op("Reshape", [y, graph.ints("delta", [-1, net.value_width])])
+
+    def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        held: dict[str, Sequence[int | str]] = {"conv": ["batch", net.taps - 1, net.channels]}
+        name = f"layers.{layer}.conv_filters"
+        filters = self._weights.filters(name, net.channels, net.taps)
+        y, *present = self._graph.call_multi_out(
+            short_convolution(OPSET),
+            [
+                self._in_rows(bcx, 3 * net.channels),
+                *self._pasts(layer, held),
+                self._graph.floats(name, filters),
+            ],
+            short_convolution_attributes(net),
+        )
+        self._presents(layer, held, present)
+        if not self._flat:
+            return y
+        return self._op("Reshape", [y, self._graph.ints("convolved", [-1, net.channels])])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -172,6 +194,20 @@ class OrtDialect(OrtOperations):
         if self._graph.dtype != ir.DataType.FLOAT:
             y = self._op("Cast", [y], {"to": ir.DataType.FLOAT})
         self._graph.output(y, "logits", ir.DataType.FLOAT, ["batch", rows])
+
+    def _pasts(self, layer: int, held: Mapping[str, Sequence[int | str]]) -> list[ir.Value]:
+        """Return the inputs that are a layer's state, of these shapes."""
+        return [
+            self._graph.input(f"past_{kind}.{layer}", self._graph.dtype, shape)
+            for kind, shape in held.items()
+        ]
+
+    def _presents(
+        self, layer: int, held: Mapping[str, Sequence[int | str]], values: Sequence[ir.Value]
+    ) -> None:
+        """Make the outputs that its state becomes."""
+        for (kind, shape), value in zip(held.items(), values, strict=True):
+            self._graph.output(value, f"present_{kind}.{layer}", self._graph.dtype, shape)
 
     def _filled_positions(self, kind: str) -> list[ir.Value]:
         """Return the inputs that say how full the cache of layers of a kind is."""

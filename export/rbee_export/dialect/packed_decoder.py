@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet
+from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
 from rbee_export.checkpoint.pooling import SentencePooling
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.dialect.packed_causal_attention import packed_causal_attention
@@ -91,6 +91,10 @@ class PackedDecoder(OrtOperations):
     def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
         """Refuse: :mod:`~rbee_export.checkpoint.embedding_decoder` does so before."""
         raise NotImplementedError(f"layers.{layer}: a DeltaNet over texts in one pack")
+
+    def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError(f"layers.{layer}: a convolution over texts in one pack")
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """Make one vector of those of a text's tokens."""

@@ -121,6 +121,10 @@ class Products:
             )
         if experts.clamped:
             inputs += [self._vector(f"{at}{n}_bias", rows) for n, (rows, _) in matrices.items()]
+        if experts.sigmoid:
+            # Behind the places of those biases, in what takes blocks.
+            inputs += [None] * (3 if gate.bits and not experts.clamped else 0)
+            inputs.append(self._vector(at + "choice_bias", count))
         attributes = {
             "experts": count,
             "active": experts.active,
@@ -129,7 +133,7 @@ class Products:
             "K": columns,
         }
         if not gate.bits:
-            function = dense_experts(self._opset, clamped=experts.clamped)
+            function = dense_experts(self._opset, clamped=experts.clamped, sigmoid=experts.sigmoid)
             return self._graph.call(function, inputs, attributes)
         attributes |= {
             "bits": gate.bits,
@@ -142,6 +146,7 @@ class Products:
             offsets=gate.offsets,
             down_offsets=down.offsets,
             clamped=experts.clamped,
+            sigmoid=experts.sigmoid,
         )
         return self._graph.call(function, inputs, attributes)
 

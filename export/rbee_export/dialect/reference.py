@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint import DecoderConfig, Tensor
-from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
+from rbee_export.dialect.activations import ACTIVATIONS, expert_gate, sigmoid, silu
 from rbee_export.dialect.delta_rule import convolved, delta_rule
 from rbee_export.dialect.routing import ExpertBiases, Routing
 from rbee_export.weights import PIECE, Weights
 
 Floats = NDArray[np.float32]
-
-_GELU = np.float32(np.sqrt(2 / np.pi))
 
 
 class ReferenceDialect:
@@ -131,18 +130,24 @@ class ReferenceDialect:
         step = self._weights.vector(at + "step", heads)
         decay = self._weights.vector(at + "decay", heads)
         kept = np.exp(decay * np.logaddexp(np.float32(0), a + step))
-        read = delta_rule(silu(convolved(qkv, filters)), kept, _sigmoid(b), net)
+        read = delta_rule(silu(convolved(qkv, filters)), kept, sigmoid(b), net)
         weight = self._weights.vector(at + "norm", net.value_dim)
         normed = _rms_norm(read, weight, self._c.norm_epsilon)
         return normed.reshape(z.shape) * silu(z)
 
+    def short_convolution(self, bcx: Floats, layer: int, net: ShortConvolution) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        b, c, x = np.split(bcx, 3, axis=-1)
+        name = f"layers.{layer}.conv_filters"
+        return c * convolved(b * x, self._weights.filters(name, net.channels, net.taps))
+
     def open_gate(self, y: Floats, gate: Floats) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return y * _sigmoid(gate)
+        return y * sigmoid(gate)
 
     def activation(self, x: Floats, kind: Activation) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return {"silu": silu, "gelu_tanh": gelu_tanh, "relu2": relu2}[kind](x)
+        return ACTIVATIONS[kind](x)
 
     def gated(
         self, x: Floats, columns: int, rows: Mapping[str, int], kind: Activation, *, bias: bool
@@ -183,6 +188,10 @@ class ReferenceDialect:
         logits = product(self._weights, x, at + "router", experts.count, columns)
         if experts.clamped:
             logits += self._weights.vector(at + "router_bias", experts.count)
+        if experts.sigmoid:
+            return Routing.by_sigmoid(
+                logits, self._weights.vector(at + "choice_bias", experts.count), experts
+            )
         return Routing.of(logits, experts)
 
     def expert_biases(self, at: str, columns: int, experts: Experts) -> ExpertBiases:
@@ -191,7 +200,7 @@ class ReferenceDialect:
 
     def let_through(self, y: Floats, x: Floats, name: str, columns: int) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""
-        return y * _sigmoid(product(self._weights, x, name, 1, columns))
+        return y * sigmoid(product(self._weights, x, name, 1, columns))
 
     def last_position(self, x: Floats) -> Floats:
         """Keep every position: all are compared."""
@@ -252,40 +261,6 @@ def _multiplied(x: Floats, tensor: Tensor) -> Floats:
     parts = [x @ rows.T for _, rows in tensor.pieces(PIECE)]
     product: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     return product
-
-
-def _sigmoid(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        share: Floats = np.reciprocal(1 + np.exp(-x))
-    return share
-
-
-def expert_gate(gate: Floats, up: Floats, experts: Experts) -> Floats:
-    """Return what becomes of an expert's two projections, which :class:`Experts` says."""
-    if not experts.clamped:
-        return silu(gate) * up
-    own = np.minimum(gate, np.float32(7))
-    active = own * _sigmoid(np.float32(1.702) * own)
-    return active * (np.clip(up, np.float32(-7), np.float32(7)) + 1)
-
-
-def silu(x: Floats) -> Floats:
-    """Return ``x * sigmoid(x)``."""
-    with np.errstate(over="ignore"):
-        active: Floats = x / (1 + np.exp(-x))
-    return active
-
-
-def relu2(x: Floats) -> Floats:
-    """Return the square of what is positive (So et al. 2021)."""
-    squared: Floats = np.square(np.maximum(x, 0))
-    return squared
-
-
-def gelu_tanh(x: Floats) -> Floats:
-    """Return GELU in its approximation by ``tanh``."""
-    cubic: Floats = np.tanh(_GELU * (x + np.float32(0.044715) * x * x * x))
-    return np.float32(0.5) * x * (1 + cubic)
 
 
 def _rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:

@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint.config import Experts
+from rbee_export.dialect.activations import sigmoid
 from rbee_export.weights import Weights
 
 Floats = NDArray[np.float32]
+
+LEAST_SUM = 1e-6
+"""Added to the sum of sigmoids that they are divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,31 @@ class Routing:
         """Choose by a router's ``float32[T, count]``; see ``experts`` of a decoder's dialect."""
         p = np.exp(logits - logits.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
-        chosen = np.argsort(-p, axis=-1, kind="stable")[:, : experts.active]
+        chosen = _largest(p, experts.active)
         shares = np.take_along_axis(p, chosen, -1)
         if experts.normalized:
             shares /= shares.sum(-1, keepdims=True)
+        return cls(chosen, shares)
+
+    @classmethod
+    def by_sigmoid(cls, logits: Floats, bias: Floats, experts: Experts) -> Self:
+        """Choose alike by sigmoids, each with its expert's ``bias``, ``float32[count]``."""
+        p = sigmoid(logits)
+        chosen = _largest(p + bias, experts.active)
+        shares = np.take_along_axis(p, chosen, -1)
+        if experts.normalized:
+            shares /= shares.sum(-1, keepdims=True) + np.float32(LEAST_SUM)
         return cls(chosen, shares)
 
     def of_expert(self, expert: int) -> tuple[NDArray[np.intp], Floats]:
         """Return the tokens that an expert is given, and its weight for each, ``float32[n, 1]``."""
         tokens, places = np.nonzero(self.chosen == expert)
         return tokens, self.shares[tokens, places][:, None]
+
+
+def _largest(p: Floats, count: int) -> NDArray[np.intp]:
+    """Return where each row has its largest, the lower place of equal ones."""
+    return np.argsort(-p, axis=-1, kind="stable")[:, :count]
 
 
 @dataclass(frozen=True, slots=True)

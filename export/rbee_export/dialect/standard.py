@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation, DeltaNet, Experts
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.graph import GraphWriter
@@ -175,6 +175,10 @@ class StandardDialect:
     def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
         """Refuse: :class:`~rbee_export.options.Options` does so before."""
         raise NotImplementedError(f"layers.{layer}: a DeltaNet in standard operators")
+
+    def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError(f"layers.{layer}: a convolution in standard operators")
 
     def open_gate(self, y: ir.Value, gate: ir.Value) -> ir.Value:
         """Refuse as well."""

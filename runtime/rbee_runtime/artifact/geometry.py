@@ -8,21 +8,21 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from rbee_runtime.artifact.parts import Frozen, Sparse
+from rbee_runtime.artifact.parts import Sparse
 from rbee_runtime.transfer import BLOCK
 
 
-class StateGeometry(Frozen):
+class StateGeometry(Sparse):
     """Shape of what some layers keep of a sequence instead of keys and values, however long it is.
 
-    Per layer, ``float32[slots, taps - 1, channels]`` and ``float32[slots, heads, key_dim,
-    value_dim]``.
+    Per layer, ``float32[slots, taps - 1, channels]`` and, of layers that have more than a
+    convolution, ``float32[slots, heads, key_dim, value_dim]``.
 
     Attributes:
         layers: Those layers.
         channels: Width of what the layer convolves.
         taps: Tokens that the convolution sees.
-        heads: Heads with a state each.
+        heads: Heads with a state each; zero, as the next two, where there is no such state.
         key_dim: Width of what is looked up in a state.
         value_dim: Width of what is read.
     """
@@ -30,17 +30,25 @@ class StateGeometry(Frozen):
     layers: tuple[NonNegativeInt, ...]
     channels: PositiveInt
     taps: PositiveInt
-    heads: PositiveInt
-    key_dim: PositiveInt
-    value_dim: PositiveInt
+    heads: NonNegativeInt = 0
+    key_dim: NonNegativeInt = 0
+    value_dim: NonNegativeInt = 0
+
+    OPTIONAL: ClassVar = ("heads", "key_dim", "value_dim")
+
+    @model_validator(mode="after")
+    def _heads_have_widths(self) -> Self:
+        if len({size > 0 for size in (self.heads, self.key_dim, self.value_dim)}) > 1:
+            raise ValueError("heads, key_dim and value_dim come together")
+        return self
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of what a layer keeps of a slot, by the names of a graph's inputs."""
-        return {
-            "conv": (self.taps - 1, self.channels),
-            "state": (self.heads, self.key_dim, self.value_dim),
-        }
+        convolved = {"conv": (self.taps - 1, self.channels)}
+        if not self.heads:
+            return convolved
+        return {**convolved, "state": (self.heads, self.key_dim, self.value_dim)}
 
     @property
     def nbytes(self) -> int:

@@ -72,7 +72,7 @@ def open_backend(
     if name in ("cuda", "tensorrt"):
         for what, there in (
             ("mixtures of experts", manifest.shapes.experts),
-            ("models with DeltaNets", manifest.cache.state),
+            ("hybrid models", manifest.cache.state),
         ):
             if there is not None:
                 raise DeviceError(
