@@ -19,6 +19,13 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.conv_in                   [3 * hidden, hidden], where a layer has a short convolution
     layers.{i}.conv_filters              [hidden, 1, taps]
     layers.{i}.conv_o                    [hidden, hidden]
+    layers.{i}.mamba_in                  [width + channels, hidden], where a layer has a state space
+    layers.{i}.mamba_dt                  [mamba_heads, hidden]
+    layers.{i}.mamba_conv                [channels, 1, taps], and mamba_conv_bias
+    layers.{i}.mamba_decay, .mamba_step  [mamba_heads], below zero, and what ``dt`` lacks
+    layers.{i}.mamba_skip                [mamba_heads]
+    layers.{i}.mamba_norm                [width]
+    layers.{i}.mamba_o                   [hidden, width]
     layers.{i}.attention_post_norm       [hidden], where branches end with a norm
     layers.{i}.mlp_norm                  [hidden]
     layers.{i}.gate, .up                 [intermediate, hidden], gate in gated MLPs only
@@ -47,6 +54,8 @@ from rbee_export.checkpoint.config import (
     DecoderConfig,
     DeltaNet,
     Experts,
+    Mamba2,
+    Mixer,
     ShortConvolution,
 )
 
@@ -122,6 +131,26 @@ class Dialect(Protocol[V]):
         """
         ...
 
+    def mamba(self, zxbc: V, x: V, layer: int, net: Mamba2) -> V:
+        """Update the layer's state by each token and read it (Dao & Gu 2024, arXiv:2405.21060).
+
+        ``x``, ``b`` and ``c`` go through a causal convolution of each channel, with a bias, and
+        SiLU. With ``dt`` what a small matrix makes of the tokens, each head has ``dt = softplus(dt
+        + step)`` and a state ``S`` of ``[state_dim, head_dim]``, zero before the first token, and
+        for each token
+
+            S = exp(decay * dt) * S + dt * b x;  o = c S + skip * x
+
+        The outcome is the RMS norm of ``o * silu(z)``, of all heads together.
+
+        Args:
+            zxbc: What gates the outcome, and ``x``, ``b`` and ``c``, side by side.
+            x: The tokens as the layer reads them, for ``dt``.
+            layer: The layer.
+            net: Its dimensions.
+        """
+        ...
+
     def activation(self, x: V, kind: Activation) -> V:
         """Apply an activation function."""
         ...
@@ -192,9 +221,7 @@ def build(ops: Dialect[V], c: DecoderConfig, progress: Callable[[int], None] | N
 
 def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
     if c.mixer is not None and layer in c.mixer.layers:
-        if isinstance(c.mixer, ShortConvolution):
-            return _short_convolution(ops, c, c.mixer, layer, x)
-        return _delta_net(ops, c, c.mixer, layer, x)
+        return _mixed(ops, c, c.mixer, layer, x)
     at = f"layers.{layer}."
     rows = {at + "q": c.q_width, at + "k": c.kv_width, at + "v": c.kv_width}
     qkv = ops.linear(x, c.hidden, rows, bias=c.qkv_bias)
@@ -204,6 +231,16 @@ def _attention(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
         gate = ops.linear(x, c.hidden, {at + "q_gate": c.q_width}, bias=c.qkv_bias)
         attended = ops.open_gate(attended, gate)
     return ops.linear(attended, c.q_width, {at + "o": c.hidden}, bias=c.o_bias)
+
+
+def _mixed(ops: Dialect[V], c: DecoderConfig, mixer: Mixer, layer: int, x: V) -> V:
+    match mixer:
+        case DeltaNet():
+            return _delta_net(ops, c, mixer, layer, x)
+        case ShortConvolution():
+            return _short_convolution(ops, c, mixer, layer, x)
+        case Mamba2():
+            return _mamba(ops, c, mixer, layer, x)
 
 
 def _delta_net(ops: Dialect[V], c: DecoderConfig, net: DeltaNet, layer: int, x: V) -> V:
@@ -222,6 +259,13 @@ def _short_convolution(
     bcx = ops.linear(x, c.hidden, {at + "in": 3 * net.channels}, bias=False)
     mixed = ops.short_convolution(bcx, layer, net)
     return ops.linear(mixed, net.channels, {at + "o": c.hidden}, bias=False)
+
+
+def _mamba(ops: Dialect[V], c: DecoderConfig, net: Mamba2, layer: int, x: V) -> V:
+    at = f"layers.{layer}.mamba_"
+    zxbc = ops.linear(x, c.hidden, {at + "in": net.width + net.channels}, bias=False)
+    read = ops.mamba(zxbc, x, layer, net)
+    return ops.linear(read, net.width, {at + "o": c.hidden}, bias=False)
 
 
 def _mlp(ops: Dialect[V], c: DecoderConfig, layer: int, x: V) -> V:
@@ -244,7 +288,9 @@ def _experts(ops: Dialect[V], c: DecoderConfig, experts: Experts, at: str, x: V)
     rows = {at + "shared_gate": experts.shared, at + "shared_up": experts.shared}
     inner = ops.gated(x, c.hidden, rows, c.activation, bias=False)
     shared = ops.linear(inner, experts.shared, {at + "shared_down": c.hidden}, bias=False)
-    return ops.add(chosen, ops.let_through(shared, x, at + "shared_router", c.hidden))
+    if experts.shared_weighed:
+        shared = ops.let_through(shared, x, at + "shared_router", c.hidden)
+    return ops.add(chosen, shared)
 
 
 def _finished(ops: Dialect[V], c: DecoderConfig, branch: V, norm: str) -> V:

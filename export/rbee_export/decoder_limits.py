@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
+from rbee_export.checkpoint.config import DecoderConfig, DeltaNet, Mamba2
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
 _LONGEST_CONTEXT = 1 << 21
@@ -25,6 +25,8 @@ def check_decoder(name: str, c: DecoderConfig) -> None:
         raise UnsupportedModel(f"{name}: a convolution of one token is not supported")
     if isinstance(c.mixer, DeltaNet):
         sizes += [c.mixer.key_dim, c.mixer.value_dim]
+    if isinstance(c.mixer, Mamba2):
+        sizes += [c.mixer.head_dim]
     if c.experts is not None:
         sizes += [c.experts.intermediate, c.experts.shared + 1]
     if min(*sizes, c.context_length) < 1:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from rbee_export.calibration import calibration_ids
 from rbee_export.checkpoint import Checkpoint, DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
+from rbee_export.checkpoint.config import DeltaNet, Mamba2, Mixer
 from rbee_export.decoder import build
 from rbee_export.decoder_limits import check_decoder
 from rbee_export.dialect import (
@@ -255,18 +255,23 @@ def reference(name: str) -> str:
     return "file:" + re.sub(r"[^A-Za-z0-9._-]", "-", stem)
 
 
-def _state(mixer: DeltaNet | ShortConvolution) -> StateGeometry:
-    convolution = StateGeometry(
-        layers=tuple(sorted(mixer.layers)), channels=mixer.channels, taps=mixer.taps
+def _state(mixer: Mixer) -> StateGeometry:
+    match mixer:
+        case DeltaNet():
+            matrices = mixer.value_heads, mixer.key_dim, mixer.value_dim
+        case Mamba2():
+            matrices = mixer.heads, mixer.state_dim, mixer.head_dim
+        case _:
+            matrices = 0, 0, 0
+    heads, key_dim, value_dim = matrices
+    return StateGeometry(
+        layers=tuple(sorted(mixer.layers)),
+        channels=mixer.channels,
+        taps=mixer.taps,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
     )
-    if isinstance(mixer, ShortConvolution):
-        return convolution
-    heads = {
-        "heads": mixer.value_heads,
-        "key_dim": mixer.key_dim,
-        "value_dim": mixer.value_dim,
-    }
-    return convolution.model_copy(update=heads)
 
 
 def _shapes(c: DecoderConfig) -> Shapes:

@@ -274,7 +274,15 @@ def test_figures_and_what_they_must_reach() -> None:
 
 ON_CPUS = {
     *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss"),
-    *("qwen3_next", "qwen3_5", "qwen3_5_moe", "lfm2", "lfm2_moe"),
+    *(
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "lfm2",
+        "lfm2_moe",
+        "granitemoeshared",
+        "granitemoehybrid",
+    ),
 }
 """Families that no GPU runs."""
 

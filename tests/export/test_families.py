@@ -25,7 +25,7 @@ from support.tiny_llama import copy_of, load_reference, reference_logits, with_w
 
 from gpu_check.family_configs import ORIGINAL_CONTEXT, WINDOW
 from rbee_export import open_checkpoint
-from rbee_export.checkpoint.config import DeltaNet
+from rbee_export.checkpoint.config import DeltaNet, Mamba2, ShortConvolution
 from rbee_export.checkpoint.hf_layout import locate
 from rbee_export.evaluation import artifact_logits
 from rbee_runtime.artifact import Artifact
@@ -113,7 +113,7 @@ def test_parity(
     "name",
     [
         *("mistral", "gemma2", "gemma3", "phi3-longrope", "smollm3", "ministral-3", "hunyuan"),
-        *("qwen3-next-dense", "gpt-oss", "lfm2"),
+        *("qwen3-next-dense", "gpt-oss", "lfm2", "granite-4-dense"),
     ],
 )
 def test_chunks_of_any_size_make_the_same_prompt(
@@ -216,6 +216,13 @@ def divergence_of(name: str) -> Divergence:
     return median_divergence if FAMILIES[name].experts else mean_divergence
 
 
+MIXERS = {
+    DeltaNet: [f"delta_{part}" for part in "qkvzo"],
+    ShortConvolution: ["conv_in", "conv_o"],
+    Mamba2: ["mamba_in", "mamba_o"],
+}
+
+
 def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float32]]:
     """Return what an artifact's matrices stand for, by the checkpoint's names for them."""
     opened = open_checkpoint(checkpoint)
@@ -230,8 +237,7 @@ def held_weights(checkpoint: Path, artifact: Path) -> dict[str, NDArray[np.float
         mlp = sparse if config.experts and i in config.experts.layers else plain
         mixer = ["q", "k", "v", "o", *(["q_gate"] if config.output_gate else [])]
         if config.mixer and i in config.mixer.layers:
-            deltas = isinstance(config.mixer, DeltaNet)
-            mixer = [f"delta_{part}" for part in "qkvzo"] if deltas else ["conv_in", "conv_o"]
+            mixer = MIXERS[type(config.mixer)]
         names += [f"layers.{i}.{part}" for part in (*mixer, *mlp)]
     blocks = blocks_by_name(artifact, {name: opened.tensor(name).shape[0] for name in names})
     held = set()

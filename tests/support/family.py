@@ -67,12 +67,13 @@ class Family:
     @property
     def experts(self) -> bool:
         """Whether its layers have experts."""
-        return not {"num_experts", "num_local_experts"}.isdisjoint(self.config)
+        return any(self.config.get(count) for count in ("num_experts", "num_local_experts"))
 
     @property
     def for_gpus(self) -> bool:
         """Whether it may be compiled for GPUs: experts and hybrids run on CPUs alone."""
-        return not (self.experts or self.model_type in ("qwen3_next", "lfm2"))
+        mixed = "mamba" in self.config.get("layer_types", ())
+        return not (self.experts or mixed or self.model_type in ("qwen3_next", "lfm2"))
 
 
 QKV_BIAS = {f"{name} bias": zeroed(rf"{name}_proj\.bias$") for name in "qkv"}

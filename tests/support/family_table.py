@@ -93,6 +93,22 @@ SHORT_CONVOLUTIONS: Mapping[str, Any] = {
     "rope_theta": 1e6,
 }
 
+GRANITE: Mapping[str, Any] = {
+    "tie_word_embeddings": True,
+    "embedding_multiplier": 4.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.0,
+    "shared_intermediate_size": 64,
+}
+MAMBA: Mapping[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+    "position_embedding_type": "nope",
+    "mamba_n_heads": 4,
+    "mamba_d_state": 16,
+}
+
 GPT_OSS_YARN = {**YARN, "truncate": False}
 
 FAMILIES: Mapping[str, Family] = {
@@ -311,6 +327,44 @@ FAMILIES: Mapping[str, Family] = {
         left_out=("layer_types",),
     ),
     "qwen3-next-dense": Family("qwen3_next", {**DELTA_NET, "mlp_only_layers": [0, 1, 2, 3]}),
+    "granite-moe-shared": Family(
+        "granitemoeshared",
+        {**GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {"shared": zeroed(r"shared_mlp\.output_linear")},
+        precisions=(),
+        blocks=False,
+    ),
+    "granite-4": Family(
+        "granitemoehybrid",
+        {**GRANITE, **MAMBA, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {
+            "shared": zeroed(r"shared_mlp\.output_linear"),
+            "filters": zeroed(r"conv1d\.weight"),
+            "conv bias": zeroed(r"conv1d\.bias"),
+            "decay": zeroed("A_log"),
+            "step": zeroed("dt_bias"),
+            "skip": zeroed(r"mamba\.D"),
+            "no positions": settings(position_embedding_type="rope"),
+        },
+    ),
+    "granite-4-dense": Family(
+        "granitemoehybrid",
+        {**GRANITE, **MAMBA, "num_local_experts": 0},
+        precisions=(),
+        blocks=False,
+    ),
+    "granite-4-micro": Family(
+        "granitemoehybrid",
+        {
+            **GRANITE,
+            "num_local_experts": 0,
+            "layer_types": ["attention"] * 2,
+            "position_embedding_type": "rope",
+        },
+        {"positions": settings(position_embedding_type="nope")},
+        precisions=(),
+        blocks=False,
+    ),
     "lfm2": Family(
         "lfm2",
         {

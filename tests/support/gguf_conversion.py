@@ -55,6 +55,8 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen3_moe": "qwen3moe",
     "olmoe": "olmoe",
     "granitemoe": "granitemoe",
+    "granitemoeshared": "granitemoe",
+    "granitemoehybrid": "granitehybrid",
     "qwen3_next": "qwen3next",
     "gpt_oss": "gpt-oss",
     "lfm2": "lfm2",
@@ -62,7 +64,7 @@ ARCHITECTURES: Mapping[str, str] = {
 }
 """GGUF's name of the architecture, by ``model_type``."""
 
-PAIRED = ("llama", "mistral3", "arcee", "granite", "smollm3", "granitemoe")
+PAIRED = ("llama", "mistral3", "arcee", "granite", "smollm3", "granitemoe", "granitehybrid")
 """Architectures whose files hold rotary pairs of q and k next to each other."""
 
 LM_TOP = ("token_embd.weight", "output.weight")
@@ -106,6 +108,8 @@ def save_gguf(
         # Only Qwen3.5 has none with experts.
         architecture = "qwen35"
         del config["num_experts"]
+    if architecture == "granitehybrid" and "mamba" not in config["layer_types"]:
+        architecture = "granite"
     cut = Cut(architecture, config)
     writer = gguf.GGUFWriter(file, architecture)
     chosen_fields = {**metadata(architecture, config), **tokenizer_metadata(), **(fields or {})}
@@ -188,8 +192,14 @@ Change = Callable[[Floats], Floats]
 
 def _changes(architecture: str, name: str, c: Mapping[str, Any]) -> tuple[Change, Change]:
     """Return what the converter does to the values of a tensor, and how to undo it."""
-    if name.endswith("conv.conv.weight"):
+    if name.endswith(("conv.conv.weight", "mamba.conv1d.weight")):
         return (lambda filters: filters[:, 0], lambda filters: filters)
+    if name.endswith("mamba.A_log"):
+        return (lambda logs: -np.exp(logs)[:, None], lambda decay: np.log(-decay))
+    if name.endswith("mamba.D"):
+        return (lambda vector: vector[:, None], lambda column: column)
+    if name.endswith("mamba.norm.weight"):
+        return (lambda vector: vector[None], lambda row: row)
     offset = architecture == "nemotron" or architecture.startswith("gemma")
     if offset and name.endswith("norm.weight"):
         return (lambda norm: norm + 1, lambda norm: norm - 1)

@@ -18,6 +18,7 @@ _FUSED = ".block_sparse_moe.input_linear."
 def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
     """Yield every tensor to write: a name of its own, its values, and those it is a stack of."""
     stacks: dict[str, list[str]] = {}
+    beside = any(_FUSED in name for name in weights)
     for name, weight in weights.items():
         found = _NUMBERED.fullmatch(name)
         if found:
@@ -25,12 +26,15 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
         elif _FUSED in name:
             for part, values in zip(("gate", "up"), np.split(weight, 2, axis=1), strict=True):
                 yield name.replace(_FUSED, f".mlp.experts.{part}_proj."), values, (name,)
+        elif ".shared_mlp." in name:
+            yield from _shared(name, weight, ".feed_forward.shared_expert." if beside else ".mlp.")
         elif name.removesuffix("_bias").endswith(_GPT_OSS):
             yield from _gpt_oss(name, weight)
         else:
             # A tensor without suffix is one of weights, or of biases.
             suffix = {"sinks": ".weight", "expert_bias": ".bias"}.get(name.split(".")[-1], "")
-            yield name + suffix, weight, (name,)
+            own = name.replace("mamba.dt_bias", "mamba.dt_proj.bias")
+            yield own + suffix, weight, (name,)
     for name, parts in stacks.items():
         parts.sort(key=lambda part: int(part.split(".experts.")[1].split(".")[0]))
         merged = name
@@ -41,6 +45,17 @@ def stacked(weights: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, tuple[
         if ".feed_forward.experts." in merged:
             merged = merged.removeprefix("model.")
         yield merged, np.stack([weights[part] for part in parts]), tuple(parts)
+
+
+def _shared(
+    name: str, weight: Floats, within: str
+) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
+    at, _, end = name.partition(".shared_mlp.")
+    if end.startswith("output_linear"):
+        yield f"{at}{within}down_proj.weight", weight, (name,)
+        return
+    for part, values in zip(("gate", "up"), np.split(weight, 2), strict=True):
+        yield f"{at}{within}{part}_proj.weight", values, (name,)
 
 
 def _gpt_oss(name: str, weight: Floats) -> Iterator[tuple[str, Floats, tuple[str, ...]]]:
@@ -77,8 +92,8 @@ def unstacked(
         whole = before.get(name, np.empty((*parts.shape[:-1], 2 * parts.shape[-1]), np.float32))
         whole[..., int(name in before) :: 2] = parts
         return {name: whole}
-    if _FUSED in name and name in before:
-        return {name: np.concatenate([before[name], values], axis=1)}
+    if (_FUSED in name or ".shared_mlp." in name) and name in before:
+        return {name: np.concatenate([before[name], values], axis=-2)}
     return {name: values}
 
 
@@ -90,6 +105,8 @@ def metadata(architecture: str, c: Mapping[str, object]) -> dict[str, object]:
     keys = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"]}
     if architecture == "gpt-oss":
         keys["expert_feed_forward_length"] = c["intermediate_size"]
+    if "shared_intermediate_size" in c:
+        keys["expert_shared_feed_forward_length"] = c["shared_intermediate_size"]
     if architecture == "lfm2moe":
         keys["leading_dense_block_count"] = c["num_dense_layers"]
         keys["expert_gating_func"] = 2

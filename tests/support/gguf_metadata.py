@@ -25,7 +25,7 @@ LAYER_NORMS: Mapping[str, str] = {
 def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's metadata say of its configuration ``c``."""
     heads, hidden = c["num_attention_heads"], c["hidden_size"]
-    granite = architecture in ("granite", "granitemoe")
+    granite = architecture in ("granite", "granitemoe", "granitehybrid")
     scaling = c.get("rope_scaling") or {}
     keys: dict[str, Any] = {
         "block_count": c["num_hidden_layers"],
@@ -95,10 +95,21 @@ def metadata(architecture: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if architecture == "gemma2":
         keys["attn_logit_softcapping"] = c["attn_logit_softcapping"]
         keys["final_logit_softcapping"] = c["final_logit_softcapping"]
-    if architecture.startswith("lfm2"):
+    if architecture.startswith("lfm2") or architecture == "granitehybrid":
         keys["attention.head_count_kv"] = [
-            c["num_key_value_heads"] * (kind == "full_attention") for kind in c["layer_types"]
+            c["num_key_value_heads"] * kind.endswith("attention") for kind in c["layer_types"]
         ]
+    if architecture == "granitehybrid":
+        keys |= {
+            "ssm.conv_kernel": c["mamba_d_conv"],
+            "ssm.state_size": c["mamba_d_state"],
+            "ssm.group_count": c["mamba_n_groups"],
+            "ssm.inner_size": c["mamba_expand"] * hidden,
+            "ssm.time_step_rank": c["mamba_n_heads"],
+            "rope.scaling.finetuned": False,
+            "context_length": 1 << 20,
+        }
+    if architecture.startswith("lfm2"):
         keys["shortconv.l_cache"] = c["conv_L_cache"]
         keys["vocab_size"] = c["vocab_size"]
     if architecture == "lfm2":

@@ -38,8 +38,8 @@ class Experts:
         intermediate: Width inside one of them.
         normalized: The weights of those that a token gets are divided by their sum.
         layers: Layers that have them; the others have one MLP.
-        shared: Width inside an MLP that every token gets besides, times a weight of its own; zero
-            where there is none.
+        shared: Width inside an MLP that every token gets besides; zero where there is none.
+        shared_weighed: Its outcome is multiplied by a weight of the token's own.
         clamped: Router and matrices have biases, and an expert's inner activations are
             ``g * sigmoid(1.702 g) * (u + 1)``, ``g`` no more than 7, ``u`` from -7 to 7, as in
             gpt-oss.
@@ -54,6 +54,7 @@ class Experts:
     normalized: bool
     layers: frozenset[int]
     shared: int = 0
+    shared_weighed: bool = True
     clamped: bool = False
     sigmoid: bool = False
 
@@ -110,6 +111,39 @@ class ShortConvolution:
     channels: int
     taps: int
     layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2:
+    """A state space in the place of some layers' attention (Dao & Gu 2024, arXiv:2405.21060).
+
+    Attributes:
+        heads: Heads, each with a state.
+        head_dim: Width of one.
+        state_dim: Width of what a state is written and read by, the same for all heads.
+        taps: Tokens that the convolution before it sees, each one's own included.
+        layers: Layers that have it; the others attend.
+    """
+
+    heads: int
+    head_dim: int
+    state_dim: int
+    taps: int
+    layers: frozenset[int]
+
+    @property
+    def width(self) -> int:
+        """Width of all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def channels(self) -> int:
+        """Width of what is convolved: heads, and what their states are written and read by."""
+        return self.width + 2 * self.state_dim
+
+
+Mixer = DeltaNet | ShortConvolution | Mamba2
+"""What a layer may have in the place of attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +227,7 @@ class DecoderConfig:
     causal: bool = True
     output_gate: bool = False
     experts: Experts | None = None
-    mixer: DeltaNet | ShortConvolution | None = None
+    mixer: Mixer | None = None
     overflows_fp16: bool = False
 
     @property

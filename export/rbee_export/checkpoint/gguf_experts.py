@@ -78,7 +78,9 @@ def with_experts(
         number.whole("expert_feed_forward_length", narrow),
         normalized=bool(number.settings.get("expert_weights_norm", normalized)),
         layers=frozenset(range(dense, c.layers)),
-        shared=number.whole("expert_shared_feed_forward_length", c.intermediate) if shared else 0,
+        # Granite's is not weighed, and is there where the metadata say so.
+        shared=number.whole("expert_shared_feed_forward_length", c.intermediate if shared else 0),
+        shared_weighed=shared,
         clamped=clamped,
         sigmoid=sigmoid,
     )

@@ -13,6 +13,7 @@ from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.gguf_layout import locate, read_config
+from rbee_export.checkpoint.gguf_mamba import VECTORS
 from rbee_export.checkpoint.gguf_parts import open_parts
 from rbee_export.checkpoint.gguf_tensor import DENSE_KINDS, QUANTIZED_KINDS, GgufTensor
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer
@@ -97,8 +98,10 @@ class GgufCheckpoint:
             shape, data = (len(whole), *shape[1:]), data[place.rows]
         if name.endswith(".shared_router") and len(shape) == 1:
             shape = (1, *shape)  # some converters write it as a vector
-        if name.endswith((".delta_conv", ".conv_filters")) and len(shape) == 2:
+        if name.endswith((".delta_conv", ".conv_filters", ".mamba_conv")) and len(shape) == 2:
             shape = (shape[0], 1, shape[1])
+        if name.endswith(VECTORS) and len(shape) == 2 and 1 in shape:
+            shape, data = (shape[0] * shape[1],), data.reshape(-1)
         order = place.order
         if order is not None and len(order) != shape[0]:
             order = None  # its shape contradicts the configuration, which will be found out

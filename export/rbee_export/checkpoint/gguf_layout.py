@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet
+from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet, Mamba2
 from rbee_export.checkpoint.gguf_delta_net import locate_beside
 from rbee_export.checkpoint.gguf_experts import NAMES as EXPERT_NAMES
 from rbee_export.checkpoint.gguf_experts import with_experts
@@ -18,6 +18,7 @@ from rbee_export.checkpoint.gguf_families import (
     architecture_of,
 )
 from rbee_export.checkpoint.gguf_header import StoredTensor
+from rbee_export.checkpoint.gguf_mamba import locate_mamba
 from rbee_export.checkpoint.gguf_short_convolution import heads_of_keys
 from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
@@ -113,7 +114,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         head_bias="output.bias" in tensors,
     )
     config = architecture.knobs(plain, number)
-    if architecture.normalized is None:
+    if architecture.normalized is None or number.settings.get("expert_count") == 0:
         return config
     return with_experts(
         config,
@@ -135,6 +136,10 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
     at = f"blk.{layer}."
     if isinstance(c.mixer, DeltaNet):
         place = locate_beside(at, short, c, c.mixer, stored)
+        if place is not None:
+            return place
+    if isinstance(c.mixer, Mamba2):
+        place = locate_mamba(at, short, suffix, c.mixer)
         if place is not None:
             return place
     order = rotary_order(short, c) if c.family in PAIRS_TOGETHER else None

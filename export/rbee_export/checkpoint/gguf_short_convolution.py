@@ -54,10 +54,20 @@ def with_convolutions(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     Raises:
         CheckpointError: The metadata contradict themselves.
     """
+    taps = number.count("shortconv.l_cache", MOST_TAPS)
+    net = ShortConvolution(c.hidden, taps, layers_without_heads(c, number))
+    return replace(c, qk_norm="head", mixer=net)
+
+
+def layers_without_heads(c: DecoderConfig, number: Numbers) -> frozenset[int]:
+    """Return the layers that have no heads of keys.
+
+    Raises:
+        CheckpointError: All have some.
+    """
     heads = number.settings.get(_KEY)
     counts = number.list_of(_KEY, c.layers) if isinstance(heads, list) else None
     layers = frozenset(i for i, count in enumerate(counts or ()) if not count)
     if not layers:
         raise CheckpointError(f"{number.source}: {number.prefix}{_KEY} is zero in no layer")
-    taps = number.count("shortconv.l_cache", MOST_TAPS)
-    return replace(c, qk_norm="head", mixer=ShortConvolution(c.hidden, taps, layers))
+    return layers

@@ -13,6 +13,7 @@ from rbee_export.checkpoint.hf_delta_net import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from rbee_export.checkpoint.hf_experts import GRANITE, MIXTRAL, QWEN
 from rbee_export.checkpoint.hf_gpt_oss import NAMES as GPT_OSS
 from rbee_export.checkpoint.hf_gpt_oss import gpt_oss
+from rbee_export.checkpoint.hf_granite_hybrid import GRANITE_HYBRID, GRANITE_SHARED
 from rbee_export.checkpoint.hf_short_convolution import LFM2, LFM2_MOE, lfm2, lfm2_moe
 from rbee_export.checkpoint.hf_short_convolution import SETTINGS as LFM2_SETTINGS
 from rbee_export.checkpoint.numbers import Numbers
@@ -115,6 +116,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_moe": Family(knobs.qwen3_moe, QWEN),
         "olmoe": Family(knobs.olmoe, QWEN),
         "granitemoe": Family(knobs.granite_moe, GRANITE),
+        "granitemoeshared": Family(knobs.granite_shared, GRANITE_SHARED),
+        "granitemoehybrid": Family(knobs.granite_hybrid, GRANITE_HYBRID),
         "qwen3_next": Family(knobs.qwen3_next, QWEN3_NEXT, norm_offset=1.0, rotary_share=0.25),
         "qwen3_5_text": Family(with_delta_net, QWEN3_5, norm_offset=1.0, rotary_share=0.25),
         "qwen3_5_moe_text": Family(

@@ -10,6 +10,7 @@ from typing import Any
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.hf_delta_net import with_delta_net
 from rbee_export.checkpoint.hf_experts import with_experts, with_narrow_experts, without_clipping
+from rbee_export.checkpoint.hf_granite_hybrid import with_mamba, with_shared_mlp
 from rbee_export.checkpoint.hf_rope import read_rope
 from rbee_export.checkpoint.hf_windows import (
     every_but,
@@ -249,6 +250,16 @@ def olmoe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
 def granite_moe(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     """All layers have experts; everything is scaled."""
     return with_experts(granite(c, number), number)
+
+
+def granite_shared(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Beside the experts every token gets an MLP, or there is that alone."""
+    return with_shared_mlp(granite(c, number), number)
+
+
+def granite_hybrid(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """The same, and most layers have state spaces."""
+    return with_mamba(granite_shared(c, number), number)
 
 
 def qwen3_next(c: DecoderConfig, number: Numbers) -> DecoderConfig:

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from rbee_export.checkpoint import hf_gpt_oss
-from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet
+from rbee_export.checkpoint.config import Attention, DecoderConfig, DeltaNet, Mamba2
 from rbee_export.checkpoint.hf_delta_net import OF_HEADS, PARAMETERS
 from rbee_export.checkpoint.hf_experts import GRANITE, QWEN_STACKED
 from rbee_export.checkpoint.hf_families import FAMILIES, FUSED
+from rbee_export.checkpoint.hf_granite_hybrid import FUSED as FUSED_GRANITE
+from rbee_export.checkpoint.hf_granite_hybrid import PARAMETERS as MAMBA_PARAMETERS
 from rbee_export.checkpoint.hf_rope import read_rope
 from rbee_export.checkpoint.hf_short_convolution import PARAMETERS as LFM2_PARAMETERS
-from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, rows_of_heads, split_name
+from rbee_export.checkpoint.layout import (
+    Stored,
+    rotary_order,
+    rows_of,
+    rows_of_heads,
+    rows_of_mamba,
+    split_name,
+)
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
 
@@ -30,7 +39,8 @@ _INNER = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-_SHARED = {*FUSED.values(), GRANITE["expert_gate"], QWEN_STACKED["expert_gate"]}
+_SHARED = {*FUSED.values(), GRANITE["expert_gate"], QWEN_STACKED["expert_gate"], FUSED_GRANITE}
+_PARAMETERS = PARAMETERS | LFM2_PARAMETERS | MAMBA_PARAMETERS
 _OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 _STEMS = ("model.", "language_model.model.", "model.language_model.")
 """What names begin with; the longer ones where a vision model stands beside the decoder."""
@@ -134,18 +144,20 @@ def locate(name: str, c: DecoderConfig, stored: Collection[str]) -> Stored:
         place = hf_gpt_oss.locate(f"{stem}layers.{layer}.", short, suffix, c, stored)
         if place is not None:
             return place
-    inner, parameters = {**_INNER, **family.names}[short], PARAMETERS | LFM2_PARAMETERS
+    inner, parameters = {**_INNER, **family.names}[short], _PARAMETERS
     if f"{stem}layers.{layer}.{QWEN_STACKED.get(short)}" in stored:
         inner = QWEN_STACKED[short]
         parameters |= {inner}
     rows = rows_of(short, c) if inner in _SHARED else None
     group = None
+    if isinstance(c.mixer, Mamba2):
+        rows = rows_of_mamba(short, c.mixer) or rows
     if isinstance(c.mixer, DeltaNet) and inner in OF_HEADS:
         rows, group = rows_of_heads(OF_HEADS[inner], short, c, c.mixer)
     experts = c.experts.count if c.experts and short in _OF_EXPERTS else None
     name = f"{stem}layers.{layer}.{inner}"
     if inner not in parameters:
         name = f"{name}.{suffix}"
-    logarithm = short == "delta_decay"
+    logarithm = short in ("delta_decay", "mamba_decay")
     order = rotary_order(short, c) if family.pairs_together else None
     return Stored(name, rows, order, add, experts, logarithm, group)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rbee_export.checkpoint.config import DecoderConfig, DeltaNet
+from rbee_export.checkpoint.config import DecoderConfig, DeltaNet, Mamba2
 from rbee_export.errors import CheckpointError
 
 OfHeads = Literal["q", "qkvz", "qkv", "ba"]
@@ -66,10 +66,11 @@ def rows_of(name: str, c: DecoderConfig) -> slice:
     """Return the rows of a weight in the tensor that it shares, by the weight's short name.
 
     Queries, keys and values share one; the MLP's gate and its other projection share another, and
-    so do an expert's.
+    so do an expert's, and those of the MLP beside experts.
     """
     q, kv, width = c.q_width, c.kv_width, c.intermediate
     narrow = 0 if c.experts is None else c.experts.intermediate
+    shared = 0 if c.experts is None else c.experts.shared
     return {
         "q": slice(0, q),
         "k": slice(q, q + kv),
@@ -78,6 +79,8 @@ def rows_of(name: str, c: DecoderConfig) -> slice:
         "up": slice(width, 2 * width),
         "expert_gate": slice(0, narrow),
         "expert_up": slice(narrow, 2 * narrow),
+        "shared_gate": slice(0, shared),
+        "shared_up": slice(shared, 2 * shared),
     }[name]
 
 
@@ -109,6 +112,13 @@ def rows_of_heads(kind: OfHeads, name: str, c: DecoderConfig, net: DeltaNet) -> 
     }[kind]
     ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
     return slice(ends[name] - sizes[name], ends[name]), sum(sizes.values())
+
+
+def rows_of_mamba(name: str, net: Mamba2) -> slice | None:
+    """Return the rows of a weight in a state space's projection; ``None`` for one by itself."""
+    wide = net.width + net.channels
+    rows = {"mamba_in": slice(0, wide), "mamba_dt": slice(wide, wide + net.heads)}
+    return rows.get(name)
 
 
 def halves_order(heads: int, head_dim: int, rotated: int) -> NDArray[np.intp]:

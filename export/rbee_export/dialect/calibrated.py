@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, ShortConvolution
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, Mamba2, ShortConvolution
 from rbee_export.decoder import Dialect
 from rbee_export.dialect.calibrated_experts import round_experts
 from rbee_export.dialect.reference import Floats, ReferenceDialect
@@ -94,6 +94,15 @@ class CalibratedDialect(Generic[V]):
         return (
             self._graph.short_convolution(bcx[0], layer, net),
             self._text.short_convolution(bcx[1], layer, net),
+        )
+
+    def mamba(
+        self, zxbc: tuple[V, Floats], x: tuple[V, Floats], layer: int, net: Mamba2
+    ) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        return (
+            self._graph.mamba(zxbc[0], x[0], layer, net),
+            self._text.mamba(zxbc[1], x[1], layer, net),
         )
 
     def open_gate(self, y: tuple[V, Floats], gate: tuple[V, Floats]) -> tuple[V, Floats]:

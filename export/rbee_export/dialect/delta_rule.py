@@ -1,4 +1,4 @@
-"""A DeltaNet's convolution and recurrence over a text, in NumPy."""
+"""The convolution and the recurrences of layers with a state over a text, in NumPy."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def delta_rule(qkv: Floats, kept: Floats, written: Floats, net: DeltaNet) -> Flo
         known = np.matmul(k[t, :, None], state)[:, 0]
         state += k[t, :, :, None] * (written[t, :, None] * (v[t] - known))[:, None]
         read[t] = np.matmul(q[t, :, None], state)[:, 0]
+    return read
+
+
+def selective_state(x: Floats, b: Floats, c: Floats, kept: Floats, dt: Floats) -> Floats:
+    """Return what each head of a state space reads of its state after each token.
+
+    Args:
+        x: What is written, ``float32[T, heads, head_dim]``.
+        b: What it is written by, ``float32[T, state_dim]``.
+        c: What it is read by, alike.
+        kept: How much of the state is kept, ``float32[T, heads]``.
+        dt: How much of what is new is written, alike.
+
+    Returns:
+        ``float32[T, heads, head_dim]``.
+    """
+    state = np.zeros((x.shape[1], b.shape[1], x.shape[2]), np.float32)
+    read = np.empty_like(x)
+    for t in range(len(x)):
+        state *= kept[t, :, None, None]
+        state += b[t, :, None] * (dt[t, :, None] * x[t])[:, None]
+        read[t] = c[t] @ state
     return read
 
 

@@ -34,10 +34,11 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
+from rbee_export.checkpoint.config import DeltaNet, Mamba2, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.delta_net import delta_net_attributes, gated_delta_net
+from rbee_export.dialect.mamba import mamba2, mamba2_attributes
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.dialect.short_convolution import (
     short_convolution,
@@ -175,6 +176,32 @@ class OrtDialect(OrtOperations):
         if not self._flat:
             return y
         return self._op("Reshape", [y, self._graph.ints("convolved", [-1, net.channels])])
+
+    def mamba(self, zxbc: ir.Value, x: ir.Value, layer: int, net: Mamba2) -> ir.Value:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        c, graph, weights = self._c, self._graph, self._weights
+        at, heads = f"layers.{layer}.mamba_", net.heads
+        held: dict[str, Sequence[int | str]] = {
+            "conv": ["batch", net.taps - 1, net.channels],
+            "state": ["batch", heads, net.state_dim, net.head_dim],
+        }
+        vectors = {"conv_bias": net.channels, **dict.fromkeys(("decay", "step", "skip"), heads)}
+        inputs = [
+            self._in_rows(zxbc, net.width + net.channels),
+            self._in_rows(self._products.of_numbers(x, at + "dt", heads, c.hidden), heads),
+            *self._pasts(layer, held),
+            graph.floats(at + "conv", weights.filters(at + "conv", net.channels, net.taps)),
+            *(
+                graph.floats(at + name, weights.vector(at + name, size))
+                for name, size in {**vectors, "norm": net.width}.items()
+            ),
+        ]
+        function = mamba2(OPSET, net, c.norm_epsilon)
+        y, *present = graph.call_multi_out(function, inputs, mamba2_attributes(net, c.norm_epsilon))
+        self._presents(layer, held, present)
+        if not self._flat:
+            return y
+        return self._op("Reshape", [y, graph.ints("mamba", [-1, net.width])])
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

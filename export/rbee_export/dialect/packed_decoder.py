@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import DeltaNet, ShortConvolution
+from rbee_export.checkpoint.config import DeltaNet, Mamba2, ShortConvolution
 from rbee_export.checkpoint.pooling import SentencePooling
 from rbee_export.dialect.ort_operations import OPSET, OrtOperations
 from rbee_export.dialect.packed_causal_attention import packed_causal_attention
@@ -95,6 +95,10 @@ class PackedDecoder(OrtOperations):
     def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
         """Refuse as well."""
         raise NotImplementedError(f"layers.{layer}: a convolution over texts in one pack")
+
+    def mamba(self, zxbc: ir.Value, x: ir.Value, layer: int, net: Mamba2) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError(f"layers.{layer}: a state space over texts in one pack")
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """Make one vector of those of a text's tokens."""

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_export.checkpoint import DecoderConfig, Tensor
-from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, ShortConvolution
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, Mamba2, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.dialect.activations import ACTIVATIONS, expert_gate, sigmoid, silu
-from rbee_export.dialect.delta_rule import convolved, delta_rule
+from rbee_export.dialect.delta_rule import convolved, delta_rule, selective_state
 from rbee_export.dialect.routing import ExpertBiases, Routing
 from rbee_export.weights import PIECE, Weights
 
@@ -140,6 +140,23 @@ class ReferenceDialect:
         b, c, x = np.split(bcx, 3, axis=-1)
         name = f"layers.{layer}.conv_filters"
         return c * convolved(b * x, self._weights.filters(name, net.channels, net.taps))
+
+    def mamba(self, zxbc: Floats, x: Floats, layer: int, net: Mamba2) -> Floats:
+        """See :class:`~rbee_export.decoder.Dialect`."""
+        at, weights = f"layers.{layer}.mamba_", self._weights
+        z, xbc = zxbc[:, : net.width], zxbc[:, net.width :]
+        filters = weights.filters(at + "conv", net.channels, net.taps)
+        mixed = silu(convolved(xbc, filters) + weights.vector(at + "conv_bias", net.channels))
+        own, b, c = np.split(mixed, [net.width, net.width + net.state_dim], axis=-1)
+        decay, step, skip = (
+            weights.vector(at + part, net.heads) for part in ("decay", "step", "skip")
+        )
+        dt = product(weights, x, at + "dt", net.heads, self._c.hidden)
+        dt = np.logaddexp(np.float32(0), dt + step)
+        heads = own.reshape(len(own), net.heads, net.head_dim)
+        read = selective_state(heads, b, c, np.exp(decay * dt), dt) + skip[:, None] * heads
+        gated = read.reshape(z.shape) * silu(z)
+        return _rms_norm(gated, weights.vector(at + "norm", net.width), self._c.norm_epsilon)
 
     def open_gate(self, y: Floats, gate: Floats) -> Floats:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint import DecoderConfig
-from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, ShortConvolution
+from rbee_export.checkpoint.config import Activation, DeltaNet, Experts, Mamba2, ShortConvolution
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.checkpoint.temperature import Temperature
 from rbee_export.dialect.graph import GraphWriter
@@ -179,6 +179,10 @@ class StandardDialect:
     def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
         """Refuse as well."""
         raise NotImplementedError(f"layers.{layer}: a convolution in standard operators")
+
+    def mamba(self, zxbc: ir.Value, x: ir.Value, layer: int, net: Mamba2) -> ir.Value:
+        """Refuse as well."""
+        raise NotImplementedError(f"layers.{layer}: a state space in standard operators")
 
     def open_gate(self, y: ir.Value, gate: ir.Value) -> ir.Value:
         """Refuse as well."""
