@@ -5,11 +5,12 @@
 
 namespace rbee::RBEE_VARIANT {
 
-// y = silu(sum over i of filters[i * stride + c] * rows[i][c]), for c below `width`.
+// y = silu(bias[c] + sum over i of filters[i * stride + c] * rows[i][c]), for c below `width`; the
+// bias may be null.
 void convolve_silu(const float* const* rows, size_t taps, const float* filters, size_t stride,
-                   size_t width, float* y);
+                   size_t width, const float* bias, float* y);
 
-// y = gate[c] * that sum.
+// y = gate[c] * that sum, without a bias.
 void convolve_gated(const float* const* rows, size_t taps, const float* filters, size_t stride,
                     size_t width, const float* gate, float* y);
 

@@ -42,8 +42,9 @@ inline void over_rows(size_t rows, const Body& body) {
 constexpr size_t kManyTokens = 4;
 
 // Goes through sixteen columns of the state, times `Count`, which are the values' from `first` on,
-// with `stride` numbers from row to row.
-template <size_t Count, typename Lanes>
+// with `stride` numbers from row to row. What they give for a key is told from its value where they
+// are corrected by it.
+template <bool Corrects, size_t Count, typename Lanes>
 void through(const DeltaTokens& tokens, size_t key_dim, size_t first, Lanes lanes, float* columns,
              size_t stride) {
   for (size_t t = 0; t < tokens.count; ++t) {
@@ -51,26 +52,27 @@ void through(const DeltaTokens& tokens, size_t key_dim, size_t first, Lanes lane
     const float* k = tokens.keys + t * key_dim;
     const float* v = tokens.values + t * tokens.value_stride + first;
     const Floats kept = repeat(tokens.kept[t]), written = repeat(tokens.written[t]);
-    Floats sums[kSums][Count];
-    for (auto& sum : sums) {
-      for (Floats& column : sum) column = zeros();
-    }
-    over_rows(key_dim, [&](size_t i, auto s) {
-      const Floats key = repeat(k[i]);
-      for (size_t c = 0; c < Count; ++c) {
-        const Floats own = load(columns + i * stride + c * kLanes, lanes);
-        sums[s][c] = multiply_add(key, own, sums[s][c]);
+    Floats sums[kSums][Count], news[Count];
+    const auto clear = [&] {
+      for (auto& sum : sums) {
+        for (Floats& column : sum) column = zeros();
       }
-    });
-    add_up(sums);
-    Floats news[Count];
-    for (size_t c = 0; c < Count; ++c) {
-      const Floats missing = subtract_product(kept, sums[0][c], load(v + c * kLanes, lanes));
-      news[c] = times(written, missing);
+    };
+    for (size_t c = 0; c < Count; ++c) news[c] = load(v + c * kLanes, lanes);
+    if constexpr (Corrects) {
+      clear();
+      over_rows(key_dim, [&](size_t i, auto s) {
+        const Floats key = repeat(k[i]);
+        for (size_t c = 0; c < Count; ++c) {
+          const Floats own = load(columns + i * stride + c * kLanes, lanes);
+          sums[s][c] = multiply_add(key, own, sums[s][c]);
+        }
+      });
+      add_up(sums);
+      for (size_t c = 0; c < Count; ++c) news[c] = subtract_product(kept, sums[0][c], news[c]);
     }
-    for (auto& sum : sums) {
-      for (Floats& column : sum) column = zeros();
-    }
+    for (size_t c = 0; c < Count; ++c) news[c] = times(written, news[c]);
+    clear();
     over_rows(key_dim, [&](size_t i, auto s) {
       const Floats key = repeat(k[i]), query = repeat(q[i]);
       for (size_t c = 0; c < Count; ++c) {
@@ -87,13 +89,13 @@ void through(const DeltaTokens& tokens, size_t key_dim, size_t first, Lanes lane
 }
 
 // The same, of a state of `value_dim` columns.
-template <size_t Count, typename Lanes>
+template <bool Corrects, size_t Count, typename Lanes>
 void through_columns(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, size_t first,
                      Lanes lanes, float* state, float* room) {
   constexpr size_t kWidth = Count * kLanes;
   float* const columns = state + first;
   if (tokens.count < kManyTokens) {
-    return through<Count>(tokens, key_dim, first, lanes, columns, value_dim);
+    return through<Corrects, Count>(tokens, key_dim, first, lanes, columns, value_dim);
   }
   const auto copy = [&](const float* from, size_t from_stride, float* to, size_t to_stride) {
     for (size_t i = 0; i < key_dim; ++i) {
@@ -103,25 +105,36 @@ void through_columns(const DeltaTokens& tokens, size_t key_dim, size_t value_dim
     }
   };
   copy(columns, value_dim, room, kWidth);
-  through<Count>(tokens, key_dim, first, lanes, room, kWidth);
+  through<Corrects, Count>(tokens, key_dim, first, lanes, room, kWidth);
   copy(room, kWidth, columns, value_dim);
+}
+
+template <bool Corrects>
+void through_state(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
+                   float* room) {
+  size_t first = 0;
+  for (; first + kTogether * kLanes <= value_dim; first += kTogether * kLanes) {
+    through_columns<Corrects, kTogether>(tokens, key_dim, value_dim, first, All{}, state, room);
+  }
+  for (; first + kLanes <= value_dim; first += kLanes) {
+    through_columns<Corrects, 1>(tokens, key_dim, value_dim, first, All{}, state, room);
+  }
+  if (first < value_dim) {
+    const First lanes(value_dim - first);
+    through_columns<Corrects, 1>(tokens, key_dim, value_dim, first, lanes, state, room);
+  }
 }
 
 }  // namespace
 
 void delta_rule(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
                 float* room) {
-  size_t first = 0;
-  for (; first + kTogether * kLanes <= value_dim; first += kTogether * kLanes) {
-    through_columns<kTogether>(tokens, key_dim, value_dim, first, All{}, state, room);
-  }
-  for (; first + kLanes <= value_dim; first += kLanes) {
-    through_columns<1>(tokens, key_dim, value_dim, first, All{}, state, room);
-  }
-  if (first < value_dim) {
-    const First lanes(value_dim - first);
-    through_columns<1>(tokens, key_dim, value_dim, first, lanes, state, room);
-  }
+  through_state<true>(tokens, key_dim, value_dim, state, room);
+}
+
+void decay_rule(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
+                float* room) {
+  through_state<false>(tokens, key_dim, value_dim, state, room);
 }
 
 }  // namespace rbee::RBEE_VARIANT

@@ -1,4 +1,4 @@
-// A gated DeltaNet's inner loops: the state of a head.
+// The inner loops over the state of a head, of a gated DeltaNet and of a state space.
 #pragma once
 
 #include "delta_tokens.h"
@@ -9,6 +9,10 @@ namespace rbee::RBEE_VARIANT {
 // written * k (v - k S_kept), and what is read is q S. There is `room` for kDeltaColumns numbers
 // times key_dim.
 void delta_rule(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
+                float* room);
+
+// The same without what is known already: S = S_kept + written * k v.
+void decay_rule(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
                 float* room);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -1,4 +1,4 @@
-// What a head of a gated DeltaNet is given.
+// What a head with a state is given.
 #pragma once
 
 #include <cstddef>

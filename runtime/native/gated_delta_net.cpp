@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "softplus.h"
 #include "work.h"
 
 namespace rbee {
@@ -24,9 +25,6 @@ size_t shared(size_t value_heads, size_t key_heads) {
 }
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-// log(1 + e**x).
-float softplus(float x) { return std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x))); }
 
 }  // namespace
 
@@ -157,18 +155,17 @@ void GatedDeltaNet::run_head(const Step& step, size_t row, size_t head, const Ro
   keep_latest(step, row, head);
 }
 
+SeenRows GatedDeltaNet::seen(const Step& step, size_t row) const {
+  const size_t stride = channels() + value_width(), before = filters_.taps() - 1;
+  return {step.past_conv + row * before * channels(), before, channels(),
+          step.qkvz + row * step.tokens * stride, stride};
+}
+
 void GatedDeltaNet::prepare(const Step& step, size_t row, size_t head, size_t first, size_t count,
                             const Room& room) const {
-  const size_t stride = channels() + value_width(), before = filters_.taps() - 1;
-  const float* own = step.qkvz + row * step.tokens * stride;
-  const float* past = step.past_conv + row * before * channels();
+  const SeenRows rows = seen(step, row);
   const auto convolve = [&](size_t t, size_t channel, size_t width, float* to) {
-    const float* rows[Filters::kMostTaps];
-    for (size_t tap = 0; tap <= before; ++tap) {
-      const size_t at = first + t + tap;  // counted from the earliest that is kept
-      rows[tap] = (at < before ? past + at * channels() : own + (at - before) * stride) + channel;
-    }
-    kernels_.convolve_silu(rows, before + 1, filters_.from(channel), filters_.stride(), width, to);
+    filters_.convolve(kernels_, rows, first + t, channel, width, nullptr, to);
   };
   for (size_t t = 0; t < count; ++t) {
     float* q = room.queries + t * key_dim_;
@@ -191,17 +188,10 @@ void GatedDeltaNet::prepare(const Step& step, size_t row, size_t head, size_t fi
 }
 
 void GatedDeltaNet::keep_latest(const Step& step, size_t row, size_t head) const {
-  const size_t stride = channels() + value_width(), before = filters_.taps() - 1;
-  const float* own = step.qkvz + row * step.tokens * stride;
-  const float* past = step.past_conv + row * before * channels();
-  float* present = step.conv + row * before * channels();
+  const SeenRows rows = seen(step, row);
+  float* present = step.conv + row * rows.before * channels();
   const auto keep = [&](size_t channel, size_t width) {
-    // From the earliest on: where both are the same memory, none is written before it is read.
-    for (size_t i = 0; i < before; ++i) {
-      const size_t at = step.tokens + i;
-      const float* from = at < before ? past + at * channels() : own + (at - before) * stride;
-      std::memcpy(present + i * channels() + channel, from + channel, width * sizeof(float));
-    }
+    rows.keep(step.tokens, channel, width, present);
   };
   keep(head * key_dim_, key_dim_);
   keep(key_width() + head * key_dim_, key_dim_);

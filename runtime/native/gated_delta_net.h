@@ -29,6 +29,7 @@ class GatedDeltaNet {
   struct Room;
 
   Step open(ort::KernelContext* context) const;
+  SeenRows seen(const Step& step, size_t row) const;
   // All that belongs to a head of keys: the convolution of its channels, and its heads of values.
   void run_head(const Step& step, size_t row, size_t head, const Room& room) const;
   void prepare(const Step& step, size_t row, size_t head, size_t first, size_t count,

@@ -34,6 +34,7 @@ const Kernels kKernels = {
     .convolve_silu = convolve_silu,
     .convolve_gated = convolve_gated,
     .delta_rule = delta_rule,
+    .decay_rule = decay_rule,
 };
 
 }  // namespace rbee::RBEE_VARIANT

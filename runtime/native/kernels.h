@@ -53,10 +53,12 @@ struct Kernels {
   size_t (*sum_from)(const float* values, size_t count, float threshold, float* sum);
   size_t (*collect)(const float* values, size_t count, float least, float below, float* to);
   void (*convolve_silu)(const float* const* rows, size_t taps, const float* filters,
-                        size_t stride, size_t width, float* y);
+                        size_t stride, size_t width, const float* bias, float* y);
   void (*convolve_gated)(const float* const* rows, size_t taps, const float* filters,
                          size_t stride, size_t width, const float* gate, float* y);
   void (*delta_rule)(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
+                     float* room);
+  void (*decay_rule)(const DeltaTokens& tokens, size_t key_dim, size_t value_dim, float* state,
                      float* room);
 };
 

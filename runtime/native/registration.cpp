@@ -8,6 +8,7 @@
 #include "gated_delta_net.h"
 #include "group_query_attention.h"
 #include "log_softmax.h"
+#include "mamba2.h"
 #include "operator.h"
 #include "packed_attention.h"
 #include "sampler.h"
@@ -52,7 +53,7 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
                      rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>,
                      rbee::ClampedSiluExperts<false, false>, rbee::ClampedSiluExperts<true, false>,
                      rbee::ClampedSiluExperts<false, true>, rbee::ClampedSiluExperts<true, true>,
-                     rbee::GatedDeltaNet, rbee::ShortConvolution>(
+                     rbee::GatedDeltaNet, rbee::Mamba2, rbee::ShortConvolution>(
         ort, options, variant, "rbee");
   });
 }

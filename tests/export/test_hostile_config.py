@@ -21,7 +21,7 @@ from rbee_export.checkpoint.gguf_header import read_header
 
 FAMILIES = ("llama-3", "qwen2-yarn", "phi", "phi3-longrope", "gemma2", "gemma3", "smollm3")
 FAMILIES += ("mixtral", "qwen2-moe", "qwen3-moe-mixed", "granite-moe", "lfm2-moe")
-FAMILIES += ("ministral-3", "exaone4", "glm4", "hunyuan", "cohere2", "stablelm")
+FAMILIES += ("ministral-3", "exaone4", "glm4", "hunyuan", "cohere2", "stablelm", "granite-4")
 _ODD_NUMBERS = [0, -1, 1, 3, 1.5, 10**9, 10**12, 10**30, 2**53 - 1, -(2**40)]
 _ODD_REALS = [math.nan, math.inf, -math.inf, 1e-300, 1e300]
 _ODD_OTHERS = [True, False, "x", "", "1", [], {}, [1], [None], None]
@@ -75,7 +75,7 @@ def test_a_configuration_with_an_odd_value(
 @given(
     data=st.data(),
     family=st.sampled_from(
-        ["llama-3", "phi3-longrope", "gemma3", "mixtral", "qwen2-moe", "lfm2-moe"]
+        ["llama-3", "phi3-longrope", "gemma3", "mixtral", "qwen2-moe", "lfm2-moe", "granite-4"]
     ),
 )
 @QUIET

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from rbee_export.checkpoint.config import DecoderConfig, Mamba2
 from rbee_export.checkpoint.hf_delta_net import MOST_HEADS, MOST_TAPS, MOST_WIDE
 from rbee_export.checkpoint.hf_experts import GRANITE, with_experts
-from rbee_export.checkpoint.hf_layer_kinds import layers_of
+from rbee_export.checkpoint.hf_layer_kinds import ATTENDS, layers_of
 from rbee_export.checkpoint.hf_windows import rotated
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -37,6 +37,10 @@ GRANITE_HYBRID: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_MAMBA = "linear_attention"
+_NEWER: Mapping[str, str] = MappingProxyType({"mamba": _MAMBA, "attention": ATTENDS})
+"""What later versions call the kinds of layers."""
+
 PARAMETERS = frozenset({"mamba.A_log", "mamba.dt_bias", "mamba.D"})
 """What is no module with a ``weight``, but one itself."""
 
@@ -60,7 +64,11 @@ def with_mamba(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     """
     if number.settings.get("position_embedding_type") != "rope":
         c = rotated(c, [False] * c.layers)
-    if number.settings.get("layer_types") == ["attention"] * c.layers:
+    kinds = number.settings.get("layer_types")
+    if isinstance(kinds, list):
+        kinds = [_NEWER.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
+        number = replace(number, settings={**number.settings, "layer_types": kinds})
+    if kinds == [ATTENDS] * c.layers:
         return c
     served = {"mamba_n_groups": 1, "mamba_conv_bias": True, "mamba_proj_bias": False}
     for key, known in served.items():
@@ -77,6 +85,6 @@ def with_mamba(c: DecoderConfig, number: Numbers) -> DecoderConfig:
         head_dim=width // heads,
         state_dim=number.count("mamba_d_state", MOST_WIDE, 256),
         taps=number.count("mamba_d_conv", MOST_TAPS, 4),
-        layers=layers_of("mamba", c, number, ["mamba"] * c.layers, attends="attention"),
+        layers=layers_of(_MAMBA, c, number, [_MAMBA] * c.layers),
     )
     return replace(c, mixer=net)

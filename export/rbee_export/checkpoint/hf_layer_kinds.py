@@ -12,7 +12,7 @@ ATTENDS = "full_attention"
 
 
 def layers_of(
-    kind: str, c: DecoderConfig, number: Numbers, default: Sequence[str], attends: str = ATTENDS
+    kind: str, c: DecoderConfig, number: Numbers, default: Sequence[str]
 ) -> frozenset[int]:
     """Return the layers of a kind, where all others attend.
 
@@ -21,7 +21,6 @@ def layers_of(
         c: The configuration.
         number: The settings.
         default: What they are where ``layer_types`` is missing.
-        attends: What ``layer_types`` calls the others.
 
     Raises:
         CheckpointError: It does not list the layers.
@@ -32,9 +31,9 @@ def layers_of(
     if not isinstance(kinds, list) or len(kinds) != c.layers:
         raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
     for one in kinds:
-        if one not in (kind, attends):
+        if one not in (kind, ATTENDS):
             raise UnsupportedModel(f"{number.source}: layer_types has {str(one)[:40]!r}")
     layers = frozenset(i for i, one in enumerate(kinds) if one == kind)
     if not 0 < len(layers) < c.layers:
-        raise UnsupportedModel(f"{number.source}: layer_types has no {attends if layers else kind}")
+        raise UnsupportedModel(f"{number.source}: layer_types has no {ATTENDS if layers else kind}")
     return layers
