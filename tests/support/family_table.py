@@ -107,6 +107,8 @@ MAMBA: Mapping[str, Any] = {
     "position_embedding_type": "nope",
     "mamba_n_heads": 4,
     "mamba_d_state": 16,
+    # How transformers goes through a text, which takes the square of it.
+    "mamba_chunk_size": 32,
 }
 
 GPT_OSS_YARN = {**YARN, "truncate": False}

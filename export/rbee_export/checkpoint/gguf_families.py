@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.gguf_delta_net import with_delta_net
-from rbee_export.checkpoint.gguf_mamba import with_mamba
+from rbee_export.checkpoint.gguf_granite import granite, granite_hybrid
 from rbee_export.checkpoint.gguf_short_convolution import NAMES as LFM2
 from rbee_export.checkpoint.gguf_short_convolution import with_convolutions
 from rbee_export.checkpoint.hf_windows import rotated
@@ -155,26 +155,6 @@ def _smollm3(c: DecoderConfig, _: Numbers) -> DecoderConfig:
     return rotated(c, [bool((i + 1) % 4) for i in range(c.layers)])
 
 
-def _granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    if number.settings.get("rope.scaling.finetuned") is False:
-        c = rotated(c, [False] * c.layers)
-    if not number.whole("expert_count", 0):
-        # Granite 4 calls its only MLP one beside experts.
-        shared = number.whole("expert_shared_feed_forward_length", c.intermediate)
-        c = replace(c, intermediate=shared)
-    return replace(
-        c,
-        embedding_scale=number.maybe("embedding_scale") or 1.0,
-        residual_scale=number.maybe("residual_scale") or 1.0,
-        attention_scale=number.maybe("attention.scale"),
-        logits_scale=1.0 / number.factor("logit_scale", 1.0),
-    )
-
-
-def _granite_hybrid(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    return with_mamba(_granite(c, number), number)
-
-
 def _olmo2(c: DecoderConfig, number: Numbers) -> DecoderConfig:
     c = replace(c, pre_norm=False, post_norm=True, qk_norm="whole")
     if not number.whole("attention.sliding_window", 0):
@@ -274,7 +254,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "gemma2": Architecture("gemma2", _gemma2),
         "gemma3": Architecture("gemma3", _gemma3),
         "smollm3": Architecture("smollm3", _smollm3, pairs_together=True),
-        "granite": Architecture("granite", _granite, pairs_together=True),
+        "granite": Architecture("granite", granite, pairs_together=True),
         "olmo2": Architecture("olmo2", _olmo2),
         "exaone4": Architecture("exaone4", _exaone4),
         "seed_oss": Architecture("seed_oss", _plain, names=_OSS),
@@ -292,9 +272,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "qwen3moe": Architecture("qwen3_moe", _qk_norm, normalized=True),
         "olmoe": Architecture("olmoe", _olmoe, normalized=False),
         "gpt-oss": Architecture("gpt_oss", _gpt_oss, normalized=True, clamped=True, names=_OSS),
-        "granitemoe": Architecture("granitemoe", _granite, pairs_together=True, normalized=True),
+        "granitemoe": Architecture("granitemoe", granite, pairs_together=True, normalized=True),
         "granitehybrid": Architecture(
-            "granitemoehybrid", _granite_hybrid, pairs_together=True, normalized=True
+            "granitemoehybrid", granite_hybrid, pairs_together=True, normalized=True
         ),
         "qwen3next": Architecture("qwen3_next", _qwen3_next, normalized=True, shared=True),
         "qwen35": Architecture("qwen3_5", _qwen3_5),

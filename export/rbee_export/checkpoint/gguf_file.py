@@ -11,9 +11,9 @@ import numpy as np
 
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.gguf_granite import VECTORS
 from rbee_export.checkpoint.gguf_header import StoredTensor
 from rbee_export.checkpoint.gguf_layout import locate, read_config
-from rbee_export.checkpoint.gguf_mamba import VECTORS
 from rbee_export.checkpoint.gguf_parts import open_parts
 from rbee_export.checkpoint.gguf_tensor import DENSE_KINDS, QUANTIZED_KINDS, GgufTensor
 from rbee_export.checkpoint.gguf_tokenizer import read_tokenizer

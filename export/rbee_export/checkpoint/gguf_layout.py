@@ -17,8 +17,8 @@ from rbee_export.checkpoint.gguf_families import (
     PAIRS_TOGETHER,
     architecture_of,
 )
+from rbee_export.checkpoint.gguf_granite import locate_mamba
 from rbee_export.checkpoint.gguf_header import StoredTensor
-from rbee_export.checkpoint.gguf_mamba import locate_mamba
 from rbee_export.checkpoint.gguf_short_convolution import heads_of_keys
 from rbee_export.checkpoint.layout import Stored, rotary_order, rows_of, split_name
 from rbee_export.checkpoint.numbers import Numbers
@@ -67,7 +67,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
             f"{path}: {name} is an embedding model, which is not read from GGUF; "
             "give its directory of safetensors"
         )
-    if fields.get(f"{name}.pooling_type"):
+    if fields.get(f"{name}.pooling_type") or fields.get(f"{name}.attention.causal") is False:
         raise UnsupportedModel(
             f"{path}: this {shown(name)} embeds texts, which is not read from GGUF; "
             "give its directory of safetensors"

@@ -123,9 +123,7 @@ class OrtDialect(OrtOperations):
         )
         for kv, value in zip(("key", "value"), present, strict=True):
             self._graph.output(value, f"present_{kv}.{layer}", self._graph.dtype, cache)
-        if not self._flat:
-            return attended
-        return self._op("Reshape", [attended, self._graph.ints("wide", [-1, c.q_width])])
+        return self._out_of_rows(attended, c.q_width)
 
     def delta_net(self, qkvz: ir.Value, x: ir.Value, layer: int, net: DeltaNet) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -154,9 +152,7 @@ class OrtDialect(OrtOperations):
             function, inputs, delta_net_attributes(net, c.norm_epsilon)
         )
         self._presents(layer, held, present)
-        if not self._flat:
-            return y
-        return self._op("Reshape", [y, graph.ints("delta", [-1, net.value_width])])
+        return self._out_of_rows(y, net.value_width)
 
     def short_convolution(self, bcx: ir.Value, layer: int, net: ShortConvolution) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -173,9 +169,7 @@ class OrtDialect(OrtOperations):
             short_convolution_attributes(net),
         )
         self._presents(layer, held, present)
-        if not self._flat:
-            return y
-        return self._op("Reshape", [y, self._graph.ints("convolved", [-1, net.channels])])
+        return self._out_of_rows(y, net.channels)
 
     def mamba(self, zxbc: ir.Value, x: ir.Value, layer: int, net: Mamba2) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -199,9 +193,7 @@ class OrtDialect(OrtOperations):
         function = mamba2(OPSET, net, c.norm_epsilon)
         y, *present = graph.call_multi_out(function, inputs, mamba2_attributes(net, c.norm_epsilon))
         self._presents(layer, held, present)
-        if not self._flat:
-            return y
-        return self._op("Reshape", [y, graph.ints("mamba", [-1, net.width])])
+        return self._out_of_rows(y, net.width)
 
     def last_position(self, x: ir.Value) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""
@@ -303,3 +295,9 @@ class OrtDialect(OrtOperations):
             parts = [shape, self._graph.ints(f"width.{width}", [width])]
             self._row_shapes[width] = self._op("Concat", parts, {"axis": 0})
         return self._op("Reshape", [x, self._row_shapes[width]])
+
+    def _out_of_rows(self, x: ir.Value, width: int) -> ir.Value:
+        """Return activations of ``[B, S, width]`` as products take them."""
+        if not self._flat:
+            return x
+        return self._op("Reshape", [x, self._graph.ints(f"flat.{width}", [-1, width])])

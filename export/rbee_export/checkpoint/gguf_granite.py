@@ -1,6 +1,6 @@
-"""How GGUF files say that layers have state spaces, and llama.cpp's names for their weights.
+"""How llama.cpp lays Granite out: its metadata, and its names for the weights of state spaces.
 
-Layers that have them have no heads of keys.
+Layers that have state spaces have no heads of keys.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from rbee_export.checkpoint.config import DecoderConfig, Mamba2
 from rbee_export.checkpoint.gguf_short_convolution import layers_without_heads
 from rbee_export.checkpoint.hf_delta_net import MOST_HEADS, MOST_TAPS, MOST_WIDE
+from rbee_export.checkpoint.hf_windows import rotated
 from rbee_export.checkpoint.layout import Stored, rows_of_mamba
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.errors import CheckpointError, UnsupportedModel
@@ -34,8 +35,25 @@ VECTORS = (".mamba_decay", ".mamba_skip", ".mamba_norm")
 """What files have as matrices of one row or column."""
 
 
-def with_mamba(c: DecoderConfig, number: Numbers) -> DecoderConfig:
-    """Return the configuration of a decoder that attends in layers with heads of keys alone.
+def granite(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Everything is scaled; a hybrid's layers that attend have no positions."""
+    if number.settings.get("rope.scaling.finetuned") is False:
+        c = rotated(c, [False] * c.layers)
+    if not number.whole("expert_count", 0):
+        # Granite 4 calls its only MLP one beside experts.
+        shared = number.whole("expert_shared_feed_forward_length", c.intermediate)
+        c = replace(c, intermediate=shared)
+    return replace(
+        c,
+        embedding_scale=number.maybe("embedding_scale") or 1.0,
+        residual_scale=number.maybe("residual_scale") or 1.0,
+        attention_scale=number.maybe("attention.scale"),
+        logits_scale=1.0 / number.factor("logit_scale", 1.0),
+    )
+
+
+def granite_hybrid(c: DecoderConfig, number: Numbers) -> DecoderConfig:
+    """Layers without heads of keys have state spaces.
 
     Raises:
         CheckpointError: The metadata contradict themselves.
@@ -58,7 +76,7 @@ def with_mamba(c: DecoderConfig, number: Numbers) -> DecoderConfig:
         taps=number.count("ssm.conv_kernel", MOST_TAPS),
         layers=layers_without_heads(c, number),
     )
-    return replace(c, mixer=net)
+    return replace(granite(c, number), mixer=net)
 
 
 def locate_mamba(at: str, short: str, suffix: str, net: Mamba2) -> Stored | None:
