@@ -10,10 +10,10 @@ The graph's inputs and outputs, with B rows of S tokens each, and ``float`` the 
     logits                  float32[B, vocab], of each row's last token
     present_key.{i}         the same memory as past_key.{i}; present_value.{i} alike
 
-A layer that has a DeltaNet instead of attention has no keys and values, but
+A layer that has a DeltaNet or a state space instead of attention has no keys and values, but
 
     past_conv.{i}           float[B, taps - 1, channels], the latest that its convolution saw
-    past_state.{i}          float[B, value_heads, key_dim, value_dim]
+    past_state.{i}          float[B, heads, key_dim, value_dim], or state_dim and head_dim
     present_conv.{i}        the same memory as past_conv.{i}; present_state.{i} alike
 
 which are all zero before a sequence's first token. One that has a short convolution has the first.
