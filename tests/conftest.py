@@ -34,7 +34,16 @@ from rbee_bench.sample_model import (
     find_sample_embedder,
     find_sample_model,
 )
-from rbee_export import Options, digest, export, export_embedder, open_checkpoint, open_embedder
+from rbee_export import (
+    Options,
+    digest,
+    export,
+    export_embedder,
+    export_reranker,
+    open_checkpoint,
+    open_embedder,
+    open_reranker,
+)
 
 # ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
@@ -187,6 +196,15 @@ def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
     The same arguments give the same directory: copy it before changing it.
     """
     return _exported_once(tmp_path_factory.mktemp("embedders"), open_embedder, export_embedder)
+
+
+@pytest.fixture(scope="session")
+def make_reranker(tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
+    """``make_reranker(checkpoint, precision)``: the artifact of a reranker's checkpoint.
+
+    The same arguments give the same directory: copy it before changing it.
+    """
+    return _exported_once(tmp_path_factory.mktemp("rerankers"), open_reranker, export_reranker)
 
 
 @pytest.fixture(scope="session")

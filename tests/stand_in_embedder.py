@@ -11,10 +11,10 @@ from stand_in import StandInEngine
 
 from rbee_runtime.artifact import (
     EmbedderManifest,
-    EmbedderShapes,
     Embedding,
     FileEntry,
     Source,
+    TextShapes,
 )
 from rbee_runtime.embedding import Embedded, EmbeddingEvent, EmbeddingFinished, EmbeddingRequest
 from rbee_runtime.events import Failed, StopReason
@@ -43,7 +43,7 @@ def manifest(matryoshka: Literal["any"] | tuple[int, ...] = ()) -> EmbedderManif
         source=Source(format="safetensors", name="stand-in", sha256="0" * 64),
         model_ref=MODEL,
         family="bert",
-        shapes=EmbedderShapes(
+        shapes=TextShapes(
             layers=2, hidden=8, intermediate=16, heads=2, vocab=32, context_length=512
         ),
         precision="fp32",

@@ -16,20 +16,28 @@ from rbee_export.arguments import FAILED, parse
 from rbee_export.artifact_cache import manage
 from rbee_export.checkpoint import Checkpoint, open_checkpoint
 from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint, is_embedder, open_embedder
+from rbee_export.checkpoint.reranker_dir import RerankerCheckpoint, is_reranker, open_reranker
 from rbee_export.checkpoint.safetensors_dir import model_files
-from rbee_export.embedder import embedder_precision, export_embedder
+from rbee_export.embedder import export_embedder
 from rbee_export.errors import BeingWritten, ExportError, UnsupportedModel
 from rbee_export.export import export
 from rbee_export.optimum_path import INSTALL, is_installed
 from rbee_export.options import Options, identity
 from rbee_export.report import describe, fidelity_table, printable
+from rbee_export.reranker import export_reranker
 from rbee_export.source import ModelSource, model_reference, resolve
 from rbee_export.stages import Stages
 from rbee_export.staging import wait_until_written
 from rbee_export.stopping import Stopped, stoppable
+from rbee_export.text_compiler import text_precision
 from rbee_export.traced import export_traced
 from rbee_export.verification import digest_shown, sentences, text_of, verify
-from rbee_runtime.artifact import EmbedderManifest, Manifest, open_artifact
+from rbee_runtime.artifact import (
+    EmbedderManifest,
+    Manifest,
+    RerankerManifest,
+    open_artifact,
+)
 from rbee_runtime.errors import ArtifactError
 from rbee_runtime.units import human_size
 
@@ -81,7 +89,8 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
     if isinstance(checkpoint, Path):
         files, how = model_files(checkpoint), "optimum"
     elif isinstance(checkpoint, EmbedderCheckpoint):
-        files, how = checkpoint.files, embedder_precision(checkpoint, options)
+        what = "rerankers" if isinstance(checkpoint, RerankerCheckpoint) else "embedding models"
+        files, how = checkpoint.files, text_precision(checkpoint, options, what)
     else:
         files, how = checkpoint.files, options.resolve(checkpoint)
         note = options.note(checkpoint)
@@ -101,11 +110,14 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
         target = arguments.cache / identity(how, options, content)[:32]
 
     def compile_it() -> None:
-        manifest: Manifest | EmbedderManifest
+        manifest: Manifest | EmbedderManifest | RerankerManifest
         notes: tuple[str, ...] = ()
         with Stages(console) as stages:
             if isinstance(checkpoint, Path):
                 manifest, notes = export_traced(source, target, options, content, stages.show)
+            elif isinstance(checkpoint, RerankerCheckpoint):
+                show = stages.show
+                manifest = export_reranker(checkpoint, target, options, content, show, texts=texts)
             elif isinstance(checkpoint, EmbedderCheckpoint):
                 show = stages.show
                 manifest = export_embedder(checkpoint, target, options, content, show, texts=texts)
@@ -148,12 +160,13 @@ def _open(
     source: ModelSource, exporter: str, console: Console
 ) -> Checkpoint | EmbedderCheckpoint | Path:
     """Return an opened checkpoint, or the directory of one that is left to optimum."""
-    if source.path.is_dir() and is_embedder(source.path):
+    ranks = source.path.is_dir() and is_reranker(source.path)
+    if ranks or (source.path.is_dir() and is_embedder(source.path)):
         if exporter == "optimum":
-            raise ExportError(
-                f"{source.path}: is an embedding model; optimum exports language models only"
-            )
-        return open_embedder(source.path, source.name)
+            what = "a reranker" if ranks else "an embedding model"
+            raise ExportError(f"{source.path}: is {what}; optimum exports language models only")
+        open_it = open_reranker if ranks else open_embedder
+        return open_it(source.path, source.name)
     if exporter == "optimum":
         return source.path
     try:

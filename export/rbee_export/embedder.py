@@ -5,29 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import onnx_ir as ir
-
-from rbee_export.calibration import calibration_texts
 from rbee_export.checkpoint import DecoderConfig
 from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint
-from rbee_export.checkpoint.encoder_config import EncoderConfig
 from rbee_export.checkpoint.matryoshka import read_matryoshka
 from rbee_export.decoder_limits import check_decoder
-from rbee_export.embedder_evaluation import embedder_graph
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
-from rbee_export.errors import ExportError
-from rbee_export.export import GRAPH, TOKENIZER, WEIGHTS, reference, write_manifest
+from rbee_export.export import reference, write_manifest
 from rbee_export.fidelity import Progress
 from rbee_export.options import EXPORTER, Options
-from rbee_export.staging import file_entry, staged_directory
-from rbee_export.weights import Weights, summed_up
-from rbee_export.weights_file import WeightsFile
+from rbee_export.staging import staged_directory
+from rbee_export.text_compiler import compile_texts, text_precision, text_shapes
 from rbee_runtime.artifact import (
     EmbedderArtifact,
     EmbedderManifest,
-    EmbedderShapes,
     Embedding,
-    Precision,
     Source,
 )
 
@@ -65,30 +56,18 @@ def export_embedder(
         OSError: The disk is full or not writable; nothing is left behind.
     """
     config, modules = checkpoint.config, checkpoint.modules
-
-    def layer(done: int) -> None:
-        progress("layers", done, config.layers)
-
     matryoshka = _matryoshka(checkpoint)
     if isinstance(config, DecoderConfig):
         check_decoder(checkpoint.name, config)
-    precision = embedder_precision(checkpoint, options)
-    tokenizer = checkpoint.tokenizer()
-    halves = precision == "fp16"
-    calibration = calibration_texts(tokenizer, config) if precision == "int4" else []
-    weights = Weights(checkpoint, precision, "fp16" if halves else "fp32")
+    precision = text_precision(checkpoint, options, "embedding models")
     with staged_directory(target) as staging:
-        with WeightsFile(staging / WEIGHTS) as file:
-            dtype = ir.DataType.FLOAT16 if halves else ir.DataType.FLOAT
-            model = embedder_graph(checkpoint, weights, file, dtype, texts=calibration, layer=layer)
-            ir.save(model, staging / GRAPH)
-        (staging / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+        files, weights = compile_texts(checkpoint, staging, precision, progress)
         manifest = EmbedderManifest(
             exporter=EXPORTER,
             source=Source(format="safetensors", name=checkpoint.name, sha256=content),
             model_ref=options.model_ref or reference(checkpoint.name),
             family=config.family,
-            shapes=_shapes(config),
+            shapes=text_shapes(config),
             precision=precision,
             embedding=Embedding(
                 dim=modules.pooling.width(config.hidden),
@@ -98,12 +77,8 @@ def export_embedder(
                 prompts=modules.prompts,
                 matryoshka=matryoshka,
             ),
-            files=(
-                file_entry("graph", staging / GRAPH),
-                *file.entries,
-                file_entry("tokenizer", staging / TOKENIZER),
-            ),
-            weights=summed_up(weights.report),
+            files=files,
+            weights=weights,
         )
         if texts is not None:
             artifact = EmbedderArtifact(staging, manifest)
@@ -120,52 +95,3 @@ def _matryoshka(checkpoint: EmbedderCheckpoint) -> tuple[int, ...] | Literal["an
     width = modules.pooling.width(checkpoint.config.hidden)
     lengths = read_matryoshka(settings, checkpoint.settings, width)
     return lengths if modules.pooling.normalized else ()
-
-
-def _shapes(c: EncoderConfig | DecoderConfig) -> EmbedderShapes:
-    decoder = c if isinstance(c, DecoderConfig) else None
-    return EmbedderShapes(
-        layers=c.layers,
-        hidden=c.hidden,
-        intermediate=c.intermediate,
-        heads=c.heads,
-        vocab=c.vocab,
-        context_length=c.context_length,
-        kv_heads=decoder.kv_heads if decoder else None,
-        head_dim=decoder.head_dim if decoder else None,
-    )
-
-
-def embedder_precision(checkpoint: EmbedderCheckpoint, options: Options) -> Precision:
-    """Return the precision for this checkpoint: by default ``int8``, and on CUDA ``fp16``.
-
-    Raises:
-        ExportError: No artifact of an encoder has it, or the target.
-    """
-    if options.tensorrt is not None:
-        raise ExportError(
-            f"{checkpoint.name}: embedding models run on ONNX Runtime; use --target cpu or cuda"
-        )
-    config = checkpoint.config
-    overflows = isinstance(config, DecoderConfig) and config.overflows_fp16
-    if overflows and (options.precision == "fp16" or options.target == "cuda"):
-        raise ExportError(
-            f"{checkpoint.name}: activations of {config.family} overflow fp16; use --target cpu "
-            "and int8, int4 or fp32"
-        )
-    if options.precision == "auto":
-        return "fp16" if options.target == "cuda" else "int8"
-    if options.precision == "gguf":
-        raise ExportError(
-            f"{checkpoint.name}: has no quantised blocks for --precision gguf to keep; "
-            "use fp32 or int8"
-        )
-    if options.precision == "bf16":
-        raise ExportError(
-            f"{checkpoint.name}: embedding models are not exported at bf16; use --precision fp16"
-        )
-    if options.target == "cuda" and options.precision != "fp16":
-        raise ExportError(
-            f"{checkpoint.name}: embedding models run on CUDA at fp16; leave --precision out"
-        )
-    return options.precision

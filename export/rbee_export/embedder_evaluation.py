@@ -71,6 +71,8 @@ def reference_embeddings(
     checkpoint: EmbedderCheckpoint,
     texts: Texts,
     layer: Callable[[int], None] = lambda _done: None,
+    *,
+    types: Texts | None = None,
 ) -> Floats:
     """Return what a checkpoint's own weights make of N texts, worked out in float32.
 
@@ -78,13 +80,14 @@ def reference_embeddings(
         checkpoint: The weights.
         texts: What to embed.
         layer: Called after each layer.
+        types: Types of the tokens, of a model that reads pairs.
 
     Returns:
         ``float32[N, dim]``.
     """
     pooling, weights = checkpoint.modules.pooling, Weights(checkpoint, "fp32")
     if isinstance(checkpoint, EncoderCheckpoint):
-        ops = EncoderReference(checkpoint.config, weights, texts)
+        ops = EncoderReference(checkpoint.config, weights, texts, types)
         encoder.build(ops, checkpoint.config, pooling, layer)
         return ops.embeddings
     packed = PackedReference(checkpoint.config, pooling, weights, texts)

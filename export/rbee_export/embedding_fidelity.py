@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -18,6 +19,9 @@ from rbee_export.embedder_evaluation import reference_embeddings
 from rbee_export.errors import ExportError
 from rbee_export.fidelity import Progress, Text
 from rbee_runtime.artifact import EmbedderArtifact, EmbeddingFidelity
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import TextArtifact
 
 Vectors = NDArray[np.float32]
 
@@ -106,8 +110,17 @@ def measure_embeddings(
     return compare_embeddings(texts.name, ids, artifact_embeddings(artifact, ids), reference)
 
 
-def artifact_embeddings(artifact: EmbedderArtifact, texts: Sequence[Sequence[int]]) -> Vectors:
+def artifact_embeddings(
+    artifact: TextArtifact,
+    texts: Sequence[Sequence[int]],
+    types: Sequence[Sequence[int]] | None = None,
+) -> Vectors:
     """Return what an artifact makes of N texts, ``float32[N, dim]``, on the CPU.
+
+    Args:
+        artifact: Of an embedding model, or of a reranker, whose scores are vectors of one number.
+        texts: Tokens of each.
+        types: Their types, which a reranker's graph may ask for.
 
     Raises:
         ExportError: ONNX Runtime cannot run the graph here, or it gives what is no number.
@@ -115,14 +128,20 @@ def artifact_embeddings(artifact: EmbedderArtifact, texts: Sequence[Sequence[int
     graph = artifact.file("graph")
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    output, _ = artifact.manifest.output
+    packs = _packs(texts)
+    inputs = [_packed(texts[pack]) for pack in packs]
+    if types is not None and artifact.manifest.token_types:
+        for given, pack in zip(inputs, packs, strict=True):
+            given["token_types"] = np.concatenate(types[pack]).astype(np.int32)
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        found = [session.run(["embeddings"], _packed(pack))[0] for pack in _packs(texts)]
+        found = [session.run([output], given)[0] for given in inputs]
     except Exception as error:  # the library's exceptions share no narrower base
         raise ExportError(f"{graph}: cannot be run on this CPU: {error}") from error
     vectors: Vectors = np.concatenate(found)
     if not np.isfinite(vectors).all():
-        raise ExportError(f"{graph}: embeds a text as what is no number; export the model again")
+        raise ExportError(f"{graph}: makes of a text what is no number; export the model again")
     return vectors
 
 
@@ -163,15 +182,15 @@ def _nearest(vectors: NDArray[np.float64]) -> NDArray[np.intp]:
     return nearest
 
 
-def _packs(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    pack: list[Sequence[int]] = []
-    for text in texts:
-        if pack and sum(map(len, pack)) + len(text) > _PACK:
-            yield pack
-            pack = []
-        pack.append(text)
-    if pack:
-        yield pack
+def _packs(texts: Sequence[Sequence[int]]) -> list[slice]:
+    """Return which texts to run together, in order."""
+    firsts, tokens = [0], 0
+    for i, text in enumerate(texts):
+        tokens += len(text)
+        if i > firsts[-1] and tokens > _PACK:
+            firsts.append(i)
+            tokens = len(text)
+    return [slice(*ends) for ends in pairwise([*firsts, len(texts)])]
 
 
 def _packed(texts: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:

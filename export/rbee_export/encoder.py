@@ -5,7 +5,8 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
 
     embedding                            [vocab, hidden]
     positions                            [context_length, hidden], where there is a table
-    token_type                           [1, hidden], the first type, where there are any
+    token_type                           [types, hidden], where there are any: the first type, of
+                                         models that read pairs the second as well
     embedding_norm                       [hidden]
     distances                            [buckets, heads], where scores have biases by distance
     layers.{i}.q, .k, .v, .o             [hidden, hidden]
@@ -15,6 +16,7 @@ Weights go by these names, each a matrix of ``[outputs, inputs]`` or a vector:
     layers.{i}.mlp_norm                  [hidden]
     final_norm                           [hidden], where branches start with a norm
     vectors.{i}.dense                    [outputs, inputs], of a layer after the pooling
+    vectors.{i}.norm                     [outputs], where that ends in a norm
 
 A bias goes by the name of its matrix or norm with ``_bias`` appended.
 """
@@ -25,7 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import Dense, PoolingKind, SentencePooling
+from rbee_export.checkpoint.pooling import Dense, Output, PoolingKind, SentencePooling
 
 V = TypeVar("V")
 
@@ -45,6 +47,10 @@ class EncoderDialect(Protocol[V]):
 
     def add_vector(self, x: V, name: str) -> V:
         """Add one vector, the only row of a table, to each."""
+        ...
+
+    def add_types(self, x: V, name: str, rows: int) -> V:
+        """Add to each the vector of its token's type, in a table of ``rows``."""
         ...
 
     def norm(self, x: V, name: str) -> V:
@@ -83,16 +89,16 @@ class EncoderDialect(Protocol[V]):
         """Make one vector of those of a text's tokens."""
         ...
 
-    def dense(self, x: V, name: str, layer: Dense) -> V:
-        """Have each text's vector go through a layer."""
+    def dense(self, x: V, at: str, layer: Dense) -> V:
+        """Have each text's vector go through a layer, the names of whose weights begin so."""
         ...
 
     def normalized(self, x: V) -> V:
         """Divide each vector by its length."""
         ...
 
-    def output(self, x: V, width: int) -> None:
-        """Make these vectors, one a text, of so many numbers, the output."""
+    def output(self, x: V, name: Output, width: int) -> None:
+        """Make these vectors, one a text, of so many numbers, the output of this name."""
         ...
 
 
@@ -116,19 +122,22 @@ def build(
         if progress is not None:
             progress(i + 1)
     vectors = ops.pooled(x, pooling.kind)
-    for name, layer in pooling.named_layers():
-        vectors = ops.dense(vectors, name, layer)
+    for at, layer in pooling.named_layers():
+        vectors = ops.dense(vectors, at, layer)
     if pooling.normalized:
         vectors = ops.normalized(vectors)
-    ops.output(vectors, pooling.width(c.hidden))
+    ops.output(vectors, pooling.output, pooling.width(c.hidden))
 
 
 def _embedded(ops: EncoderDialect[V], c: EncoderConfig) -> V:
     words = ops.embedding("embedding", c.vocab)
+    if c.token_types > 1:
+        words = ops.add_types(words, "token_type", c.token_types)
+    alike = c.token_types == 1
     if c.positions:
-        places = ops.positions("positions", "token_type" if c.token_types else None)
+        places = ops.positions("positions", "token_type" if alike else None)
         return ops.add_norm(words, places, "embedding_norm")
-    if c.token_types:
+    if alike:
         words = ops.add_vector(words, "token_type")
     return ops.norm(words, "embedding_norm")
 

@@ -36,7 +36,6 @@ from rbee_runtime.artifact import (
     MANIFEST_NAME,
     Artifact,
     CacheGeometry,
-    EmbedderManifest,
     Engine,
     EngineProfile,
     ExpertShapes,
@@ -46,6 +45,7 @@ from rbee_runtime.artifact import (
     Shapes,
     Source,
     StateGeometry,
+    TextManifest,
 )
 
 GRAPH, WEIGHTS, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"
@@ -195,7 +195,7 @@ def _build(
         build(CalibratedDialect(graph, evaluation, weights), config, layer)
 
 
-def write_manifest(manifest: Manifest | EmbedderManifest, directory: Path) -> None:
+def write_manifest(manifest: Manifest | TextManifest, directory: Path) -> None:
     """Write a manifest into an artifact's directory."""
     text = manifest.model_dump_json(indent=2)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")

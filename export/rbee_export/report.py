@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,19 +11,24 @@ from rich.text import Text
 
 from rbee_runtime.artifact import (
     Artifact,
-    EmbedderArtifact,
     EmbedderManifest,
     EmbeddingFidelity,
     Fidelity,
     Manifest,
+    RankingFidelity,
+    RerankerManifest,
     Shapes,
+    TextManifest,
 )
 from rbee_runtime.units import human_size
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import AnyArtifact
 
 _POOLINGS = {"mean": "mean of all tokens", "cls": "first token", "last": "last token"}
 
 
-def describe(artifact: Artifact | EmbedderArtifact) -> RenderableType:
+def describe(artifact: AnyArtifact) -> RenderableType:
     """Return the whole of an artifact: shapes, weights by group, engines, fidelity."""
     manifest = artifact.manifest
     parts: list[RenderableType] = [_summary(artifact)]
@@ -38,10 +44,12 @@ def describe(artifact: Artifact | EmbedderArtifact) -> RenderableType:
     return Group(*parts)
 
 
-def fidelity_table(fidelity: Fidelity | EmbeddingFidelity) -> Table:
+def fidelity_table(fidelity: Fidelity | EmbeddingFidelity | RankingFidelity) -> Table:
     """Return a fidelity report."""
     if isinstance(fidelity, EmbeddingFidelity):
         return _embedding_fidelity(fidelity)
+    if isinstance(fidelity, RankingFidelity):
+        return _ranking_fidelity(fidelity)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("KL divergence", "same top token", "perplexity", "reference", "text"):
         table.add_column(heading, justify="left" if heading == "text" else "right")
@@ -70,6 +78,22 @@ def _embedding_fidelity(fidelity: EmbeddingFidelity) -> Table:
     return table
 
 
+def _ranking_fidelity(fidelity: RankingFidelity) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("mean difference", "largest", "same order", "text"):
+        table.add_column(heading, justify="left" if heading == "text" else "right")
+    table.add_row(
+        f"{fidelity.mean_difference:.5f}",
+        f"{fidelity.largest_difference:.5f}",
+        f"{fidelity.agreement:.1%}",
+        _cell(
+            f"{fidelity.text}, {fidelity.queries} queries, {fidelity.pairs} pairs of "
+            f"{fidelity.tokens} tokens"
+        ),
+    )
+    return table
+
+
 def printable(text: str) -> str:
     """Return text that a stranger may have written, with nothing in it that terminals obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -79,7 +103,7 @@ def _cell(text: str) -> Text:
     return Text(printable(text))
 
 
-def _summary(artifact: Artifact | EmbedderArtifact) -> Table:
+def _summary(artifact: AnyArtifact) -> Table:
     manifest = artifact.manifest
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -93,7 +117,7 @@ def _summary(artifact: Artifact | EmbedderArtifact) -> Table:
         **(
             _generates(artifact.manifest, half_cache=artifact.half_cache_graph is not None)
             if isinstance(artifact, Artifact)
-            else _embeds(artifact.manifest)
+            else _reads_texts(artifact.manifest)
         ),
     }
     for name, content in rows.items():
@@ -127,15 +151,29 @@ def _experts(shapes: Shapes) -> dict[str, str]:
     return {"experts": told}
 
 
-def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
-    """Return what is told of an embedding model."""
-    shapes, embedding = manifest.shapes, manifest.embedding
+def _reads_texts(manifest: EmbedderManifest | RerankerManifest) -> dict[str, str]:
+    """Return what is told of a model that reads whole texts."""
+    shapes, ranks = manifest.shapes, isinstance(manifest, RerankerManifest)
     shared = f" over {shapes.kv_heads}" if shapes.kv_heads else ""
-    told = {
+    return {
         "family": f"{manifest.family}: {shapes.layers} layers, {shapes.hidden} wide, "
         f"{shapes.heads} heads{shared}, {shapes.vocab} tokens, "
-        f"texts of {shapes.context_length} at most",
+        f"{'pairs' if ranks else 'texts'} of {shapes.context_length} at most",
         "precision": f"{manifest.precision} for {manifest.target}, dialect {manifest.dialect}",
+        **(_scores(manifest) if isinstance(manifest, RerankerManifest) else _embeds(manifest)),
+    }
+
+
+def _scores(manifest: RerankerManifest) -> dict[str, str]:
+    scoring = manifest.scoring
+    whence = _POOLINGS[scoring.pooling]
+    last = "through a sigmoid" if scoring.activation == "sigmoid" else "as it is"
+    return {"reranker": f"a score of a query and a document, of the {whence}, {last}"}
+
+
+def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
+    embedding = manifest.embedding
+    told = {
         "embedding": f"{embedding.dim} numbers, by {_POOLINGS[embedding.pooling]}"
         + (", of length 1" if embedding.normalized else ""),
     }
@@ -146,7 +184,7 @@ def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
     return told
 
 
-def _weights(manifest: Manifest | EmbedderManifest) -> Table:
+def _weights(manifest: Manifest | TextManifest) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("weights", "stored as", "held as"):
         table.add_column(heading)

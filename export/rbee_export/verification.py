@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from rbee_export.checkpoint import digest, open_checkpoint
 from rbee_export.checkpoint.embedder_dir import open_embedder
+from rbee_export.checkpoint.reranker_dir import open_reranker
 from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
 from rbee_export.errors import ExportError
 from rbee_export.fidelity import Text, measure, perplexity
+from rbee_export.ranking_fidelity import Rankings, artifact_scores, measure_scores
 from rbee_export.report import fidelity_table
 from rbee_export.source import resolve
 from rbee_export.stages import Stages
@@ -21,8 +24,13 @@ from rbee_runtime.artifact import (
     EmbedderArtifact,
     EmbeddingFidelity,
     Fidelity,
+    RankingFidelity,
+    RerankerArtifact,
     open_artifact,
 )
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import AnyArtifact
 
 _SAME = 0.01
 """Relative difference up to which two perplexities of one artifact are the same: processors round
@@ -41,9 +49,11 @@ def verify(arguments: argparse.Namespace, console: Console) -> None:
     with Stages(console) as stages:
         artifact.verify(lambda done, total: stages.show("checksums", done, total))
     console.print(f"{artifact.path}: every file is as it was written")
-    fidelity: Fidelity | EmbeddingFidelity
+    fidelity: Fidelity | EmbeddingFidelity | RankingFidelity
     if isinstance(artifact, EmbedderArtifact):
         fidelity = _verified_embeddings(artifact, arguments, console)
+    elif isinstance(artifact, RerankerArtifact):
+        fidelity = _verified_scores(artifact, arguments, console)
     else:
         fidelity = _verified_predictions(artifact, arguments, console)
     console.print(fidelity_table(fidelity))
@@ -102,15 +112,36 @@ def _verified_embeddings(
     return artifact.manifest.fidelity
 
 
+def _verified_scores(
+    artifact: RerankerArtifact, arguments: argparse.Namespace, console: Console
+) -> RankingFidelity:
+    """Return how far a reranker is from its checkpoint; without that, whether it runs.
+
+    Raises:
+        ExportError: It does not, or it is not what the checkpoint makes.
+    """
+    texts = sentences(arguments.calibration)
+    if arguments.source is not None:
+        source = resolve(arguments.source)
+        checkpoint = open_reranker(source.path, source.name)
+        _require_same(artifact, checkpoint.files, arguments.source, console)
+        with Stages(console) as stages:
+            return measure_scores(artifact, checkpoint, texts, stages.show)
+    artifact_scores(artifact, Rankings.of(texts, artifact))
+    if artifact.manifest.fidelity is None:
+        raise _never_measured(artifact)
+    return artifact.manifest.fidelity
+
+
 def _require_same(
-    artifact: Artifact | EmbedderArtifact, files: Sequence[Path], given: str, console: Console
+    artifact: AnyArtifact, files: Sequence[Path], given: str, console: Console
 ) -> None:
     """Refuse a checkpoint that an artifact was not made from."""
     if digest_shown(files, console) != artifact.manifest.source.sha256:
         raise ExportError(f"{given}: is not the checkpoint that {artifact.path} was made from")
 
 
-def _never_measured(artifact: Artifact | EmbedderArtifact) -> ExportError:
+def _never_measured(artifact: AnyArtifact) -> ExportError:
     return ExportError(
         f"{artifact.path}: its fidelity was never measured; give its checkpoint with --model"
     )

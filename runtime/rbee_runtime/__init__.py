@@ -1,4 +1,4 @@
-"""Run compiled models: an artifact in; tokens or vectors out.
+"""Run compiled models: an artifact in; tokens, vectors or scores out.
 
 with Engine.load(Path("artifacts/model")) as engine:
     for text in engine.generate("Once upon a time", max_tokens=64):
@@ -6,6 +6,9 @@ with Engine.load(Path("artifacts/model")) as engine:
 
 with Embedder.load(Path("artifacts/embedding-model")) as embedder:
     vectors = embedder.embed(["A bee", "A hive"])
+
+with Reranker.load(Path("artifacts/reranker")) as reranker:
+    scores = reranker.score("how do bees find home", ["A bee", "A hive"])
 """
 
 import os
@@ -46,11 +49,19 @@ from rbee_runtime.status import EngineStatus, LoadProgress
 from rbee_runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
+    from rbee_runtime.artifact import (
+        EmbedderArtifact,
+        EmbedderManifest,
+        RerankerArtifact,
+        RerankerManifest,
+    )
     from rbee_runtime.embedder import Embedder
     from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
     from rbee_runtime.embedding.request import EmbeddingRequest
     from rbee_runtime.engine import Engine
+    from rbee_runtime.reranker import Ranked, Reranker
+    from rbee_runtime.reranking.events import RerankEvent, Scored
+    from rbee_runtime.reranking.request import RerankRequest
     from rbee_runtime.tools import CallReader
 
 # Left to itself, ONNX Runtime tells its makers of the machine and the program at every start, and
@@ -93,10 +104,17 @@ __all__ = [
     "OutOfMemory",
     "Piece",
     "QueueFull",
+    "Ranked",
     "Regex",
     "Request",
+    "RerankEvent",
+    "RerankRequest",
+    "Reranker",
+    "RerankerArtifact",
+    "RerankerManifest",
     "RuntimeFault",
     "SamplingParams",
+    "Scored",
     "Started",
     "StopReason",
     "Task",
@@ -119,6 +137,10 @@ _LATER: Mapping[str, str] = MappingProxyType(
         "EmbeddingRequest": "embedding.request",
         "EmbeddingFinished": "embedding.events",
         "Engine": "engine",
+        **dict.fromkeys(("Ranked", "Reranker"), "reranker"),
+        **dict.fromkeys(("RerankerArtifact", "RerankerManifest"), "artifact"),
+        **dict.fromkeys(("RerankEvent", "Scored"), "reranking.events"),
+        "RerankRequest": "reranking.request",
     }
 )
 """What takes its time to import, and where it is."""

@@ -5,34 +5,26 @@ from __future__ import annotations
 import itertools
 import queue
 import uuid
-import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import EmbedderArtifact, EmbedderManifest
-from rbee_runtime.backend import check_device
 from rbee_runtime.embedding.encoder import Encoder
 from rbee_runtime.embedding.events import Embedded, EmbeddingEvent, EmbeddingFinished
-from rbee_runtime.embedding.loop import SLOTS, EmbeddingLoop, Sink
-from rbee_runtime.embedding.packer import Packer, Text
+from rbee_runtime.embedding.loop import Sink
+from rbee_runtime.embedding.packer import Text
 from rbee_runtime.embedding.request import MOST_INPUTS, EmbeddingRequest
-from rbee_runtime.errors import EngineClosed, InputTooLong, InvalidRequest, InvalidSetting
-from rbee_runtime.events import Failed, StopReason
-from rbee_runtime.loading import open_verified, report_ready
-from rbee_runtime.memory import MemoryUse
-from rbee_runtime.status import EngineStatus, LoadProgress
+from rbee_runtime.errors import EngineClosed, InvalidRequest
+from rbee_runtime.events import StopReason
+from rbee_runtime.text_model import DEFAULT_QUEUE, TextModel
 from rbee_runtime.tokenizer import Tokenizer
 from rbee_runtime.watchdog import DEFAULT_STEP_LIMIT
 
-DEFAULT_QUEUE = 64
-"""Requests that may wait beyond those being served."""
 
-
-class Embedder:
+class Embedder(TextModel[Tokenizer]):
     """Embeds texts with one model, many requests together.
 
         with Embedder.load(Path("artifacts/model")) as embedder:
@@ -42,9 +34,7 @@ class Embedder:
 
     Attributes:
         manifest: The artifact's manifest.
-        tokenizer: The model's tokenizer.
         dim: Width of a vector.
-        context_length: Tokens of a text at most, special ones included.
     """
 
     def __init__(
@@ -56,65 +46,14 @@ class Embedder:
         *,
         step_limit: float = DEFAULT_STEP_LIMIT,
     ) -> None:
+        super().__init__(artifact, tokenizer, encoder, max_queue, step_limit=step_limit)
         self.manifest: EmbedderManifest = artifact.manifest
-        self.tokenizer = tokenizer
         self.dim = artifact.manifest.embedding.dim
-        self.context_length = artifact.manifest.shapes.context_length
-        self._encoder = encoder
-        packer = Packer(SLOTS + max_queue)
-        self._loop = EmbeddingLoop(encoder, packer, step_limit)
-        # The thread would keep a forgotten embedder's model in memory.
-        weakref.finalize(self, self._loop.begin_to_close).atexit = False
 
     @classmethod
-    def load(
-        cls,
-        path: Path | str,
-        *,
-        backend: str | None = None,
-        device: int = 0,
-        max_queue: int = DEFAULT_QUEUE,
-        progress: Callable[[LoadProgress], None] | None = None,
-    ) -> Self:
-        """Verify an artifact, open it on a backend, and embed a text to warm up.
-
-        Args:
-            path: The artifact's directory.
-            backend: ``cpu``, ``cuda``, or ``None`` for the best that works here.
-            device: Device index of the backend.
-            max_queue: Requests that may wait beyond those being served.
-            progress: Called as loading goes on, on any thread.
-
-        Raises:
-            ArtifactError: The artifact is missing, damaged, of a language model, or cannot be
-                loaded.
-            DeviceError: The backend or device is not to be had here.
-            OutOfMemory: The model does not fit.
-            InvalidSetting: A number is out of its range, or the backend's name is not known.
-        """
-        if max_queue < 0:
-            raise InvalidSetting("max_queue must be at least 0")
-        check_device(backend, device)
-        artifact = EmbedderArtifact.open(Path(path))
-
-        def open_it() -> tuple[Tokenizer, Encoder]:
-            tokenizer = Tokenizer.open(artifact.file("tokenizer"), None, None, None)
-            return tokenizer, Encoder.open(artifact, backend, device)
-
-        tokenizer, encoder = open_verified(artifact, open_it, progress)
-        embedder = cls(artifact, tokenizer, encoder, max_queue)
-        try:
-            embedder._loop.run(encoder.warm_up)
-        except BaseException:
-            embedder.close()
-            raise
-        report_ready(artifact, progress)
-        return embedder
-
-    @property
-    def backend_name(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self._encoder.name
+    def open_artifact(cls, path: Path) -> EmbedderArtifact:
+        """See :class:`~rbee_runtime.text_model.TextModel`."""
+        return EmbedderArtifact.open(path)
 
     def submit(self, request: EmbeddingRequest, sink: Sink) -> None:
         """Queue a request, whose events go to ``sink``. Returns once its texts are tokenized.
@@ -127,10 +66,6 @@ class Embedder:
         """
         texts = self._read(request.request_id, request.inputs, request.called)
         self._loop.submit(request.request_id, request.deadline, texts, sink)
-
-    def cancel(self, request_id: str) -> bool:
-        """Have a live request finish as ``CANCELLED`` before its next step; say if there is one."""
-        return self._loop.cancel(request_id)
 
     def embed(self, texts: Sequence[str], *, prompt_name: str | None = None) -> NDArray[np.float32]:
         """Return the vectors of texts, however many, in their order: ``float32[texts, dim]``.
@@ -199,43 +134,6 @@ class Embedder:
         finally:
             self.cancel(request.request_id)
 
-    def status(self) -> EngineStatus:
-        """Return what the embedder is doing."""
-        return self._loop.status()
-
-    def memory(self) -> MemoryUse:
-        """Return the memory held."""
-        total, weights = self._encoder.held(), self._encoder.weight_bytes
-        return MemoryUse(
-            weights=weights,
-            cache=0,
-            cache_reserved=0,
-            workspace=max(0, total - weights),
-            total=total,
-        )
-
-    def close(self) -> None:
-        """Finish every live request as ``CANCELLED`` and stop. May be called more than once."""
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _events(
-        self, heard: queue.SimpleQueue[EmbeddingEvent]
-    ) -> Generator[Embedded | EmbeddingFinished]:
-        """Yield a request's events to its end."""
-        while True:
-            event = heard.get()
-            if isinstance(event, Failed):
-                raise event.error
-            yield event
-            if isinstance(event, EmbeddingFinished):
-                return
-
     def _read(
         self,
         request_id: str,
@@ -287,14 +185,3 @@ class Embedder:
                 "prompt_name", f"prompt_name {name!r} is no prompt of the model: {known}"
             )
         return embedding.prompts[name]
-
-    def _checked(self, ids: Sequence[Any], name: str) -> NDArray[np.int32]:
-        """Return token ids that the model can run."""
-        if not ids:
-            raise InvalidRequest(name, f"{name} has no tokens")
-        if len(ids) > self.context_length:
-            raise InputTooLong(name, len(ids), self.context_length)
-        vocab = self.manifest.shapes.vocab
-        if min(ids) < 0 or max(ids) >= vocab:
-            raise InvalidRequest(name, f"{name} has token ids outside 0..{vocab - 1}")
-        return np.array(ids, np.int32)

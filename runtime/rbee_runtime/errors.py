@@ -56,19 +56,21 @@ class ContextOverflow(InvalidRequest):
 
 
 class InputTooLong(ContextOverflow):
-    """A text to embed exceeds the context length.
+    """A text that is read whole exceeds the context length.
 
     Attributes:
         prompt_tokens: Its length.
         context_length: Tokens of a text at most, special ones included.
     """
 
-    def __init__(self, name: str, tokens: int, context_length: int) -> None:
+    def __init__(
+        self, name: str, tokens: int, context_length: int, remedy: str = "embed it in parts"
+    ) -> None:
         InvalidRequest.__init__(
             self,
             name,
             f"{name} has {tokens} tokens, more than the context length of {context_length}; "
-            "embed it in parts",
+            f"{remedy}",
         )
         self.prompt_tokens = tokens
         self.max_tokens = 0

@@ -11,13 +11,13 @@ from rbee_runtime.errors import ArtifactError
 from rbee_runtime.status import LoadProgress
 
 if TYPE_CHECKING:
-    from rbee_runtime.artifact import Artifact, EmbedderArtifact
+    from rbee_runtime.artifact import AnyArtifact
 
 Opened = TypeVar("Opened")
 
 
 def open_verified(
-    artifact: Artifact | EmbedderArtifact,
+    artifact: AnyArtifact,
     open_it: Callable[[], Opened],
     progress: Callable[[LoadProgress], None] | None,
 ) -> Opened:
@@ -58,9 +58,7 @@ def open_verified(
     return opened
 
 
-def report_ready(
-    artifact: Artifact | EmbedderArtifact, progress: Callable[[LoadProgress], None] | None
-) -> None:
+def report_ready(artifact: AnyArtifact, progress: Callable[[LoadProgress], None] | None) -> None:
     """Say that all of an artifact has been loaded."""
     layers = artifact.manifest.shapes.layers
     if progress is not None:

@@ -151,5 +151,5 @@ def test_every_role_is_needed(role: str, encoder: Path) -> None:
 def test_neither(act: Callable[[Path], object], tmp_path: Path, encoder: Path) -> None:
     assert "no such artifact directory" in refusal(tmp_path / "gone", act)
     assert "not an artifact" in refusal(tmp_path, act)
-    rewrite(encoder, lambda m: m.update(format_version=8))
-    assert "format version 8 is newer than this runtime reads (3 to 7)" in refusal(encoder, act)
+    rewrite(encoder, lambda m: m.update(format_version=9))
+    assert "format version 9 is newer than this runtime reads (3 to 8)" in refusal(encoder, act)

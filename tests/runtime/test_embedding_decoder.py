@@ -96,7 +96,7 @@ def test_a_text_that_memory_is_too_small_for_ends_alone(
     with Embedder.load(artifact) as small:
         monkeypatch.setattr(rbee_runtime.device.host, "available_bytes", lambda: 1 << 16)
         long = "a hive " * 60
-        with pytest.raises(OutOfMemory, match=r"a text of \d+ tokens .* are free: embed it"):
+        with pytest.raises(OutOfMemory, match=r"a text of \d+ tokens .* are free: send it in"):
             small.embed([*TEXTS, long])
         np.testing.assert_array_equal(small.embed(TEXTS), embedder.embed(TEXTS))
         monkeypatch.setattr(rbee_runtime.device.host, "available_bytes", lambda: 1 << 30)

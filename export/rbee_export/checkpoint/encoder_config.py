@@ -39,7 +39,8 @@ class EncoderConfig:
         activation: Inside the MLP.
         positions: There is a table of positions.
         first_position: Row of that table that a text's first token takes.
-        token_types: There is a table of token types, of which a single text is the first.
+        token_types: Rows that count of a table of token types: none, the one that single texts are
+            of, or two, of the texts of a pair.
         relative: Scores have a number added by how far apart tokens are, the same in all layers.
         rotary: How each layer attends where heads are rotated; empty where they are not.
         pre_norm: Each branch starts with a norm, the first layer's attention apart; else the sum
@@ -61,7 +62,7 @@ class EncoderConfig:
     activation: EncoderActivation = "gelu"
     positions: bool = True
     first_position: int = 0
-    token_types: bool = True
+    token_types: int = 1
     relative: bool = False
     rotary: tuple[RotaryAttention, ...] = ()
     pre_norm: bool = False

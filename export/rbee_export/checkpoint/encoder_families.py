@@ -19,7 +19,7 @@ from rbee_export.checkpoint.relative_positions import BUCKETS
 from rbee_export.checkpoint.rope import Rope
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
-_GATED: Mapping[str, EncoderActivation] = MappingProxyType(
+GATED: Mapping[str, EncoderActivation] = MappingProxyType(
     {
         "gelu": "gelu",
         "gelu_python": "gelu",
@@ -27,7 +27,7 @@ _GATED: Mapping[str, EncoderActivation] = MappingProxyType(
         **dict.fromkeys(("silu", "swish"), "silu"),
     }
 )
-_ACTIVATIONS: Mapping[str, EncoderActivation] = MappingProxyType({**_GATED, "relu": "relu"})
+_ACTIVATIONS: Mapping[str, EncoderActivation] = MappingProxyType({**GATED, "relu": "relu"})
 _BERT_CONFIG = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -286,7 +286,7 @@ ENCODERS: Mapping[str, EncoderFamily] = MappingProxyType(
             token_types=False,
             context=8192,
             epsilon=1e-5,
-            activations=_GATED,
+            activations=GATED,
             knobs=_modernbert,
         ),
         # Their own code runs it; this is what that does with the settings they use.

@@ -58,7 +58,7 @@ def read_encoder_config(file: Path, settings: Mapping[str, Any]) -> EncoderConfi
         norm_epsilon=number.above(0, names["epsilon"], family.epsilon),
         activation=family.activations[act],
         first_position=first,
-        token_types=family.token_types and number.whole("type_vocab_size", 2) > 0,
+        token_types=int(family.token_types and number.whole("type_vocab_size", 2) > 0),
     )
     return family.knobs(plain, number)
 
@@ -82,7 +82,7 @@ def _rows(short: str, c: EncoderConfig, names: Mapping[str, str]) -> slice | Non
     if short == "positions":
         return slice(c.first_position, c.first_position + c.context_length)
     if short == "token_type":
-        return slice(0, 1)
+        return slice(0, c.token_types)
     for width, sharing in ((c.hidden, ("q", "k", "v")), (c.intermediate, ("gate", "up"))):
         if short in sharing and len({names.get(other) for other in sharing}) == 1:
             first = sharing.index(short) * width

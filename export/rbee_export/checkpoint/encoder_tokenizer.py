@@ -74,6 +74,7 @@ def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Tokenizer:
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[_FIRST, "$A", _LAST],
+        pair=[_FIRST, "$A", _LAST, "$B:1", f"{_LAST}:1"],
         special_tokens=[(token, ids[token]) for token in (_FIRST, _LAST)],
     )
     tokenizer.add_special_tokens(

@@ -59,11 +59,13 @@ class SentenceCheckpoint(ABC, Generic[Config]):
             CheckpointError: The checkpoint has no such weight.
             UnsupportedModel: It is stored in a type this exporter does not read.
         """
-        for matrix, layer in self.modules.pooling.named_layers():
-            if name in (matrix, f"{matrix}_bias"):
-                stored = Stored("linear.bias" if name.endswith("_bias") else "linear.weight")
-                return read_tensor(layer.folder, read_shards(layer.folder), stored)
-        return read_tensor(self.modules.transformer, self.shards, self.place(name))
+        folder, shards = self.modules.transformer, self.shards
+        for at, layer in self.modules.pooling.named_layers():
+            stored = layer.stored(name.removeprefix(at)) if name.startswith(at) else None
+            if stored is not None:
+                own = shards if layer.folder == folder else read_shards(layer.folder)
+                return read_tensor(layer.folder, own, Stored(stored))
+        return read_tensor(folder, shards, self.place(name))
 
     def tokenizer(self) -> str:
         """Return the tokenizer, serialised.

@@ -73,7 +73,7 @@ def read_modules(path: Path) -> SentenceModules:
     file = path / MODULES
     if not file.is_file():
         return SentenceModules(path)
-    folders = _folders(file)
+    folders = module_folders(file)
     kinds = [kind for kind, _ in folders]
     inner = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
     if kinds[:2] != ["Transformer", "Pooling"] or not set(inner) <= {"Dense"}:
@@ -110,8 +110,12 @@ def read_modules(path: Path) -> SentenceModules:
     )
 
 
-def _folders(file: Path) -> list[tuple[str, Path]]:
-    """Return the modules that a list names: their kind and where they are."""
+def module_folders(file: Path) -> list[tuple[str, Path]]:
+    """Return the modules that a list names: their kind and where they are.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
     try:
         modules = json.loads(read_text(file, LARGEST_SETTINGS))
         listed = [(each["type"].rpartition(".")[2], each["path"]) for each in modules]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation
-from rbee_export.checkpoint.pooling import Dense, PoolingKind
+from rbee_export.checkpoint.pooling import Dense, Output, PoolingKind
 from rbee_export.dialect.encoder_reference import EncoderReference
 from rbee_export.dialect.reference import Floats
 from rbee_export.encoder import EncoderDialect
@@ -46,6 +46,11 @@ class CalibratedEncoder(Generic[V]):
     def add_vector(self, x: tuple[V, Floats], name: str) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._graph.add_vector(x[0], name), self._texts.add_vector(x[1], name)
+
+    def add_types(self, x: tuple[V, Floats], name: str, rows: int) -> tuple[V, Floats]:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        typed = self._graph.add_types(x[0], name, rows)
+        return typed, self._texts.add_types(x[1], name, rows)
 
     def norm(self, x: tuple[V, Floats], name: str) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -113,13 +118,13 @@ class CalibratedEncoder(Generic[V]):
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._graph.normalized(x[0]), self._texts.normalized(x[1])
 
-    def dense(self, x: tuple[V, Floats], name: str, layer: Dense) -> tuple[V, Floats]:
+    def dense(self, x: tuple[V, Floats], at: str, layer: Dense) -> tuple[V, Floats]:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        return self._graph.dense(x[0], name, layer), self._texts.dense(x[1], name, layer)
+        return self._graph.dense(x[0], at, layer), self._texts.dense(x[1], at, layer)
 
-    def output(self, x: tuple[V, Floats], width: int) -> None:
+    def output(self, x: tuple[V, Floats], name: Output, width: int) -> None:
         """Have the graph give its vectors; nothing comes after those of the texts."""
-        self._graph.output(x[0], width)
+        self._graph.output(x[0], name, width)
 
     def _rounded_product(
         self, x: Floats, columns: int, rows: Mapping[str, int], *, bias: bool

@@ -6,27 +6,18 @@ of one weight are in memory at a time. What a graph computes is measured against
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import Dense, PoolingKind
+from rbee_export.checkpoint.pooling import Dense, Output, PoolingKind
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.checkpoint.rope import Rope
-from rbee_export.dialect.activations import gelu_tanh, silu
+from rbee_export.dialect.encoder_activations import activated
 from rbee_export.dialect.reference import Floats, looked_up, product, rotated
 from rbee_export.dialect.text_vectors import normalized, pooled, through
 from rbee_export.weights import Weights
-
-_STEPS = 256
-_WIDEST = 6
-_ERF = np.asarray(
-    [math.erf(step / _STEPS) for step in range(-_WIDEST * _STEPS, _WIDEST * _STEPS + 1)], np.float32
-)
-"""The error function between -6 and 6; beyond, it is 1 in float32."""
 
 
 class EncoderReference:
@@ -37,12 +28,27 @@ class EncoderReference:
     """
 
     def __init__(
-        self, config: EncoderConfig, weights: Weights, texts: Sequence[Sequence[int]]
+        self,
+        config: EncoderConfig,
+        weights: Weights,
+        texts: Sequence[Sequence[int]],
+        types: Sequence[Sequence[int]] | None = None,
     ) -> None:
+        """Take texts.
+
+        Args:
+            config: The model.
+            weights: Its weights.
+            texts: Tokens of each.
+            types: Their types; ``None`` where all are of the first.
+        """
         self.embeddings: Floats = np.empty((0, config.hidden), np.float32)
         self._c = config
         self._weights = weights
         self._ids = np.concatenate([np.asarray(text, np.intp) for text in texts])
+        self._types = np.zeros_like(self._ids)
+        if types is not None:
+            self._types = np.concatenate([np.asarray(text, np.intp) for text in types])
         self._lengths = [len(text) for text in texts]
         self._cuts = np.cumsum(self._lengths)[:-1]
         self._ropes: dict[Rope, tuple[Floats, Floats]] = {}
@@ -62,6 +68,12 @@ class EncoderReference:
     def add_vector(self, x: Floats, name: str) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return x + self._weights.dense(name, 1, self._c.hidden)
+
+    def add_types(self, x: Floats, name: str, rows: int) -> Floats:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        table = self._weights.dense(name, rows, self._c.hidden)
+        typed: Floats = x + table[self._types]
+        return typed
 
     def add_norm(self, residual: Floats, x: Floats, name: str) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -127,14 +139,7 @@ class EncoderReference:
 
     def activation(self, x: Floats, kind: EncoderActivation) -> Floats:
         """Apply an activation function."""
-        if kind == "relu":
-            return np.maximum(x, np.float32(0))
-        if kind == "silu":
-            return silu(x)
-        if kind == "gelu_tanh":
-            return gelu_tanh(x)
-        gelu: Floats = np.float32(0.5) * x * (1 + _erf(x * np.float32(math.sqrt(0.5))))
-        return gelu
+        return activated(x, kind)
 
     def pooled(self, x: Floats, kind: PoolingKind) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -144,13 +149,13 @@ class EncoderReference:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return normalized(x)
 
-    def dense(self, x: Floats, name: str, layer: Dense) -> Floats:
+    def dense(self, x: Floats, at: str, layer: Dense) -> Floats:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        return through(self._weights, x, name, layer)
+        return through(self._weights, x, at, layer)
 
-    def output(self, x: Floats, width: int) -> None:
+    def output(self, x: Floats, name: Output, width: int) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        del width
+        del name, width
         self.embeddings = x
 
     def _attended(self, qkv: Floats, layer: int) -> Floats:
@@ -188,14 +193,3 @@ class EncoderReference:
             table = self._weights.dense("distances", BUCKETS, self._c.heads)
             self._biases = by_distance(table, self._c.context_length)
         return self._biases
-
-
-def _erf(x: Floats) -> Floats:
-    """Return the error function: from the nearest of a table's steps, two terms of its series."""
-    x = np.clip(x, -_WIDEST, _WIDEST)
-    step: NDArray[np.intp] = np.rint(x * _STEPS).astype(np.intp)
-    near = step.astype(np.float32) / np.float32(_STEPS)
-    away = x - near
-    slope = np.float32(2 / math.sqrt(math.pi)) * np.exp(-near * near)
-    erf: Floats = _ERF[step + _WIDEST * _STEPS] + away * slope * (1 - near * away)
-    return erf

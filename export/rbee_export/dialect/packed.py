@@ -7,6 +7,12 @@ after another:
     cu_seqlens    int32[N + 1]     where each text begins, and last T
     embeddings    float32[N, dim]
 
+That of a reranker, whose texts are pairs, has an input more where there are types of tokens, and
+gives ``scores`` instead:
+
+    token_types   int32[T]         0 for tokens of the first of two texts, 1 for the second's
+    scores        float32[N, 1]
+
 With weights in blocks, activations are ``float[1, T, width]``; otherwise they are flat,
 ``float[T, width]``, for a product is then a ``Gemm``, which takes matrices only.
 """
@@ -22,7 +28,7 @@ from numpy.typing import NDArray
 
 from rbee_export.blocks import BlockMatrix
 from rbee_export.checkpoint.encoder_config import EncoderActivation, EncoderConfig
-from rbee_export.checkpoint.pooling import Dense, PoolingKind
+from rbee_export.checkpoint.pooling import Dense, Output, PoolingKind
 from rbee_export.checkpoint.relative_positions import BUCKETS, by_distance
 from rbee_export.dialect.functions import Gate
 from rbee_export.dialect.graph import GraphWriter
@@ -88,6 +94,12 @@ class PackedDialect:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         row = self._table(name, 1, self._c.hidden)
         return self._op("Add", [x, self._graph.floats(name, row[0])])
+
+    def add_types(self, x: ir.Value, name: str, rows: int) -> ir.Value:
+        """See :class:`~rbee_export.encoder.EncoderDialect`."""
+        table = self._graph.floats(name, self._table(name, rows, self._c.hidden))
+        own = self._op("Gather", [table, self._in_rows(self._texts.types())])
+        return self._op("Add", [x, own])
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
@@ -165,13 +177,13 @@ class PackedDialect:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
         return self._texts.normalized(x)
 
-    def dense(self, x: ir.Value, name: str, layer: Dense) -> ir.Value:
+    def dense(self, x: ir.Value, at: str, layer: Dense) -> ir.Value:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        return self._products.dense(x, name, layer)
+        return self._products.dense(x, at, layer)
 
-    def output(self, x: ir.Value, width: int) -> None:
+    def output(self, x: ir.Value, name: Output, width: int) -> None:
         """See :class:`~rbee_export.encoder.EncoderDialect`."""
-        self._texts.output(x, width)
+        self._texts.output(x, name, width)
 
     def _attended(self, rows: ir.Value, layer: int) -> ir.Value:
         """Return the attention of queries, keys and values in one row, ``float[1, T, hidden]``."""

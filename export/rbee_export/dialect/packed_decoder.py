@@ -103,8 +103,8 @@ class PackedDecoder(OrtOperations):
     def last_position(self, x: ir.Value) -> ir.Value:
         """Make one vector of those of a text's tokens."""
         vectors = self._texts.pooled(x if self._flat else self._of_tokens(x), self._pooling.kind)
-        for name, layer in self._pooling.named_layers():
-            vectors = self._products.dense(vectors, name, layer)
+        for at, layer in self._pooling.named_layers():
+            vectors = self._products.dense(vectors, at, layer)
         return vectors
 
     def logits(
@@ -113,7 +113,7 @@ class PackedDecoder(OrtOperations):
         """Make the vectors, one a text, the output."""
         del name, rows, tied, bias, cap
         vectors = self._texts.normalized(x) if self._pooling.normalized else x
-        self._texts.output(vectors, self._pooling.width(self._c.hidden))
+        self._texts.output(vectors, self._pooling.output, self._pooling.width(self._c.hidden))
 
     def _in_rows(self, x: ir.Value) -> ir.Value:
         """Return what there is of each token as one row of all tokens, ``[1, T, ...]``."""

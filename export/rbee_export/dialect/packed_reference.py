@@ -43,8 +43,8 @@ class PackedReference(ReferenceDialect):
     def last_position(self, x: Floats) -> Floats:
         """Make one vector of those of a text's tokens."""
         vectors = pooled(np.split(x, self._cuts), self._pooling.kind)
-        for name, layer in self._pooling.named_layers():
-            vectors = through(self._weights, vectors, name, layer)
+        for at, layer in self._pooling.named_layers():
+            vectors = through(self._weights, vectors, at, layer)
         return vectors
 
     def logits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from rbee_export.checkpoint.pooling import PoolingKind
+from rbee_export.checkpoint.pooling import Output, PoolingKind
 from rbee_export.dialect.graph import GraphWriter
 from rbee_export.dialect.packed_attention import text_numbers
 
@@ -25,7 +25,14 @@ class PackedTexts:
         self._graph = graph
         self.ids = graph.input("input_ids", ir.DataType.INT64, ["tokens"])
         self.begins = graph.input("cu_seqlens", ir.DataType.INT32, ["boundaries"])
+        self._types: ir.Value | None = None
         self._numbers: ir.Value | None = None
+
+    def types(self) -> ir.Value:
+        """Return the type of each token: the input ``token_types``, ``int32[T]``."""
+        if self._types is None:
+            self._types = self._graph.input("token_types", ir.DataType.INT32, ["tokens"])
+        return self._types
 
     def numbers(self) -> ir.Value:
         """Return which text each token belongs to, ``int32[T]``, counted from 0."""
@@ -69,9 +76,9 @@ class PackedTexts:
         shortest_value = self._graph.op("Constant", [], {"value": shortest})
         return self._graph.op("Div", [x, self._graph.op("Max", [length, shortest_value])])
 
-    def output(self, x: ir.Value, width: int) -> None:
-        """Make these vectors, one a text, the output ``embeddings``."""
-        self._graph.output(x, "embeddings", ir.DataType.FLOAT, ["texts", width])
+    def output(self, x: ir.Value, name: Output, width: int) -> None:
+        """Make these vectors, one a text, an output."""
+        self._graph.output(x, name, ir.DataType.FLOAT, ["texts", width])
 
     def index(self, value: int) -> ir.Value:
         """Return a scalar of ``int32``."""

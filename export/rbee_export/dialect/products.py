@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeGuard
 
+import numpy as np
 import onnx_ir as ir
 
 from rbee_export.blocks import BlockMatrix
@@ -73,16 +74,17 @@ class Products:
             return self._graph.call(function, inputs, _shape(matrix))
         return self._graph.op("Gelu", [self._joined(x, stacks, bias=bias)])
 
-    def dense(self, x: ir.Value, name: str, layer: Dense) -> ir.Value:
+    def dense(self, x: ir.Value, at: str, layer: Dense) -> ir.Value:
         """Return what a layer after the pooling makes of vectors, ``float32[N, outputs]``.
 
         Args:
             x: The vectors, ``float32[N, inputs]``.
-            name: Of the layer's matrix.
+            at: What the names of its weights begin with.
             layer: The layer.
         """
-        graph, weights = self._graph, self._weights
-        if self._on_cpu:
+        graph, weights, name = self._graph, self._weights, at + "dense"
+        # A score is one sum: to round what it is of would save nothing.
+        if self._on_cpu and layer.outputs > 1:
             y = self.linear(x, layer.inputs, {name: layer.outputs}, bias=layer.bias)
         else:
             # From the pooling on, vectors are in float32.
@@ -92,7 +94,22 @@ class Products:
                 bias = f"{name}_bias"
                 inputs.append(graph.stored(bias, weights.vector(bias, layer.outputs)))
             y = graph.op("Gemm", inputs, {"transB": 1})
-        return graph.op("Tanh", [y]) if layer.activation == "tanh" else y
+        match layer.activation:
+            case "tanh" | "relu" | "gelu" | "sigmoid":
+                y = graph.op(layer.activation.capitalize(), [y])
+            case "gelu_tanh":
+                y = graph.op("Gelu", [y], {"approximate": "tanh"})
+            case "silu":
+                y = graph.op("Mul", [y, graph.op("Sigmoid", [y])])
+        if layer.norm is None:
+            return y
+        scale = weights.vector(at + "norm", layer.outputs)
+        added = np.zeros_like(scale)
+        if layer.norm.bias:
+            added = weights.vector(at + "norm_bias", layer.outputs)
+        inputs = [y, graph.stored(at + "norm", scale), graph.stored(at + "norm_bias", added)]
+        epsilon = {"epsilon": layer.norm.epsilon, "axis": -1}
+        return graph.op("LayerNormalization", inputs, epsilon)
 
     def experts(self, x: ir.Value, at: str, columns: int, experts: Experts) -> ir.Value:
         """See :class:`~rbee_export.decoder.Dialect`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rbee_export.checkpoint.pooling import Dense, PoolingKind
+from rbee_export.dialect.encoder_activations import activated
 from rbee_export.dialect.reference import Floats, product
 from rbee_export.weights import Weights
 
@@ -24,19 +25,26 @@ def pooled(texts: Sequence[Floats], kind: PoolingKind) -> Floats:
     return np.stack([text[0 if kind == "cls" else -1] for text in texts])
 
 
-def through(weights: Weights, x: Floats, name: str, layer: Dense) -> Floats:
+def through(weights: Weights, x: Floats, at: str, layer: Dense) -> Floats:
     """Return what a layer makes of vectors, ``float32[N, outputs]``.
 
     Args:
         weights: Those of the layer among them.
         x: The vectors, ``float32[N, inputs]``.
-        name: Of the layer's matrix.
+        at: What the names of its weights begin with.
         layer: The layer.
     """
-    y = product(weights, x, name, layer.outputs, layer.inputs)
+    y = product(weights, x, at + "dense", layer.outputs, layer.inputs)
     if layer.bias:
-        y += weights.vector(f"{name}_bias", layer.outputs)
-    return np.tanh(y) if layer.activation == "tanh" else y
+        y += weights.vector(at + "dense_bias", layer.outputs)
+    y = activated(y, layer.activation)
+    if layer.norm is not None:
+        y -= y.mean(-1, keepdims=True)
+        y /= np.sqrt(np.mean(y * y, -1, keepdims=True) + np.float32(layer.norm.epsilon))
+        y *= weights.vector(at + "norm", layer.outputs)
+        if layer.norm.bias:
+            y += weights.vector(at + "norm_bias", layer.outputs)
+    return y
 
 
 def normalized(x: Floats) -> Floats:

@@ -22,7 +22,7 @@ class Artifact(Directory[Manifest]):
         """Read the manifest and check that every file it names is there, at its size.
 
         Raises:
-            ArtifactError: No manifest, a newer or invalid one, one of an embedding model, or a file
+            ArtifactError: No manifest, a newer or invalid one, one of another kind, or a file
                 missing or cut short.
         """
         self = cls(path, read_manifest(path, "generate", Manifest))

@@ -16,8 +16,9 @@ from rbee_runtime.errors import ArtifactError
 if TYPE_CHECKING:
     from rbee_runtime.artifact.embedder_manifest import EmbedderManifest
     from rbee_runtime.artifact.manifest import Manifest
+    from rbee_runtime.artifact.reranker_manifest import RerankerManifest
 
-AnyManifest = TypeVar("AnyManifest", "Manifest", "EmbedderManifest")
+AnyManifest = TypeVar("AnyManifest", "Manifest", "EmbedderManifest", "RerankerManifest")
 
 ByteProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""

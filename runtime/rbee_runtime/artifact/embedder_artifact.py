@@ -20,8 +20,8 @@ class EmbedderArtifact(Directory[EmbedderManifest]):
         """Read the manifest and check that every file it names is there, at its size.
 
         Raises:
-            ArtifactError: No manifest, a newer or invalid one, one of a language model, or a file
-                missing or cut short.
+            ArtifactError: No manifest, a newer or invalid one, one of another kind of model, or a
+                file missing or cut short.
         """
         manifest = read_manifest(path, "embed", EmbedderManifest)
         return cls(path, manifest).check("graph", "tokenizer")

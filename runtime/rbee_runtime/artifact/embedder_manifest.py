@@ -7,55 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from rbee_runtime.artifact.parts import FileEntry, Frozen, Precision, Source, Sparse, WeightGroup
-
-
-class EmbedderShapes(Sparse):
-    """The model's dimensions.
-
-    Attributes:
-        layers: Blocks.
-        hidden: Width of the residual stream.
-        intermediate: Width inside the MLP.
-        heads: Attention heads, of queries.
-        vocab: Rows of the table of tokens.
-        context_length: Tokens of a text at most, special ones included.
-        kv_heads: Key and value heads of a decoder; ``None`` for an encoder, which has ``heads``.
-        head_dim: Width of a decoder's heads; ``None`` for an encoder, which cuts ``hidden``.
-    """
-
-    layers: PositiveInt
-    hidden: PositiveInt
-    intermediate: PositiveInt
-    heads: PositiveInt
-    vocab: PositiveInt
-    context_length: PositiveInt
-    kv_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
-
-    OPTIONAL: ClassVar = ("kv_heads", "head_dim")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if (self.kv_heads is None) != (self.head_dim is None):
-            raise ValueError("kv_heads and head_dim come together")
-        if self.head_dim is None and self.hidden % self.heads:
-            raise ValueError("heads must divide hidden")
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise ValueError("kv_heads must divide heads")
-        return self
-
-    @property
-    def attended(self) -> int:
-        """Width of all heads."""
-        return self.hidden if self.head_dim is None else self.heads * self.head_dim
-
-    @property
-    def together(self) -> int:
-        """Width of queries, keys and values side by side."""
-        if self.kv_heads is None or self.head_dim is None:
-            return 3 * self.hidden
-        return self.attended + 2 * self.kv_heads * self.head_dim
+from rbee_runtime.artifact.parts import Frozen, Sparse
+from rbee_runtime.artifact.text_manifest import TextManifest
 
 
 class Embedding(Sparse):
@@ -113,47 +66,25 @@ class EmbeddingFidelity(Frozen):
     agreement: float
 
 
-class EmbedderManifest(Frozen):
+class EmbedderManifest(TextManifest):
     """The content of the ``artifact.json`` of a model of embeddings, format version 5.
 
     Attributes:
-        format_version: Version of this layout.
-        task: What the model is for.
-        exporter: Name and version of the program that wrote the artifact.
-        source: Where the weights came from.
-        model_ref: The reference the worker announces, e.g. ``hf:org/name``.
-        family: Row of the exporter's family table, e.g. ``bert``.
-        shapes: The model's dimensions.
-        precision: How the weights are held.
-        dialect: Vocabulary of the graph: ONNX Runtime's fused operators.
         embedding: What a text's vector is.
-        files: Every other file of the directory.
-        weights: What the weights were and how they are held.
         fidelity: Measured at export, unless that was skipped.
     """
 
     format_version: Literal[5] = 5
     task: Literal["embed"] = "embed"
-    exporter: str
-    source: Source
-    model_ref: str
-    family: str
-    shapes: EmbedderShapes
-    precision: Precision
-    dialect: Literal["ort"] = "ort"
     embedding: Embedding
-    files: tuple[FileEntry, ...]
-    weights: tuple[WeightGroup, ...] = ()
     fidelity: EmbeddingFidelity | None = None
 
     @property
-    def target(self) -> Literal["cpu", "cuda"]:
-        """What it is compiled for: at 16 bits for CUDA, and else for the CPU."""
-        return "cpu" if self.computes_in == "float32" else "cuda"
+    def output(self) -> tuple[str, int]:
+        """What the graph gives each text: its name, and how many numbers."""
+        return "embeddings", self.embedding.dim
 
     @property
-    def computes_in(self) -> Literal["float32", "float16", "bfloat16"]:
-        """Type of its activations."""
-        if self.precision == "fp16":
-            return "float16"
-        return "bfloat16" if self.precision == "bf16" else "float32"
+    def token_types(self) -> bool:
+        """Whether the graph is told each token's type: a text has one alone."""
+        return False

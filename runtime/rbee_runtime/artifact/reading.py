@@ -15,19 +15,21 @@ from rbee_runtime.errors import ArtifactError
 from rbee_runtime.units import human_size
 
 MANIFEST_NAME = "artifact.json"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 OLDEST_FORMAT_VERSION = 3
 """From version 4 on there may be a ``half_cache_graph``, which has ``slots`` from 6 on; 5 is of
-embedding models alone, 7 of language models with a state."""
+embedding models alone, 7 of language models with a state, 8 of rerankers."""
 
-Task = Literal["generate", "embed"]
-"""What a model is for: texts that go on, or vectors of texts."""
+Task = Literal["generate", "embed", "rerank"]
+"""What a model is for: texts that go on, vectors of texts, or how well texts answer a query."""
 
-_EMBEDS = 5
+_TASKS: Mapping[object, Task] = MappingProxyType({5: "embed", 8: "rerank"})
+"""What the models of a version are for, where that is not to go on."""
 _WHAT_RUNS: Mapping[Task, str] = MappingProxyType(
     {
         "generate": "is a language model: rbee-generate and rbee-worker run it",
         "embed": "is an embedding model: rbee-embed and rbee-worker run it",
+        "rerank": "is a reranker: rbee-worker runs it",
     }
 )
 _LARGEST_MANIFEST = 16 << 20
@@ -113,4 +115,4 @@ def _version(raw: object) -> object:
 
 def _task(raw: object) -> Task:
     version = _version(raw)
-    return "embed" if version == _EMBEDS else "generate"
+    return _TASKS.get(version, "generate") if isinstance(version, int) else "generate"

@@ -26,7 +26,7 @@ from rbee_runtime.memory import (
 from rbee_runtime.step import PREFILL_CHUNK
 
 if TYPE_CHECKING:
-    from rbee_runtime.artifact import EmbedderArtifact
+    from rbee_runtime.artifact import AnyArtifact
     from rbee_runtime.backend.tensorrt_opening import Fallback
 
 _LOG = logging.getLogger("rbee.backend")
@@ -173,7 +173,7 @@ def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaD
 
 
 def choose_device(
-    artifact: Artifact | EmbedderArtifact,
+    artifact: AnyArtifact,
     name: str | None,
     index: int,
     fallback: Fallback = None,
@@ -214,7 +214,7 @@ def choose_device(
     return _said(_cpu(artifact, index), "no NVIDIA driver is here")
 
 
-def _cuda(artifact: Artifact | EmbedderArtifact, index: int) -> CudaDevice:
+def _cuda(artifact: AnyArtifact, index: int) -> CudaDevice:
     device = open_cuda(index)
     in_bfloat16 = artifact.manifest.computes_in == "bfloat16"
     if in_bfloat16 and device.gpu is not None and device.gpu.capability < _COMPUTES_BFLOAT16:
@@ -225,7 +225,7 @@ def _cuda(artifact: Artifact | EmbedderArtifact, index: int) -> CudaDevice:
     return device
 
 
-def _cpu(artifact: Artifact | EmbedderArtifact, index: int) -> HostDevice:
+def _cpu(artifact: AnyArtifact, index: int) -> HostDevice:
     if index != 0:
         raise DeviceError(f"device {index} does not exist: the CPU is device 0")
     if artifact.manifest.computes_in == "bfloat16":

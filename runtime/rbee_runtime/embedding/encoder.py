@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime import kernels
-from rbee_runtime.artifact import EmbedderArtifact
 from rbee_runtime.backend.opening import choose_device
 from rbee_runtime.backend.session import Binding, open_session
 from rbee_runtime.device import Device, Staging
@@ -15,6 +16,9 @@ from rbee_runtime.embedding.footprint import step_bytes
 from rbee_runtime.embedding.packer import Pack, Text
 from rbee_runtime.errors import ArtifactError, DeviceError, OutOfMemory
 from rbee_runtime.units import human_size
+
+if TYPE_CHECKING:
+    from rbee_runtime.artifact import TextArtifact
 
 PACK_TOKENS = 2048
 """Tokens of a pack at most: where attention computes the scores of all pairs, those are many."""
@@ -24,10 +28,11 @@ _KEPT = 256
 make as a tenth of its step."""
 
 _INPUTS = {"input_ids": "tensor(int64)", "cu_seqlens": "tensor(int32)"}
+_TYPES = "token_types"
 
 
 class Encoder:
-    """Runs the graph of an embedding model on the CPU or a GPU.
+    """Runs the graph of an embedding model or a reranker on the CPU or a GPU.
 
     Attributes:
         name: ``cpu`` or ``cuda``.
@@ -37,7 +42,7 @@ class Encoder:
 
     def __init__(
         self,
-        artifact: EmbedderArtifact,
+        artifact: TextArtifact,
         session: ort.InferenceSession,
         device: Device,
         *,
@@ -63,14 +68,14 @@ class Encoder:
         self._device = device
         self._native = native
         self._manifest = manifest
-        self._dim = manifest.embedding.dim
+        self._output, self._dim = manifest.output
         self._check(artifact)
         self._inputs = self._stage(self.pack_tokens)
         self._vectors = device.zeros((self.pack_tokens, self._dim), "float32")
         self._bindings: dict[tuple[int, int], Binding] = {}
 
     @classmethod
-    def open(cls, artifact: EmbedderArtifact, backend: str | None, index: int) -> Encoder:
+    def open(cls, artifact: TextArtifact, backend: str | None, index: int) -> Encoder:
         """Load an artifact's graph on the backend of this name, or on the best that works here.
 
         Args:
@@ -85,7 +90,8 @@ class Encoder:
         """
         if backend == "tensorrt":
             raise DeviceError(
-                f"{artifact.path}: embedding models run on cpu and cuda, not on tensorrt"
+                f"{artifact.path}: models that read whole texts run on cpu and cuda, "
+                "not on tensorrt"
             )
         device = choose_device(artifact, backend, index)
         manifest = artifact.manifest
@@ -103,7 +109,8 @@ class Encoder:
         """Run a pack.
 
         Returns:
-            The vectors of its texts, ``float32[texts, dim]``, which the caller may keep.
+            The vectors of its texts, ``float32[texts, dim]``, or the scores of its pairs,
+            ``float32[pairs, 1]``, which the caller may keep.
 
         Raises:
             OutOfMemory: The device could not provide what the step needs.
@@ -117,6 +124,9 @@ class Encoder:
             inputs = self._stage(pack.tokens)
         host = inputs.host
         host["input_ids"][: pack.tokens] = np.concatenate([text.ids for text in pack.texts])
+        if self._manifest.token_types:
+            types = [text.types for text in pack.texts if text.types is not None]
+            host[_TYPES][: pack.tokens] = np.concatenate(types)
         lengths = [len(text.ids) for text in pack.texts]
         np.cumsum(lengths, dtype=np.int32, out=host["cu_seqlens"][1 : texts + 1])
         self._device.upload(inputs)
@@ -127,7 +137,8 @@ class Encoder:
 
     def warm_up(self) -> None:
         """Run a text of two tokens; see :meth:`run`."""
-        self.run(Pack((Text("", 0, np.zeros(2, np.int32)),), 2))
+        zeros = np.zeros(2, np.int32)
+        self.run(Pack((Text("", 0, zeros, zeros),), 2))
 
     def held(self) -> int:
         """Return the bytes of the device's memory that the process holds."""
@@ -141,7 +152,9 @@ class Encoder:
         binding = Binding(self._session, self._device)
         binding.input("input_ids", inputs.device["input_ids"][:tokens])
         binding.input("cu_seqlens", inputs.device["cu_seqlens"][: texts + 1])
-        binding.output("embeddings", self._vectors[:texts])
+        if self._manifest.token_types:
+            binding.input(_TYPES, inputs.device[_TYPES][:tokens])
+        binding.output(self._output, self._vectors[:texts])
         if inputs is self._inputs:
             if len(self._bindings) == _KEPT:
                 self._bindings.clear()
@@ -150,7 +163,12 @@ class Encoder:
 
     def _stage(self, tokens: int) -> Staging:
         """Return room for the inputs of a pack of so many tokens, each a text at most."""
-        layout = {"input_ids": ((tokens,), "int64"), "cu_seqlens": ((tokens + 1,), "int32")}
+        layout: dict[str, tuple[tuple[int], str]] = {
+            "input_ids": ((tokens,), "int64"),
+            "cu_seqlens": ((tokens + 1,), "int32"),
+        }
+        if self._manifest.token_types:
+            layout[_TYPES] = ((tokens,), "int32")
         return self._device.stage(layout)
 
     def _require_room(self, tokens: int) -> None:
@@ -165,19 +183,20 @@ class Encoder:
         if needed > left:
             raise OutOfMemory(
                 f"a text of {tokens} tokens takes some {human_size(needed)}, and "
-                f"{human_size(left)} are free: embed it in parts"
+                f"{human_size(left)} are free: send it in parts"
             )
 
-    def _check(self, artifact: EmbedderArtifact) -> None:
+    def _check(self, artifact: TextArtifact) -> None:
         graph = artifact.file("graph")
         inputs = {value.name: value.type for value in self._session.get_inputs()}
-        for name, kind in _INPUTS.items():
+        wanted = _INPUTS | ({_TYPES: "tensor(int32)"} if self._manifest.token_types else {})
+        for name, kind in wanted.items():
             if inputs.get(name) != kind:
                 raise ArtifactError(f"{graph}: lacks the input {name!r} of {kind}")
         outputs = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
-        kind, shape = outputs.get("embeddings", ("", []))
+        kind, shape = outputs.get(self._output, ("", []))
         if kind != "tensor(float)" or shape[1:] != [self._dim]:
             raise ArtifactError(
-                f"{graph}: its embeddings are not float of [texts, {self._dim}]; "
+                f"{graph}: its {self._output} are not float of [texts, {self._dim}]; "
                 "export the model again"
             )

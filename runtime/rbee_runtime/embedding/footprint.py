@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rbee_runtime.artifact import EmbedderManifest
+from rbee_runtime.artifact import TextManifest
 
 _HIDING = 4
 """Numbers that it takes, for a pair of tokens, to hide what is out of a window's reach."""
 
 
-def step_bytes(manifest: EmbedderManifest, tokens: int, *, scores: bool) -> int:
+def step_bytes(manifest: TextManifest, tokens: int, *, scores: bool) -> int:
     """Return about how many bytes a step over one text of so many tokens takes, rather more.
 
     Args:

@@ -204,4 +204,4 @@ def _by_request(pack: Pack) -> Iterator[Pack]:
 def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32] | RuntimeFault:
     if np.isfinite(vectors).all():
         return vectors
-    return InferenceFailed("the model's vectors are not finite; export it at --precision fp32")
+    return InferenceFailed("what the model gives is not finite; export it at --precision fp32")

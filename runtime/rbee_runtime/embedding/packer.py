@@ -21,11 +21,13 @@ class Text:
         request_id: Whose it is.
         index: Which input of the request.
         ids: Token ids, special ones included: ``int32[tokens]``.
+        types: Type of each, of models that tell two texts in one apart: ``int32[tokens]``.
     """
 
     request_id: str
     index: int
     ids: NDArray[np.int32]
+    types: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
