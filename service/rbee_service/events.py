@@ -56,6 +56,19 @@ class EmbeddingOutput:
     dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    """The score of one document by a reranker.
+
+    Attributes:
+        index: Which document.
+        score: How well it answers the query: the more, the better.
+    """
+
+    index: int
+    score: float
+
+
 class StopReason(StrEnum):
     """Why an inference ended, as clients know it."""
 

@@ -65,6 +65,11 @@ class Metrics:
         """Vectors of texts; there from the first one on, and never where none is made."""
         return self._counter("rbee_vectors", "Vectors of texts.")
 
+    @cached_property
+    def scores(self) -> Counter:
+        """Scores of documents; there from the first one on, and never where none is made."""
+        return self._counter("rbee_scores", "Scores of documents.")
+
     def watch(self, gauges: Callable[[], Iterator[Metric]]) -> None:
         """Ask for ``gauges`` whenever the metrics are read."""
         self._registry.register(_Asked(gauges))

@@ -41,18 +41,18 @@ class ModelKind(Generic[EventT, T]):
         name: With its article.
         actor: Who narrates what is done for a request.
         routes: Where such a model is asked, for those who asked elsewhere.
-        inference: Body of ``/v1/inference``.
-        job: Body of ``/v1/jobs``.
         translate: Makes of its backend's events those that clients read.
         meter: Counts and times its requests.
+        inference: Body of ``/v1/inference``; ``None`` where a prompt is not what it is asked.
+        job: Body of ``/v1/jobs``, the same.
         most_waiting: Events of a request that may wait for their reader.
     """
 
     name: str
     actor: str
     routes: str
-    inference: type[NamedPrompt]
-    job: type[PromptJob]
     translate: MakeTranslator[EventT, T]
     meter: MakeMeter[EventT]
+    inference: type[NamedPrompt] | None = None
+    job: type[PromptJob] | None = None
     most_waiting: int = MOST_WAITING

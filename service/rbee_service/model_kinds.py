@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from rbee_runtime.artifact import Manifest
+from rbee_runtime.artifact import Manifest, Task
 from rbee_runtime.embedding import MOST_INPUTS, EmbeddingEvent
 from rbee_runtime.events import Event
 from rbee_service.completion import CompletionTranslator
@@ -13,11 +15,13 @@ from rbee_service.completion_request import CompletionRequest, JobRequest
 from rbee_service.embedding import EmbeddingTranslator
 from rbee_service.embedding_meter import EmbeddingMeter
 from rbee_service.embedding_request import EmbedJobRequest, EmbedRequest
-from rbee_service.events import EmbeddingOutput, TokenOutput
+from rbee_service.events import EmbeddingOutput, ScoreOutput, TokenOutput
 from rbee_service.model_kind import ModelKind
 
 if TYPE_CHECKING:
-    from rbee_runtime.artifact import EmbedderManifest
+    from rbee_runtime.reranking.events import RerankEvent
+    from rbee_service.model_loader import AnyManifest
+    from rbee_service.reranking import RerankTranslator
 
 LANGUAGE_MODEL: Final[ModelKind[Event, TokenOutput]] = ModelKind(
     name="a language model",
@@ -45,6 +49,27 @@ EMBEDDING_MODEL: Final[ModelKind[EmbeddingEvent, EmbeddingOutput]] = ModelKind(
 )
 
 
-def kind_of(manifest: Manifest | EmbedderManifest) -> ModelKind[Any, Any]:
+def _rerank_translator(**known: Any) -> RerankTranslator:
+    """Return a reranker's translator, which workers of other models start without."""
+    from rbee_service.reranking import RerankTranslator
+
+    return RerankTranslator(**known)
+
+
+RERANKER: Final[ModelKind[RerankEvent, ScoreOutput]] = ModelKind(
+    name="a reranker",
+    actor="reranking-worker-rbee",
+    routes="/v1/rerank",
+    translate=_rerank_translator,
+    meter=EmbeddingMeter,
+    most_waiting=MOST_INPUTS + 1,
+)
+
+_OTHERS: Final[Mapping[Task, ModelKind[Any, Any]]] = MappingProxyType(
+    {"embed": EMBEDDING_MODEL, "rerank": RERANKER}
+)
+
+
+def kind_of(manifest: AnyManifest) -> ModelKind[Any, Any]:
     """Return the kind of a model, given the manifest of its artifact."""
-    return LANGUAGE_MODEL if isinstance(manifest, Manifest) else EMBEDDING_MODEL
+    return LANGUAGE_MODEL if isinstance(manifest, Manifest) else _OTHERS[manifest.task]

@@ -24,13 +24,20 @@ from rbee_service.options import Options
 from rbee_service.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from rbee_runtime.artifact import EmbedderManifest
+    from rbee_runtime.artifact import EmbedderManifest, RerankerManifest
+    from rbee_runtime.embedder import Embedder
     from rbee_runtime.reasoning import ReasoningForm
+    from rbee_runtime.reranker import Reranker
+    from rbee_runtime.reranking.events import RerankEvent
+    from rbee_runtime.reranking.request import RerankRequest
     from rbee_runtime.status import LoadProgress
     from rbee_runtime.tools import CallManner
 
+    AnyManifest = Manifest | EmbedderManifest | RerankerManifest
+
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 EventT_co = TypeVar("EventT_co", covariant=True)
+TextModelT = TypeVar("TextModelT", "Embedder", "Reranker")
 
 
 class ChatTokenizer(Protocol):
@@ -114,7 +121,7 @@ class ModelBackend(InferenceBackend[RequestT_contra, EventT_co], Protocol):
     """
 
     @property
-    def manifest(self) -> Manifest | EmbedderManifest: ...  # noqa: D102
+    def manifest(self) -> AnyManifest: ...  # noqa: D102
     @property
     def backend_name(self) -> str: ...  # noqa: D102
     @property
@@ -159,8 +166,11 @@ def load_model(
     def tell(loading: LoadProgress) -> None:
         progress(LayerProgress(loading.layers_loaded, loading.layers_total, loading.bytes_loaded))
 
-    if task_of(artifact) == "embed":
+    task = task_of(artifact)
+    if task == "embed":
         return _load_embedder(artifact, options, tell)
+    if task == "rerank":
+        return _load_reranker(artifact, options, tell)
     return _load_engine(artifact, options, tell)
 
 
@@ -193,11 +203,29 @@ def _load_embedder(
 ) -> EmbeddingBackend:
     from rbee_runtime.embedder import Embedder
 
+    return _load_texts(Embedder, "an embedding model", artifact, options, progress)
+
+
+def _load_reranker(
+    artifact: Path, options: Options, progress: Callable[[LoadProgress], None]
+) -> ModelBackend[RerankRequest, RerankEvent]:
+    from rbee_runtime.reranker import Reranker
+
+    return _load_texts(Reranker, "a reranker", artifact, options, progress)
+
+
+def _load_texts(
+    kind: type[TextModelT],
+    name: str,
+    artifact: Path,
+    options: Options,
+    progress: Callable[[LoadProgress], None],
+) -> TextModelT:
     asked = {"--slots": options.slots, "--context-length": options.context_length}
     idle = [flag for flag, value in asked.items() if value is not None]
     if idle:
-        structlog.get_logger().warning("Of no use to an embedding model", flags=", ".join(idle))
-    return Embedder.load(
+        structlog.get_logger().warning(f"Of no use to {name}", flags=", ".join(idle))
+    return kind.load(
         artifact,
         backend=options.backend,
         device=options.device,

@@ -33,6 +33,7 @@ from rbee_service.http.message_routes import add_message_routes
 from rbee_service.http.metrics_routes import add_metrics_routes
 from rbee_service.http.model_routes import add_model_routes
 from rbee_service.http.openai_routes import add_openai_routes
+from rbee_service.http.rerank_routes import add_rerank_routes
 from rbee_service.http.response_routes import add_response_routes
 from rbee_service.http.server import HttpServer
 from rbee_service.http.status_routes import add_status_routes
@@ -105,6 +106,7 @@ class Worker:
         add_response_routes(app, self._inferences)
         add_message_routes(app, self._inferences)
         add_embedding_routes(app, self._inferences)
+        add_rerank_routes(app, self._inferences)
         add_model_routes(app, self._inferences)
         add_metrics_routes(app, self._metrics)
         add_docs_routes(app, "rbee worker", __version__, "A model, served to a hive.")

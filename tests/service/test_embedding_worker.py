@@ -18,10 +18,11 @@ import pytest
 from processes import REAL, run, started
 from stand_in import bodies
 from support.makers import MakeArtifact, MakeEncoder
+from support.rerankers import HEAD
 from support.tiny_encoders import CONTEXT
 
 from rbee_bench.hive_stand_in import Hive, Received
-from rbee_runtime import Embedder
+from rbee_runtime import Embedder, Reranker
 
 READY = "/v1/workers/ready"
 SECRET = "t0ken-of-the-test"
@@ -145,6 +146,22 @@ async def test_a_decoder_serves_its_vectors(
     np.testing.assert_allclose(output["embedding"], expected[0], atol=1e-6)
 
 
+async def test_a_reranker_answers_in_its_order(
+    make_encoder: MakeEncoder, make_reranker: MakeArtifact, hive: Hive
+) -> None:
+    model = make_reranker(make_encoder(modules=None, head=HEAD, num_labels=1), "fp32")
+    with Reranker.load(model, backend="cpu") as reranker:
+        expected = reranker.rank("A hive", TEXTS)
+    with started(REAL, *flags_for(model, hive, "--slots", "2")) as worker:
+        report = (await reported(hive)).body
+        asked = {"model": report["model_ref"], "query": "A hive", "documents": TEXTS}
+        async with httpx.AsyncClient(base_url=report["url"], timeout=30) as client:
+            answer = await client.post("/v1/rerank", json=asked)
+        assert "Of no use to a reranker" in worker.said()
+    found = [(one["index"], one["relevance_score"]) for one in answer.json()["results"]]
+    assert found == [(each.index, pytest.approx(each.score, abs=1e-6)) for each in expected]
+
+
 async def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path, hive: Hive) -> None:
     """Until it is, nobody knows that it is an encoder's."""
     environment = {"RBEE_ARTIFACT_CACHE": str(tmp_path)}
@@ -219,6 +236,7 @@ def test_no_kind_loads_what_runs_the_other(artifact: Path, tiny_artifact: Path, 
     model = tiny_artifact if kind == "language" else artifact
     command = [sys.executable, "-c", LOADED, str(model)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "rbee_runtime.reranker" not in loaded
     engines = {
         "language": {"rbee_runtime.engine", "rbee_runtime.loop", "rbee_runtime.scheduler"},
         "embedding": {"rbee_runtime.embedder", "rbee_runtime.embedding.loop"},

@@ -12,6 +12,7 @@ from rbee_service.openai.embeddings import EmbeddingsRequest
 from rbee_service.openai.errors import OpenAiError
 from rbee_service.openai.parsing import parse_openai
 from rbee_service.openai.requests import ChatRequest, TextRequest
+from rbee_service.rerank_request import RerankBody
 
 SIZE = 1 << 17
 HELLO = '"messages":[{"role":"user","content":"Hello"}]'
@@ -67,6 +68,11 @@ def members(value: str) -> str:
         ),
         (TextRequest, array_of("prompt", "-1"), "prompt[0] must be at least 0"),
         (EmbeddingsRequest, array_of("input", "-1"), "input[0] must be at least 0"),
+        (
+            RerankBody,
+            array_of("documents", "1"),
+            "query is required; documents[0]: must be a text, or an object with one",
+        ),
     ],
 )
 def test_it_is_refused_for_a_few(model: type[BaseModel], body: str, message: str) -> None:

@@ -113,7 +113,7 @@ async def test_what_it_shows_is_what_it_says(document: dict[str, Any]) -> None:
             if content is not None:
                 assert check_stream(document, content, content["example"])
                 streams += 1
-    assert (bodies, streams) == (9, 8)
+    assert (bodies, streams) == (11, 8)
 
 
 @pytest.mark.parametrize("dialect", ["output", "token"])

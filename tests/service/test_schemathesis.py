@@ -39,7 +39,7 @@ unexpected-methods = []
 
 [[operations]]
 # Two thousand cases for their fifty members, most of which are refused alike.
-include-tag = ["OpenAI", "Anthropic"]
+include-tag = ["OpenAI", "Anthropic", "Reranking"]
 phases.coverage.enabled = false
 
 [[operations]]
@@ -59,9 +59,10 @@ NOT_LOOKED_AT = """
 include-operation-id = ["create_job", "inference"]
 checks.negative_data_rejection.enabled = false
 """
+RERANKS = ["rerank", "rerank_v2"]
 OTHERS = {
-    "language": ["embeddings"],
-    "embedding": ["chat", "completions", "responses", "messages", "count", "infer"],
+    "language": ["embeddings", *RERANKS],
+    "embedding": ["chat", "completions", "responses", "messages", "count", "infer", *RERANKS],
 }
 
 
@@ -111,5 +112,5 @@ def test_it_keeps_to_its_document(kind: str, model: Path, tmp_path: Path) -> Non
             assert worker.process.poll() is None
             said = worker.said()
     assert asked.returncode == 0, asked.stdout
-    assert re.search(r"Tested: 20\b", asked.stdout), asked.stdout
+    assert re.search(r"Tested: 22\b", asked.stdout), asked.stdout
     assert "Traceback" not in said

@@ -79,6 +79,7 @@ def add_embedding_routes(app: App, inferences: Inferences) -> None:
     def check_dimensions(asked: int | None) -> None:
         manifest = inferences.loaded.manifest
         assert not isinstance(manifest, Manifest), "it is an embedding model"
+        assert manifest.task == "embed", "it is an embedding model"
         embedding = manifest.embedding
         if asked is None or embedding.may_have(asked):
             return

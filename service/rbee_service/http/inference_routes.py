@@ -71,11 +71,11 @@ def add_inference_routes(app: App, inferences: Inferences, dialect: SseDialect) 
     """
 
     async def inference(request: Request) -> None:
-        kind = inferences.kind()
-        taken = take_in(request, kind.inference, PRIVATE_FIELDS, dialect)
+        body = inferences.asked_by("inference")
+        taken = take_in(request, body, PRIVATE_FIELDS, dialect)
         request_id = uuid.uuid4().hex
         ask = partial(taken.body.to_runtime, request_id, taken.manner.deadline)
-        begin = inferences.begun(kind, request, taken.body.job_id, request_id, ask)
+        begin = inferences.begun(inferences.kind(), request, taken.body.job_id, request_id, ask)
         async with begin as begun:
             await stream_reply(request, inference_chunks(begun.inference, taken.manner.dialect))
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import structlog
 from sanic import Request
@@ -131,8 +131,26 @@ class Inferences:
         """
         served = self.kind()
         if kind is not None and served is not kind:
-            message = f"{self.model} is {served.name}: ask {served.routes}"
-            raise ApiError(ErrorCode.INVALID_REQUEST, message)
+            raise self._elsewhere(served)
+
+    def asked_by(self, body: Literal["inference", "job"]) -> type[Any]:
+        """Return what a model is asked with at a route that takes a prompt.
+
+        Args:
+            body: Which of its bodies.
+
+        Raises:
+            ApiError: The worker is loading or stopping, or its model takes none.
+        """
+        served = self.kind()
+        found = served.inference if body == "inference" else served.job
+        if found is None:
+            raise self._elsewhere(served)
+        return found
+
+    def _elsewhere(self, served: ModelKind[Any, Any]) -> ApiError:
+        message = f"{self.model} is {served.name}: ask {served.routes}"
+        return ApiError(ErrorCode.INVALID_REQUEST, message)
 
     @asynccontextmanager
     async def begun(

@@ -99,8 +99,8 @@ def add_job_routes(app: App, inferences: Inferences, dialect: SseDialect) -> Non
     board: JobBoard[Intake[PromptJob]] = JobBoard()
 
     async def create(request: Request) -> HTTPResponse:
-        kind = inferences.kind()
-        job_id = board.create(take_in(request, kind.job, PRIVATE_FIELDS, dialect))
+        body = inferences.asked_by("job")
+        job_id = board.create(take_in(request, body, PRIVATE_FIELDS, dialect))
         structlog.get_logger().info("Created a job", job_id=job_id)
         created: JobCreated = {"job_id": job_id, "sse_url": f"/v1/jobs/{job_id}/stream"}
         return json_reply(created)
