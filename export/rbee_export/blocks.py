@@ -183,7 +183,8 @@ def quantize(weights: NDArray[np.float32], bits: Bits) -> BlockMatrix:
     scales = np.empty((rows, columns // BLOCK), np.float32)
     for part in row_ranges(rows, columns):
         blocks = weights[part].reshape(-1, columns // BLOCK, BLOCK).astype(np.float32, copy=False)
-        q, scales[part] = _quantize_blocks(blocks, bits)
+        with np.errstate(invalid="ignore", over="ignore"):  # the scale of no numbers is none either
+            q, scales[part] = _quantize_blocks(blocks, bits)
         packed[part] = pack(q, bits)
     return BlockMatrix(bits, packed, scales)
 

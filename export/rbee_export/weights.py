@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rbee_export.blocks import BLOCK, Bits, BlockMatrix, concatenate, quantize_pieces
 from rbee_export.checkpoint import Tensor, WeightSource
 from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.finiteness import require_finite
 from rbee_export.rounding import InputMoments
 from rbee_runtime.artifact import Precision, WeightGroup
 
@@ -21,7 +22,6 @@ Matrix = BlockMatrix | NDArray[Any]
 """Blocks, or floating-point numbers: 16 bits wide at ``fp16`` and ``bf16``, else ``float32``."""
 
 _HALVES: Mapping[str, Any] = MappingProxyType({"fp16": np.float16, "bf16": ml_dtypes.bfloat16})
-
 
 _KEPT = "MXFP4"
 """A type whose blocks 8 bits hold exactly, in no more room than what they would be rounded to."""
@@ -115,6 +115,7 @@ class Weights:
             CheckpointError: It is missing or of another shape.
         """
         weights = self.dense(name, rows, columns)
+        self.require_finite(name, weights)
         size = weights.size * (4 if dtype == "float32" else 2)
         held = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
         self.report.append(Held(name, self._tensor(name, weights.shape).kind, held, size))
@@ -170,6 +171,7 @@ class Weights:
             self._ready[name] = matrix
             return matrix.dequantize()
         weights = np.require(tensor.dense(), requirements="W")  # where it is no part of the file
+        self.require_finite(name, weights)
         self._ready[name] = inputs.round(weights, weights)
         return weights
 
@@ -216,7 +218,8 @@ class Weights:
             # In its type from the start: in float32, the largest takes twice the room.
             values = np.empty(tensor.shape, _HALVES[self.precision])
             for rows, part in tensor.pieces():
-                values[rows] = part
+                with np.errstate(over="ignore"):  # what it makes infinite is refused
+                    values[rows] = part
             return values
         if self.precision == "fp32":
             return tensor.dense()
@@ -235,7 +238,18 @@ class Weights:
                 "use --precision fp32"
             )
 
+    def require_finite(self, name: str, matrix: Matrix) -> None:
+        """Refuse a weight that holds infinity or what is no number.
+
+        Raises:
+            CheckpointError: It does.
+            UnsupportedModel: It would, in 16 bits.
+        """
+        halves = "fp16" in (self.precision, self.beside)
+        require_finite(self.checkpoint.name, name, matrix, halves=halves)
+
     def _note(self, name: str, tensor: Tensor, matrix: Matrix) -> None:
+        self.require_finite(name, matrix)
         if isinstance(matrix, BlockMatrix):
             held, size = matrix.description, matrix.nbytes
             if self.beside == "fp16" or (self.beside == "bf16" and matrix.bits == 4):

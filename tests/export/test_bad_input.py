@@ -250,6 +250,20 @@ def test_rows_that_are_no_whole_blocks(
     assert "layers.0.down has 100 columns, not a multiple of 32; use --precision fp32" in said
 
 
+@pytest.mark.parametrize(
+    ("precision", "value"),
+    [("fp32", math.nan), ("int8", math.inf), ("int4", math.nan), ("fp16", 1e5)],
+)
+def test_weights_that_nothing_can_be_computed_with(
+    precision: str, value: float, tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    model = copy_of(tiny_llama, tmp_path)
+    rewrite_tensors(lambda tensors: tensors[UP].__setitem__((3, 3), value))(model)
+    said = refused("--model", model, "--out", tmp_path / "out", "--precision", precision)
+    assert "layers.1.up holds " in said
+    assert ("too large for fp16" if precision == "fp16" else "NaN or infinity; download") in said
+
+
 def test_kept_blocks_of_a_file_without_any(
     tiny_llama: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:

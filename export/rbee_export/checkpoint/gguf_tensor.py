@@ -112,8 +112,7 @@ class GgufTensor:
         packed = np.empty((rows, columns // BLOCK, BLOCK), np.uint8)
         scales = np.empty((rows, columns // BLOCK), np.float32)
         for part, stored in self._parts():
-            with np.errstate(invalid="ignore", over="ignore"):
-                matrix = quantize(_dequantize(stored, self.type), 8)
+            matrix = quantize(_dequantize(stored, self.type), 8)
             packed[part], scales[part] = matrix.packed, matrix.scales
         return BlockMatrix(8, packed, scales)
 

@@ -256,5 +256,6 @@ def _read(
         values = values.view(ml_dtypes.bfloat16)
     weights: NDArray[np.float32] = np.asarray(values).astype(np.float32, copy=False)
     if place.logarithm:
-        return -np.exp(weights)
+        with np.errstate(over="ignore"):
+            return -np.exp(weights)
     return weights + np.float32(place.add) if place.add else weights

@@ -77,6 +77,7 @@ class _Stack:
     def round(self, expert: int, inputs: InputMoments | None) -> Floats:
         """Round an expert's matrix, and return what it then stands for."""
         weights = np.require(self._tensors[expert].dense(), requirements="W")
+        self._weights.require_finite(self._name, weights)
         own = slice(expert * self._rows, (expert + 1) * self._rows)
         if inputs is None:
             rounded = quantize(weights, 4)
