@@ -107,6 +107,8 @@ def test_a_file_with_an_odd_field(
         ),
         ("gemma2", {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar is -4"),
         ("gemma2", {"hidden_size": -64}, "hidden_size is -64"),
+        ("gemma2", {"layer_types": ["chunked"] * 4}, "layer_types has 'chunked'; full_attention"),
+        ("gemma2", {"layer_types": [[]] * 4}, "layer_types has []; full_attention and sliding"),
     ],
 )
 def test_configurations_that_no_model_has(

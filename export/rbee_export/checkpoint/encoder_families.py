@@ -14,6 +14,7 @@ from rbee_export.checkpoint.encoder_config import (
     RotaryAttention,
 )
 from rbee_export.checkpoint.hf_rope import read_rope
+from rbee_export.checkpoint.hf_windows import which_slide
 from rbee_export.checkpoint.numbers import Numbers
 from rbee_export.checkpoint.relative_positions import BUCKETS
 from rbee_export.checkpoint.rope import Rope
@@ -220,9 +221,7 @@ def _sliding(c: EncoderConfig, number: Numbers) -> tuple[bool, ...]:
     kinds = number.settings.get("layer_types")
     if kinds is None:
         return tuple(layer % every != 0 for layer in range(c.layers))
-    if not isinstance(kinds, list) or len(kinds) != c.layers:
-        raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
-    return tuple(kind == "sliding_attention" for kind in kinds)
+    return which_slide(kinds, c.layers, number)
 
 
 def _rope(c: EncoderConfig, number: Numbers, theta: float, kind: str) -> Rope:

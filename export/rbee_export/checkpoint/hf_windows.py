@@ -7,7 +7,10 @@ from dataclasses import replace
 
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.errors import CheckpointError
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
+
+_SLIDING = "sliding_attention"
+_KINDS = ("full_attention", _SLIDING)
 
 
 def every_but(period: int) -> Callable[[int], bool]:
@@ -20,9 +23,24 @@ def sliding(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -
     kinds = number.settings.get("layer_types")
     if kinds is None:
         return tuple(default(layer) for layer in range(c.layers))
-    if not isinstance(kinds, list) or len(kinds) != c.layers:
-        raise CheckpointError(f"{number.source}: layer_types does not list {c.layers} layers")
-    return tuple(kind == "sliding_attention" for kind in kinds)
+    return which_slide(kinds, c.layers, number)
+
+
+def which_slide(kinds: object, layers: int, number: Numbers) -> tuple[bool, ...]:
+    """Return which layers have a window by what ``layer_types`` lists.
+
+    Raises:
+        CheckpointError: It is no list of as many layers as there are.
+        UnsupportedModel: It has a kind of layer that has neither a window nor all positions.
+    """
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise CheckpointError(f"{number.source}: layer_types does not list {layers} layers")
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise UnsupportedModel(
+                f"{number.source}: layer_types has {shown(kind)}; {' and '.join(_KINDS)} are known"
+            )
+    return tuple(kind == _SLIDING for kind in kinds)
 
 
 def windowed(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> DecoderConfig:
