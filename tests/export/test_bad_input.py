@@ -97,6 +97,7 @@ def cut_last_byte(directory: Path) -> None:
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 123456789\n"
 config = functools.partial(rewrite_json, "config.json")
 DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "no config": (remove("config.json"), "config.json: missing; is this a model directory?"),
@@ -174,6 +175,10 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
         rewrite_tensors(lambda t: t.update({UP: t[UP][:, :32].copy()})),
         "layers.1.up has shape [128, 32], its configuration says [128, 64]",
     ),
+    "quantised by another program": (
+        rewrite_tensors(lambda t: t.update({UP.replace("weight", "qweight"): t.pop(UP)})),
+        "its weights are quantised by AWQ or GPTQ; export the model that it was made of, or a GGUF",
+    ),
     "integers": (
         rewrite_tensors(lambda t: t.update({UP: t[UP].astype(np.int32)})),
         f"tensor {UP} has type I32; supported are F32, F16, BF16",
@@ -183,6 +188,14 @@ DIRECTORIES: dict[str, tuple[Damage, str]] = {
     "index with a bad map": (
         write("model.safetensors.index.json", '{"weight_map": [1]}'),
         "index.json",
+    ),
+    "a pointer": (
+        write("tokenizer.json", LFS_POINTER),
+        "tokenizer.json: a pointer of Git LFS in the file's place; 'git lfs pull' fetches the file",
+    ),
+    "an adapter": (
+        lambda model: (model / "config.json").rename(model / "adapter_config.json"),
+        "an adapter (LoRA) without its model; merge it into that",
     ),
     "no tokenizer": (remove("tokenizer.json"), "tokenizer.json: missing; save the model's fast"),
     "tokenizer no JSON": (write("tokenizer.json", "{"), "tokenizer.json"),
@@ -286,6 +299,7 @@ def overwrite(at: int, data: bytes) -> Callable[[bytes], bytes]:
 COUNT = struct.Struct("<Q")
 FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "not a whole GGUF file"),
+    "pointer": (lambda _: LFS_POINTER, "a pointer of Git LFS in the file's place"),
     "text": (lambda _: b"# Model card\n" * 100, "not a whole GGUF file"),
     "other magic": (overwrite(0, b"GGML"), "not a whole GGUF file"),
     "version 1": (overwrite(4, b"\1\0\0\0"), "GGUF version 1 is not supported"),
@@ -445,7 +459,7 @@ def test_another_architecture(tmp_path: Path, refused: Callable[..., str]) -> No
     writer.write_tensors_to_file()
     writer.close()
     said = refused("--model", model, "--out", tmp_path / "out")
-    assert "architecture 'mamba' is not supported; llama, mistral3, " in said
+    assert "architecture 'mamba' is not supported; docs/export.md lists what is" in said
 
 
 # Paths and flags
@@ -469,6 +483,12 @@ def test_neither_file_nor_directory(tmp_path: Path, refused: Callable[..., str])
     assert "neither a GGUF file nor a directory" in said
 
 
+def test_a_file_of_a_directory(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "model.safetensors").touch()
+    said = refused("--model", tmp_path / "model.safetensors", "--out", tmp_path / "out")
+    assert f"a file of a model's directory; give that, {tmp_path}" in said
+
+
 def test_a_directory_around_a_gguf_file(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "model.gguf").touch()
     said = refused("--model", tmp_path, "--out", tmp_path / "out")
@@ -478,7 +498,8 @@ def test_a_directory_around_a_gguf_file(tmp_path: Path, refused: Callable[..., s
 def test_an_artifact_is_no_checkpoint(
     tiny_artifact: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    assert "config.json: missing" in refused("--model", tiny_artifact, "--out", tmp_path / "out")
+    said = refused("--model", tiny_artifact, "--out", tmp_path / "out")
+    assert f"{tiny_artifact}: an artifact already; rbee-generate and rbee-worker run it" in said
 
 
 @pytest.mark.parametrize("place", ["file", "directory", "below a file"])

@@ -182,7 +182,8 @@ def test_the_engine_serves_it(name: str, request: pytest.FixtureRequest) -> None
 
 
 def test_the_program_turns_to_optimum_by_itself_and_says_so(neox: Program) -> None:
-    trying, done = neox.said.splitlines()
+    # On a machine that is slow, lines between them say how far it is.
+    trying, *_, done = neox.said.splitlines()
     assert "gpt_neox" in trying
     assert trying.endswith("; trying optimum")
     assert done.startswith(f"{neox.artifact}  optimum, ")

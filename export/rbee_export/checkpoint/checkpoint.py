@@ -111,6 +111,8 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         return SafetensorsCheckpoint.open(path, name)
     if path.is_file() and (path.suffix.lower() == ".gguf" or _begins_as_gguf(path)):
         return GgufCheckpoint.open(path)
+    if path.is_file() and (path.suffix == ".safetensors" or path.name == "config.json"):
+        raise CheckpointError(f"{path}: a file of a model's directory; give that, {path.parent}")
     if path.exists():
         raise CheckpointError(
             f"{path}: neither a GGUF file nor a directory with config.json and *.safetensors"

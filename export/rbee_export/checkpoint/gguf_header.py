@@ -27,6 +27,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType as ValueType
 from numpy.typing import NDArray
 
+from rbee_export.checkpoint.own_file import require_fetched
 from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 _VERSIONS = (2, 3)
@@ -106,6 +107,7 @@ def read_header(path: Path) -> GgufHeader:
             a type unknown here.
     """
     try:
+        require_fetched(path)
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:

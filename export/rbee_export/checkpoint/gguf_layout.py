@@ -74,7 +74,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         )
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"{path}: architecture {shown(name)} is not supported; {', '.join(ARCHITECTURES)} are"
+            f"{path}: architecture {shown(name)} is not supported; docs/export.md lists what is"
         )
     prefix = f"{name}."
     own = {key.removeprefix(prefix): v for key, v in fields.items() if key.startswith(prefix)}

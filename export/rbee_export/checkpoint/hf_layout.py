@@ -24,7 +24,7 @@ from rbee_export.checkpoint.layout import (
     split_name,
 )
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.errors import CheckpointError, UnsupportedModel
+from rbee_export.errors import CheckpointError, UnsupportedModel, shown
 
 _INNER = {
     "attention_norm": "input_layernorm",
@@ -72,7 +72,8 @@ def read_config(file: Path, settings: Mapping[str, Any]) -> DecoderConfig:
         kind = settings["model_type"]
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModel(
-            f"{file.parent}: model type {kind!r} is not supported; {', '.join(FAMILIES)} are"
+            f"{file.parent}: model type {shown(kind)} is not supported; "
+            "docs/export.md lists what is"
         )
     family = FAMILIES[kind]
     own = family.settings.items()

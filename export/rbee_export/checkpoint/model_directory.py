@@ -42,13 +42,27 @@ def beside(path: Path) -> tuple[Path, ...]:
     """Return the files besides the weights that are there, config.json first.
 
     Raises:
-        CheckpointError: One is not the directory's own, or far larger than any model's.
+        CheckpointError: One is not the directory's own, or far larger than any model's; or it is
+            the directory of something else.
     """
     present = [path / name for name in BESIDE if (path / name).exists()]
+    if path / "config.json" not in present:
+        _refuse_what_needs_none(path)
     for file in present:
         is_tokenizer = file.name in ("tokenizer.json", "tokenizer.model")
         require_own(file, LARGEST_TOKENIZER if is_tokenizer else LARGEST_SETTINGS)
     return tuple(present)
+
+
+def _refuse_what_needs_none(path: Path) -> None:
+    """Refuse what is mistaken for a model and has no config.json."""
+    if (path / "artifact.json").exists():
+        raise CheckpointError(f"{path}: an artifact already; rbee-generate and rbee-worker run it")
+    if (path / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{path}: an adapter (LoRA) without its model; merge it into that, save the whole "
+            "(merge_and_unload() of peft, then save_pretrained()), and give that directory"
+        )
 
 
 def read_shards(path: Path) -> dict[str, Path]:

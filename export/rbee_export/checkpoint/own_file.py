@@ -16,6 +16,8 @@ real ones have under two million.
 LARGEST_TOKENIZER = 1 << 28
 """Bytes; the largest real ones have forty million."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def require_own(file: Path, largest: int | None = None) -> None:
     """Refuse what is no file of its directory: a device, a pipe, a link to somewhere else.
@@ -27,7 +29,7 @@ def require_own(file: Path, largest: int | None = None) -> None:
         largest: Bytes it may have.
 
     Raises:
-        CheckpointError: It is one of these, or larger.
+        CheckpointError: It is one of these, or larger, or no more than a pointer of Git LFS.
         OSError: It is not there.
     """
     if file.is_symlink():
@@ -39,7 +41,22 @@ def require_own(file: Path, largest: int | None = None) -> None:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{file}: not a regular file")
+    require_fetched(file)
     if largest is not None and status.st_size > largest:
         raise CheckpointError(
             f"{file}: has {human_size(status.st_size)}, far more than any model's"
         )
+
+
+def require_fetched(file: Path) -> None:
+    """Refuse what Git leaves in the place of a large file where its LFS is not installed.
+
+    Raises:
+        CheckpointError: It is that.
+        OSError: The file cannot be read.
+    """
+    with file.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise CheckpointError(
+                f"{file}: a pointer of Git LFS in the file's place; 'git lfs pull' fetches the file"
+            )

@@ -16,6 +16,7 @@ from rbee_export.checkpoint import hf_gpt_oss, mxfp4, scaled_floats
 from rbee_export.checkpoint.checkpoint import TokenizerSource
 from rbee_export.checkpoint.config import DecoderConfig
 from rbee_export.checkpoint.dense_tensor import DenseTensor
+from rbee_export.checkpoint.foreign_weights import REMEDY, quantised_by
 from rbee_export.checkpoint.hf_layout import locate, read_config
 from rbee_export.checkpoint.json_file import read_json
 from rbee_export.checkpoint.layout import Stored, split_name
@@ -176,6 +177,9 @@ def read_tensor(
         CheckpointError: There is no such tensor.
         UnsupportedModel: It is stored in a type this exporter does not read.
     """
+    foreign = quantised_by(place.name, shards)
+    if foreign is not None:
+        raise UnsupportedModel(f"{path}: its weights are quantised by {foreign}; {REMEDY}")
     if place.name not in shards:
         raise CheckpointError(f"{path}: tensor {place.name} is missing")
     shard = shards[place.name]

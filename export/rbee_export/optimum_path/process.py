@@ -145,8 +145,7 @@ def _load_config(source: Source) -> Any:
         tasks = {}
     if TASK not in tasks:
         raise UnsupportedModel(
-            f"{checkpoint}: model type {kind!r} is neither one of this exporter's families nor "
-            "among the decoders optimum exports"
+            f"{checkpoint}: model type {kind!r} is not among the decoders that optimum exports"
         )
     try:
         config = AutoConfig.from_pretrained(
