@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rbee_runtime.constraint import AfterReasoning, Constraint, JsonSchema
 from rbee_runtime.engine import Engine
@@ -16,8 +16,13 @@ from rbee_runtime.reasoning import Reasoning, Stage
 from rbee_runtime.request import Request, SamplingParams
 from rbee_runtime.terminal_answer import TerminalAnswer
 
+USUAL_SYSTEM: Final = "You are a helpful assistant."
+"""The system message of who gives none."""
+
 _TOKENS = 256
 """Of an answer to a single prompt that no reasoning comes before, unless asked for otherwise."""
+
+_HELLO: Final = {"role": "user", "content": "Hello"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +68,38 @@ def ask_in_chat(
     return _answer(engine, request, reasoning)[1]
 
 
-def chat(engine: Engine, system: str, manner: Manner) -> None:
+def beginning(engine: Engine, system: str | None) -> list[dict[str, str]]:
+    """Return the messages that a chat begins with.
+
+    Args:
+        engine: Has the model.
+        system: The system message, ``""`` for none; ``None`` for the usual one, unless the model's
+            chat template refuses it, as that of Gemma does.
+    """
+    messages = [{"role": "system", "content": USUAL_SYSTEM if system is None else system}]
+    if system is None:
+        try:
+            engine.tokenizer.render_chat([*messages, _HELLO])
+        except InvalidRequest:
+            return []
+    return messages if system != "" else []
+
+
+def chat(engine: Engine, messages: list[dict[str, str]], manner: Manner) -> None:
     """Talk with whoever sits at the terminal, until the input ends.
 
     Each turn runs only what is new of it: what was said before is still in the cache.
+
+    Args:
+        engine: Has the model.
+        messages: What it begins with; what is said is added.
+        manner: How the model answers.
 
     Raises:
         InvalidRequest: The model has no chat template.
         RuntimeFault: A turn failed.
     """
-    engine.tokenizer.render_chat([{"role": "user", "content": "Hello"}])
-    messages = [{"role": "system", "content": system}] if system else []
+    engine.tokenizer.render_chat([_HELLO])
     print("Ctrl-C ends an answer, Ctrl-D the chat.", file=sys.stderr)
     for number, text in enumerate(_turns()):
         messages.append({"role": "user", "content": text})

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from rbee_runtime.chat import Manner, ask, ask_in_chat, chat, summary
+from rbee_runtime.chat import USUAL_SYSTEM, Manner, ask, ask_in_chat, beginning, chat, summary
 from rbee_runtime.constraint import JsonSchema
 from rbee_runtime.engine import Engine
 from rbee_runtime.errors import InvalidRequest
@@ -62,13 +62,14 @@ def _generate(engine: Engine, arguments: argparse.Namespace, schema: JsonSchema 
         _without_reasoning(engine) if arguments.no_thinking else {},
     )
     if arguments.interactive:
-        chat(engine, arguments.system, manner)
+        chat(engine, beginning(engine, arguments.system), manner)
         return 0
     if arguments.raw or engine.tokenizer.chat_template is None:
         end = ask(engine, arguments.prompt, manner)
     else:
-        roles = {"system": arguments.system, "user": arguments.prompt}
-        messages = [{"role": role, "content": text} for role, text in roles.items() if text]
+        messages = beginning(engine, arguments.system)
+        if arguments.prompt:
+            messages.append({"role": "user", "content": arguments.prompt})
         end = ask_in_chat(engine, messages, manner)
     if end is None:
         return INTERRUPTED
@@ -144,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--system",
-        default="You are a helpful assistant.",
-        help="system message for chat models; default: %(default)s",
+        help=f"system message for chat models (default: {USUAL_SYSTEM!r} where the chat template "
+        "takes one); '' for none",
     )
     parser.add_argument(
         "--no-thinking",

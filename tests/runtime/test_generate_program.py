@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.makers import MakeToolArtifact
+from support.tiny_llama import copy_of
 
 from rbee_runtime.cli import main
 from rbee_runtime.constraint import AfterReasoning
@@ -128,6 +130,33 @@ def test_nobody_is_waited_for_who_knows_of_nothing(
     code, _, err = run(capsys, "--model", tiny_artifact)
     assert (code, err.count("\n")) == (2, 1)
     assert "standard input cannot be read: it is not text" in err
+
+
+@pytest.mark.parametrize("flags", [[], ["--interactive"]])
+def test_a_template_that_takes_no_system_message(
+    flags: list[str],
+    tiny_artifact: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Gemma's: who asks for none gets none."""
+    artifact = copy_of(tiny_artifact, tmp_path)
+    manifest = json.loads((artifact / "artifact.json").read_text())
+    manifest["chat_template"] = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + manifest["chat_template"]
+    )
+    (artifact / "artifact.json").write_text(json.dumps(manifest))
+    flags = ["--max-tokens", "9", *flags]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi"))
+    expected = run(capsys, *flags, "--model", tiny_artifact, "--system", "")[:2]
+    for system in ([], ["--system", ""]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hi"))
+        assert run(capsys, *flags, "--model", artifact, *system)[:2] == expected
+    assert expected[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi"))
+    assert "no system" in run(capsys, *flags, "--model", artifact, "--system", "Be brief.")[2]
 
 
 def test_the_end_of_a_chat_ends_its_line(
