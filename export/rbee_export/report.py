@@ -52,7 +52,7 @@ def fidelity_table(fidelity: Fidelity | EmbeddingFidelity | RankingFidelity) -> 
         return _ranking_fidelity(fidelity)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("KL divergence", "same top token", "perplexity", "reference", "text"):
-        table.add_column(heading, justify="left" if heading == "text" else "right")
+        table.add_column(heading, justify="left" if heading == "text" else "right", overflow="fold")
     reference = fidelity.reference_perplexity
     change = fidelity.perplexity / reference - 1 if reference else math.inf
     table.add_row(
@@ -68,7 +68,7 @@ def fidelity_table(fidelity: Fidelity | EmbeddingFidelity | RankingFidelity) -> 
 def _embedding_fidelity(fidelity: EmbeddingFidelity) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("mean cosine", "least cosine", "same neighbour", "text"):
-        table.add_column(heading, justify="left" if heading == "text" else "right")
+        table.add_column(heading, justify="left" if heading == "text" else "right", overflow="fold")
     table.add_row(
         f"{fidelity.mean_cosine:.5f}",
         f"{fidelity.least_cosine:.5f}",
@@ -187,9 +187,9 @@ def _embeds(manifest: EmbedderManifest) -> dict[str, str]:
 def _weights(manifest: Manifest | TextManifest) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("weights", "stored as", "held as"):
-        table.add_column(heading)
-    table.add_column("count", justify="right")
-    table.add_column("size", justify="right")
+        table.add_column(heading, overflow="fold")
+    table.add_column("count", justify="right", overflow="fold")
+    table.add_column("size", justify="right", overflow="fold")
     for group in manifest.weights:
         table.add_row(
             *(_cell(text) for text in (group.name, group.source, group.held)),
@@ -202,7 +202,7 @@ def _weights(manifest: Manifest | TextManifest) -> Table:
 def _engines(manifest: Manifest) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("engine", "for", "library", "batch", "positions"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for engine in manifest.engines:
         table.add_row(
             _cell(engine.path),

@@ -166,6 +166,9 @@ def test_no_change_is_not_shown_as_a_loss() -> None:
     console = Console(file=io.StringIO(), width=100)
     console.print(fidelity_table(same))
     assert "10.00 (+0.00%)" in console.file.getvalue()
+    narrow = Console(file=io.StringIO(), width=30)
+    narrow.print(fidelity_table(same))
+    assert "…" not in narrow.file.getvalue()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
