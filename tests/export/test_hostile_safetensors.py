@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -248,7 +249,7 @@ def test_links_within_the_directory(model: Path) -> None:
     assert open_checkpoint(model).tensor("final_norm").shape == (64,)
 
 
-def test_links_of_a_hub_s_cache(model: Path, tmp_path: Path) -> None:
+def test_links_of_a_hub_s_cache(model: Path, tmp_path: Path, refused: Refused) -> None:
     repository = tmp_path / "models--org--tiny"
     snapshot = repository / "snapshots" / "0123"
     (repository / "blobs").mkdir(parents=True)
@@ -259,6 +260,8 @@ def test_links_of_a_hub_s_cache(model: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(snapshot)
     export(checkpoint, tmp_path / "out", Options("fp32"), digest(checkpoint.files))
     assert checkpoint.name == "0123"
+    shutil.rmtree(tmp_path / "out")
+    assert f"{repository}: a hub's cache of a model; give {snapshot}" in refused(repository)
 
 
 @pytest.mark.parametrize("name", FILES)

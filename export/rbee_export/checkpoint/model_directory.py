@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Collection, Iterable
@@ -63,6 +64,9 @@ def _refuse_what_needs_none(path: Path) -> None:
             f"{path}: an adapter (LoRA) without its model; merge it into that, save the whole "
             "(merge_and_unload() of peft, then save_pretrained()), and give that directory"
         )
+    snapshot = max(path.glob("snapshots/*/config.json"), key=os.path.getmtime, default=None)
+    if snapshot is not None:
+        raise CheckpointError(f"{path}: a hub's cache of a model; give {snapshot.parent}")
 
 
 def read_shards(path: Path) -> dict[str, Path]:
