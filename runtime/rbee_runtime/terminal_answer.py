@@ -6,6 +6,7 @@ import sys
 from typing import IO, Final
 
 from rbee_runtime.reasoning import Reasoning, ReasoningReader
+from rbee_runtime.terminal import has_styles
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
 _APART: Final = "\n\n"
@@ -14,7 +15,8 @@ _APART: Final = "\n\n"
 class TerminalAnswer:
     """Writes a completion as it comes: the answer to standard output, reasoning to standard error.
 
-    So a file or a pipe gets the answer alone. A terminal shows the reasoning dimmed.
+    So a file or a pipe gets the answer alone. A terminal shows the reasoning dimmed, unless the
+    environment says ``NO_COLOR`` or ``TERM=dumb``.
 
     Args:
         reasoning: How reasoning is told from the answer; ``None`` if there is none.
@@ -22,7 +24,7 @@ class TerminalAnswer:
 
     def __init__(self, reasoning: Reasoning | None) -> None:
         self._reader = None if reasoning is None else ReasoningReader(reasoning)
-        self._dims = sys.stderr.isatty()
+        self._dims = has_styles(sys.stderr)
         self._thoughts: list[str] = []
         self._said: list[str] = []
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Mapping
 from typing import Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from rbee_runtime.terminal import has_styles
 
 
 def configure_logging(style: Literal["json", "console"]) -> None:
@@ -33,7 +33,7 @@ def configure_logging(style: Literal["json", "console"]) -> None:
         rendering = [
             _escape_controls,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty() and _coloured(os.environ),
+                colors=has_styles(sys.stderr),
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
@@ -57,11 +57,6 @@ def configure_logging(style: Literal["json", "console"]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-
-
-def _coloured(environment: Mapping[str, str]) -> bool:
-    """Whether a terminal is to be told of colours, by the conventions of terminals."""
-    return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
 def _rbee_logger(*_: object) -> logging.Logger:

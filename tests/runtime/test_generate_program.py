@@ -246,20 +246,33 @@ def test_what_it_thinks_goes_to_standard_error(
     assert asked[0].max_tokens is None
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "thought"),
+    [
+        ("TERM", "xterm", "\x1b[2mWell\x1b[22m\x1b[2m.\x1b[22m"),
+        ("TERM", "dumb", "Well."),
+        ("NO_COLOR", "1", "Well."),
+    ],
+)
 def test_a_terminal_shows_it_dimmed(
+    variable: str,
+    value: str,
+    thought: str,
+    *,
     thinker: tuple[Path, list[Request]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = Terminal()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(variable, value)
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nAnd?\n"))
     model, asked = thinker
     code, _, _ = run(capsys, "--model", model, "--interactive")
-    dimmed = "\x1b[2mWell\x1b[22m\x1b[2m.\x1b[22m\n\nHi\n"
     assert code == 0
-    assert screen.getvalue().count(dimmed) == 2
+    assert screen.getvalue().count(f"{thought}\n\nHi\n") == 2
     # Its template leaves out what was thought before the last question.
     assert "Hi<" in asked[1].prompt
     assert "Well" not in asked[1].prompt
