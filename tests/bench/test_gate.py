@@ -21,6 +21,7 @@ from rbee_bench.gate import (
     measure_gate,
 )
 from rbee_bench.proof import Proof, prove_gate
+from rbee_bench.random_checkpoint import ModelShape
 from rbee_bench.report_gate import gate_report, proof_report
 from rbee_bench.trees import GateFault
 
@@ -197,6 +198,7 @@ def test_the_proof_counts_what_passed_and_what_was_caught() -> None:
 def test_two_trees_are_exported_run_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     few = module.Turn(prompt=96, tokens=24, decodes=6, prefills=12)
     monkeypatch.setattr(module, "QUICK_TURN", few)
+    monkeypatch.setattr(module, "_QUICK", ModelShape(512, 64, 128, heads=4, kv_heads=2, layers=2))
     gate = measure_gate("HEAD", None, 1, lambda *_: None, least=1, most=1)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert gate.commit == head.stdout.strip()

@@ -163,6 +163,9 @@ def test_its_engine_runs_in_its_own_environment(
         dense = Spec("eager", "eager", spec.model, 40, 1, spec.workspace)
         with PeerProcess(dense) as eager:
             whole = eager.reads()
+            # Of the commands that measure these, torch is in the process of one alone.
+            assert eager.prefill(PROMPT).tokens == 4
+            assert eager.batch([PROMPT, PROMPT], 5).tokens == 10
     assert whole is not None
     assert (reads.weights, reads.position) == (whole.weights // 2, whole.position // 2)
     assert reads.operations == whole.operations
