@@ -106,6 +106,8 @@ def session(of: ir.Model, *, native: bool, variant: str | None = None) -> ort.In
     """Open a model with the native kernels, the fastest or those of a variant, or without."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
+    # Between two parts of a run a thread would spin, on a core that another test has.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     if native:
         with mock.patch.dict(os.environ, {"RBEE_KERNELS": variant or ""}):

@@ -19,7 +19,7 @@ from rbee_export.dialect.packed_causal_attention import packed_causal_attention
 from rbee_export.dialect.packed_rotary_attention import packed_rotary_attention
 
 from .native import assert_near, both, model, natively, session
-from .packed_texts import weighted
+from .packed_texts import likeness, weighted
 
 POSITIONS = 400
 EPSILON = 1e-5
@@ -126,7 +126,7 @@ class PackedHeads:
         self, q: NDArray[np.float64], k: NDArray[np.float64], v: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         k, v = (np.repeat(x, self.heads // self.kv_heads, axis=1) for x in (k, v))
-        scores = np.einsum("qhd,khd->hqk", q, k)
+        scores = likeness(q, k)
         if self.cap:
             scores = self.cap * np.tanh(scores / self.cap)
         places = np.arange(len(q))

@@ -37,7 +37,7 @@ def attended(
     q, k, v = (x.astype(kept).astype(np.float64).reshape(len(x), heads, size) for x in (q, k, v))
     y = np.empty_like(q)
     for start, end in pairwise(ends):
-        scores = np.einsum("qhd,khd->hqk", q[start:end], k[start:end])
+        scores = likeness(q[start:end], k[start:end])
         if biases is not None:
             places = np.arange(end - start)
             scores += biases[:, places - places[:, None] + biases.shape[1] // 2]
@@ -45,8 +45,13 @@ def attended(
     return y.reshape(1, len(y), -1)
 
 
+def likeness(q: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the products of queries and keys, ``[tokens, heads, size]``, by head."""
+    return q.swapaxes(0, 1) @ k.transpose(1, 2, 0)
+
+
 def weighted(scores: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the values of each head, ``[tokens, heads, size]``, weighted by softmax of scores."""
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, v)
+    return (weights @ v.swapaxes(0, 1)).swapaxes(0, 1)
