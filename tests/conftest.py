@@ -67,6 +67,17 @@ def no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_bytecode() -> Iterator[None]:
+    """Have the programs that are started keep what Python compiles of their modules.
+
+    Hundreds of them are, and where the environment forbids it each one would compile all again.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def sample_gguf() -> Path:
     """The real model: SmolLM2-135M-Instruct as a Q4_1 GGUF."""

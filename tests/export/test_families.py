@@ -5,8 +5,10 @@ The names of the cases are a table: family, source, precision.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,31 @@ def make_family_gguf(tmp_path_factory: pytest.TempPathFactory) -> MakeFamilyGguf
     return make
 
 
+@functools.cache
+def reference(checkpoint: Path) -> Any:
+    """Return ``transformers``' model, opened once: copy it before changing it."""
+    return load_reference(checkpoint)
+
+
+def theirs_of(checkpoint: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return ``transformers``' logits after each of ``ids``, computed once."""
+    return _theirs_of(checkpoint, tuple(ids))
+
+
+@functools.cache
+def _theirs_of(checkpoint: Path, ids: tuple[int, ...]) -> NDArray[np.float32]:
+    logits = reference_logits(reference(checkpoint), ids)
+    logits.flags.writeable = False
+    return logits
+
+
+def theirs_with(
+    checkpoint: Path, weights: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return ``transformers``' logits after each of ``FORCED``, with other weights."""
+    return reference_logits(with_weights(copy.deepcopy(reference(checkpoint)), weights), FORCED)
+
+
 def complete(backend: Backend, prompt: list[int]) -> tuple[list[int], NDArray[np.float32]]:
     """Return the likeliest continuation, and the logits after the prompt and each of its tokens."""
     length = len(prompt) + COMPLETION
@@ -92,16 +119,15 @@ def test_parity(
     *,
     note: Note,
 ) -> None:
-    checkpoint = make_family(name)
-    model = load_reference(checkpoint)
+    original = checkpoint = make_family(name)
     if source == "gguf":
-        checkpoint = make_family_gguf(checkpoint, "F32", embedding_kind="F32").path
+        checkpoint = make_family_gguf(original, "F32", embedding_kind="F32").path
     backend = open_cpu(make_artifact(checkpoint, "fp32"))
     furthest = 0.0
     for length in (SHORT, LONG):
         prompt = IDS[:length]
         completion, ours = complete(backend, prompt)
-        theirs = reference_logits(model, prompt + completion)[length - 1 :]
+        theirs = theirs_of(original, prompt + completion)[length - 1 :]
         np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
         assert completion == theirs[:-1].argmax(-1).tolist()
         furthest = max(furthest, float(np.abs(ours - theirs).max()))
@@ -122,7 +148,7 @@ def test_chunks_of_any_size_make_the_same_prompt(
     checkpoint = make_family(name)
     # A window's cache has room for a chunk: with small ones, it is full before the prompt ends.
     backend = open_cpu(make_artifact(checkpoint, "fp32"), chunk=chunk)
-    theirs = reference_logits(load_reference(checkpoint), IDS)[-1]
+    theirs = theirs_of(checkpoint, IDS)[-1]
     np.testing.assert_allclose(prefill(backend, IDS, chunk=chunk), theirs, atol=2e-4, rtol=0)
 
 
@@ -133,7 +159,7 @@ def test_the_length_a_request_may_reach_chooses_the_frequencies(
     checkpoint = make_family(name)
     scaling = FAMILIES[name].config["rope_scaling"]
     always_long = {**scaling, "short_factor": scaling["long_factor"]}
-    model = load_reference(checkpoint)
+    model = reference(checkpoint)
     long = load_without(checkpoint, Off({"rope_scaling": always_long}))
     backend = open_cpu(make_artifact(checkpoint, "fp32"))
     for prompt, length, theirs in (
@@ -164,9 +190,8 @@ def test_configurations_of_a_newer_form(
 ) -> None:
     checkpoint = make_family(name)
     backend = open_cpu(make_artifact(in_newer_form(checkpoint, tmp_path), "fp32"))
-    model = load_reference(checkpoint)
     for prompt in (IDS[:SHORT], IDS):
-        theirs = reference_logits(model, prompt)[-1]
+        theirs = theirs_of(checkpoint, prompt)[-1]
         np.testing.assert_allclose(prefill(backend, prompt), theirs, atol=2e-4, rtol=0)
 
 
@@ -195,7 +220,7 @@ def test_a_decoder_without_it_would_be_found_out(
 ) -> None:
     """What the checkpoints are made for: ``transformers`` itself tells the difference."""
     checkpoint = make_family(name)
-    right = reference_logits(load_reference(checkpoint), IDS)
+    right = theirs_of(checkpoint, IDS)
     wrong = reference_logits(load_without(checkpoint, FAMILIES[name].off[peculiarity]), IDS)
     assert np.abs(right - wrong).max() > 1e-3
 
@@ -274,13 +299,12 @@ def test_fidelity(
     checkpoint = make_family(name)
     artifact = make_artifact(checkpoint, precision)
     ours = forced_logits(open_cpu(artifact), FORCED, PROMPT)
-    model = load_reference(checkpoint)
-    original = reference_logits(model, FORCED)[PROMPT - 1 :]
+    original = theirs_of(checkpoint, FORCED)[PROMPT - 1 :]
     divergence = divergence_of(name)
     cost = divergence(ours, original)
     assert cost < COSTS[precision]
-    held = with_weights(model, held_weights(checkpoint, artifact))
-    assert divergence(ours, reference_logits(held, FORCED)[PROMPT - 1 :]) < ROUNDING
+    held = theirs_with(checkpoint, held_weights(checkpoint, artifact))[PROMPT - 1 :]
+    assert divergence(ours, held) < ROUNDING
     four = [g.held for g in Artifact.open(artifact).manifest.weights if g.held.startswith("4-bit")]
     assert set(four) == ({"4-bit, blocks of 32, calibrated"} if precision == "int4" else set())
     note(name, precision, cost)
@@ -300,8 +324,7 @@ def test_fidelity_of_weights_in_bfloat16(
     """As a report measures it: CPUs have no operators of that type."""
     checkpoint = make_family(name)
     ours = artifact_logits(Artifact.open(make_artifact(checkpoint, "bf16")), FORCED)[PROMPT - 1 :]
-    model = load_reference(checkpoint)
-    cost = mean_divergence(ours, reference_logits(model, FORCED)[PROMPT - 1 :])
+    cost = mean_divergence(ours, theirs_of(checkpoint, FORCED)[PROMPT - 1 :])
     assert cost < 0.03
     note(name, "bf16", cost)
 
@@ -386,8 +409,7 @@ def test_fidelity_to_the_blocks_of_a_file(
     changed = {key: value for key, value in WIDE.items() if wide and key in known}
     blocks = K_BLOCKS if wide else BLOCKS
     file = make_family_gguf(make_family(name, **changed), **blocks)
-    model = with_weights(load_reference(file.source), file.weights)
-    theirs = reference_logits(model, FORCED)[PROMPT - 1 :]
+    theirs = theirs_with(file.source, file.weights)[PROMPT - 1 :]
     ours = forced_logits(open_cpu(make_artifact(file.path, "gguf")), FORCED, PROMPT)
     cost = divergence_of(name)(ours, theirs)
     assert cost < ROUNDING

@@ -20,8 +20,9 @@ class SentenceTransformersEmbedder:
     """
 
     def __init__(self, spec: EmbedderSpec) -> None:
-        torch: Any = importlib.import_module("torch")
+        # This one first: where it is missing, torch would take a second to import for nothing.
         library: Any = importlib.import_module("sentence_transformers")
+        torch: Any = importlib.import_module("torch")
         self.version = f"sentence-transformers {library.__version__}"
         torch.set_num_threads(spec.threads)
         dtype = torch.bfloat16 if spec.arithmetic == "bf16" else torch.float32
