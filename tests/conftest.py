@@ -44,6 +44,7 @@ from rbee_export import (
     open_embedder,
     open_reranker,
 )
+from rbee_runtime.backend import session
 
 # ``pytest --hypothesis-profile=thorough`` looks at ten thousand cases of each property.
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
@@ -75,6 +76,18 @@ def kept_bytecode() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Have the sessions of this process compute with one thread each.
+
+    A second one spins where the first has too little to share, on the core of the other process of
+    tests. Programs that are started have as many as they take, those of one operator two.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_threads", lambda: 1)
         yield
 
 

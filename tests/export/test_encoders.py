@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from support.embedding import assert_near_its_weights, embed, of_length_one
 from support.makers import MakeArtifact, MakeEncoder
 from support.native import needs_kernels
+from support.running import open_plainly
 from support.tiny_encoders import CONTEXT, ENCODERS, VOCAB, WINDOW, hidden_states, load_encoder
 from support.tiny_llama import copy_of
 
@@ -153,7 +154,7 @@ def test_a_text_is_embedded_alike_in_every_pack(
     name: str, lengths: list[int], make_encoder: MakeEncoder, make_embedder: MakeArtifact
 ) -> None:
     graph = EmbedderArtifact.open(make_embedder(make_encoder(name), "fp32")).file("graph")
-    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = open_plainly(graph)
     draw = np.random.default_rng(sum(lengths))
     texts = [draw.integers(5, VOCAB, length) for length in lengths]
     together = run(session, texts)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gpu_check import (
+    captured,
     child,
     memory,
     parity,
@@ -76,7 +77,8 @@ def stand_in() -> None:
     place.library = lambda: CudaLibrary(_FAKE, 0)
     place.nvml = _nvml
     place.compiled = _compiled
-    parity.MODELS = {name: MODELS[name] for name in ("llama-128", "phi3-longrope", "gemma3_text")}
+    parity.MODELS = {name: MODELS[name] for name in ("phi3-longrope", "gemma3_text")}
+    captured.COMPARED = ("llama-128", "phi3-longrope")
     little = {"vocab_size": 384, "hidden_size": 256, "intermediate_size": 512}
     memory.SIZES, memory.BUDGET = {**memory.SIZES, **little}, 1 << 26
     roof.MOST_BYTES, roof.MOST_ROWS, roof.DEVICE = 1 << 22, 128, "cpu"

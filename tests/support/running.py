@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
@@ -15,6 +16,13 @@ from rbee_runtime.step import PREFILL_CHUNK, Step
 
 def open_cpu(artifact: Path, slots: int = 1, chunk: int = PREFILL_CHUNK) -> Backend:
     return open_backend(Artifact.open(artifact), "cpu", slots=slots, chunk=chunk)
+
+
+def open_plainly(graph: Path) -> ort.InferenceSession:
+    """Open a graph on what ONNX Runtime has itself, with one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # a second one spins, on a core that another test has
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def prefill(
