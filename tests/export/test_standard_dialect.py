@@ -80,6 +80,7 @@ class Graph:
     def start(self, rows: int) -> None:
         """Open the graph, with nothing in the cache of so many rows."""
         options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         shape = (rows, self.config.kv_heads, CAPACITY, self.config.head_dim)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.cuda_on_host import CudaOnHost
 from support.fake_cuda_library import FakeCuda
+from support.running import open_plainly
 
 from rbee_export.dialect import greedy_graph, sampler_graph
 from rbee_runtime.backend.device_sampler import DeviceSampler
@@ -29,7 +30,7 @@ Logits = NDArray[np.float32]
 @cache
 def sessions(vocab: int) -> list[ort.InferenceSession]:
     graphs = greedy_graph(vocab, "test"), sampler_graph(vocab, "test")
-    return [ort.InferenceSession(ir.to_proto(g).SerializeToString()) for g in graphs]
+    return [open_plainly(ir.to_proto(g).SerializeToString()) for g in graphs]
 
 
 class OnDevice:

@@ -92,6 +92,7 @@ class FakeEngine:
         self.trt, self.logger = trt, logger
         self._weights = weights
         options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
         graph = trt.artifact.file("graph")
         self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

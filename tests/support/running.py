@@ -18,8 +18,8 @@ def open_cpu(artifact: Path, slots: int = 1, chunk: int = PREFILL_CHUNK) -> Back
     return open_backend(Artifact.open(artifact), "cpu", slots=slots, chunk=chunk)
 
 
-def open_plainly(graph: Path) -> ort.InferenceSession:
-    """Open a graph on what ONNX Runtime has itself, with one thread."""
+def open_plainly(graph: Path | bytes) -> ort.InferenceSession:
+    """Open a graph, or a file's content, on what ONNX Runtime has itself, with one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1  # a second one spins, on a core that another test has
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
