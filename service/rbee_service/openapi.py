@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -82,14 +82,13 @@ class Stream:
 
     Attributes:
         events: What they may be: their kinds, or types that pydantic can describe.
-        example: All the text of a stream, or what makes it, where a worker that nobody asks for
-            its document had better not.
+        example: All the text of a stream.
         last: Pattern of the last event, which is not JSON; ``None`` if it is.
         named: Whether events have names, which are their types.
     """
 
     events: tuple[Any, ...]
-    example: str | Callable[[], str]
+    example: str
     last: str | None = r"^\[DONE\]$"
     named: bool = False
 
@@ -261,8 +260,7 @@ def _content(content: Content | Stream, shapes: _Shapes) -> tuple[str, Schema]:
         case Content():
             return content.media, {"schema": shapes.of(content.shape)}
         case Stream():
-            example = content.example if isinstance(content.example, str) else content.example()
-            return SSE, {"schema": _event(content, shapes), "example": example}
+            return SSE, {"schema": _event(content, shapes), "example": content.example}
 
 
 def _event(stream: Stream, shapes: _Shapes) -> Schema:

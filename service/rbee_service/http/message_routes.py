@@ -1,11 +1,7 @@
-"""Anthropic's Messages API of a language model, brought in when somebody asks for it.
-
-A worker that nobody asks starts no slower for it.
-"""
+"""Anthropic's Messages API of a language model, brought in when somebody asks for it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +9,7 @@ from sanic import HTTPResponse, Request
 
 from rbee_service.http.app import App, shape_failures
 from rbee_service.http.inferences import Inferences
+from rbee_service.http.late_module import LateModule
 
 if TYPE_CHECKING:
     from rbee_service.openapi import Operation
@@ -25,15 +22,16 @@ def add_message_routes(app: App, inferences: Inferences) -> None:
         app: Where to.
         inferences: Begins them.
     """
+    answers = LateModule("rbee_service.http.message_answers")
 
     async def create(request: Request) -> HTTPResponse | None:
-        await asyncio.to_thread(_bring_in)
+        await answers.bring_in()
         from rbee_service.http.message_answers import answer
 
         return await answer(inferences, request)
 
     async def count(request: Request) -> HTTPResponse:
-        await asyncio.to_thread(_bring_in)
+        await answers.bring_in()
         from rbee_service.http.message_answers import count
 
         return await count(inferences, request)
@@ -42,10 +40,6 @@ def add_message_routes(app: App, inferences: Inferences) -> None:
     shape_failures(app, path, _failure, request_id="request-id", repeats_id=True, key="x-api-key")
     app.add_route(create, path, methods=post, name="messages", ctx_operation=_message)
     app.add_route(count, f"{path}/count_tokens", methods=post, name="count", ctx_operation=_count)
-
-
-def _bring_in() -> None:
-    import rbee_service.http.message_answers  # noqa: F401
 
 
 def _failure(failure: Any) -> Mapping[str, object]:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from rbee_runtime.embedding import MOST_INPUTS, EmbeddingRequest
@@ -52,9 +52,6 @@ class EmbeddingsRequest(Part):
         dimensions: As many as the model's vectors have, or fewer where it was trained for that.
         user: Not looked at.
     """
-
-    # A worker of a language model starts without it.
-    model_config = ConfigDict(defer_build=True)
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     input: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic import Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -105,8 +105,6 @@ class ResponseReasoning(Part):
 
 class _Chat(ChatRequest):
     """A chat in place of a request of the Responses API, whose parts have been validated."""
-
-    model_config = ConfigDict(defer_build=True)  # as it is never used to validate anything
 
     effort_called: ClassVar[str] = "reasoning.effort"
 

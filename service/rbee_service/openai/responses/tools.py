@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Field, Tag
+from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from rbee_service.openai.tools import (
@@ -20,8 +20,6 @@ from rbee_service.openai.tools import (
 
 class _FlatTool(Tool):
     """A function whose members were not in an object of their own."""
-
-    model_config = ConfigDict(defer_build=True)  # as it is never used to validate anything
 
     called_parameters: ClassVar[str] = "parameters"
 
