@@ -27,6 +27,8 @@ template <typename Element>
 const CacheKernels<Element>& kernels_on(const Kernels& kernels) {
   if constexpr (std::is_same_v<Element, Half>) {
     return kernels.halves;
+  } else if constexpr (std::is_same_v<Element, Byte>) {
+    return kernels.bytes;
   } else {
     return kernels.floats;
   }

@@ -7,8 +7,9 @@
 
 namespace rbee::RBEE_VARIANT {
 
-// Goes over positions for some queries of one token, float[count, size] with the scores' factor in
-// them; `scores` is room for count * range.count() numbers.
+// Goes over positions, up to kSpan, for some queries of one token, float[count, size] with the
+// scores' factor in them; `scores` is room for count * range.count() numbers, of
+// Bytes for count * (range.count() + kBeside).
 template <typename Element>
 void attend(const float* queries, size_t count, const HeadCache<Element>& cache, Range range,
             const Scoring& scoring, float* scores, Partial* partials);

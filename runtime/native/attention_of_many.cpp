@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "attention.h"
+#include "byte_products.h"
 #include "softmax.h"
 #include "transpose.h"
 
@@ -106,7 +108,6 @@ const float* in_float(const Half* values, size_t count, float* room) {
 
 using ScoreTile = void (*)(const Query*, const float*, size_t, size_t, float*);
 using AddTile = void (*)(const Query*, const float*, const float*, const float*, size_t, size_t);
-
 template <size_t... Rows>
 constexpr std::array<ScoreTile, kTileRows> score_by_rows(std::index_sequence<Rows...>) {
   return {score_tile<Rows + 1>...};
@@ -119,6 +120,44 @@ constexpr std::array<AddTile, kTileRows> add_by_rows(std::index_sequence<Rows...
 
 constexpr auto kScoreTile = score_by_rows(std::make_index_sequence<kTileRows>());
 constexpr auto kAddTile = add_by_rows(std::make_index_sequence<kTileRows>());
+
+// Products of queries with keys of a cache, and of weights with its values, 64 positions at a time.
+// Keys are transposed for that, and all values in float.
+template <typename Element>
+class Products {
+ public:
+  // Positions whose scores there are to be at least, absent ones among them.
+  static constexpr size_t kTogether = kLanes;
+
+  // `room` is for 2 * size * 64 numbers.
+  Products(const Query* queries, size_t, const HeadCache<Element>& cache, float* room)
+      : queries_(queries), cache_(cache), keys_by_element_(room) {}
+  void take(size_t start, size_t count) {
+    const size_t size = cache_.size;
+    transpose_keys(cache_.keys + start * size, count, size, keys_by_element_);
+    float* room = keys_by_element_ + size * kKeys;
+    values_ = in_float(cache_.values + start * size, count * size, room);
+    count_ = count;
+  }
+  // Of queries from one on, which a tile begins with: rows of 64.
+  void score(size_t first, size_t rows, size_t columns, float* scores) const {
+    kScoreTile[rows - 1](queries_ + first, keys_by_element_, cache_.size, columns, scores);
+  }
+  void add(size_t first, size_t rows, size_t, const float* weights, const float* factors) const {
+    kAddTile[rows - 1](queries_ + first, weights, factors, values_, count_, cache_.size);
+  }
+
+ private:
+  const Query* queries_;
+  const HeadCache<Element>& cache_;
+  float* keys_by_element_;
+  const float* values_ = nullptr;
+  size_t count_ = 0;
+};
+
+template <typename Element>
+using ProductsOf = std::conditional_t<std::is_same_v<Element, Byte>, ByteProducts<kTileRows>,
+                                      Products<Element>>;
 
 // Adds to the scores of a query, a multiple of sixteen, what is said of their distances.
 void add_bias(float* scores, size_t count, const float* bias) {
@@ -140,8 +179,8 @@ template <typename Element>
 void attend_many(const Query* queries, size_t count, const HeadCache<Element>& cache,
                  const Scoring& scoring, float* room) {
   const size_t size = cache.size;
-  float* keys_by_element = room;
-  float* room_for_values = room + size * kKeys;
+  ProductsOf<Element> products(queries, count, cache, room);
+  constexpr size_t kTogether = ProductsOf<Element>::kTogether;
   alignas(64) float scores[kTileRows * kKeys];
   float most[kGroup], totals[kGroup], factors[kTileRows];
   for (size_t q = 0; q < count; ++q) {
@@ -153,15 +192,14 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
   const size_t first = seen_from(queries[0].position, scoring).first;
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t keys = std::min(kKeys, last - start);
-    const size_t columns = (keys + kLanes - 1) / kLanes * kLanes;
-    transpose_keys(cache.keys + start * size, keys, size, keys_by_element);
-    const float* values = in_float(cache.values + start * size, keys * size, room_for_values);
+    const size_t columns = (keys + kTogether - 1) / kTogether * kTogether;
+    products.take(start, keys);
     for (size_t tile = 0; tile < count; tile += kTileRows) {
       const size_t rows = std::min(kTileRows, count - tile);
       const Query* own = queries + tile;
       if (seen_from(own[rows - 1].position, scoring).last <= start) continue;
       if (seen_from(own[0].position, scoring).first >= start + kKeys) continue;
-      kScoreTile[rows - 1](own, keys_by_element, size, columns, scores);
+      products.score(tile, rows, columns, scores);
       for (size_t r = 0; r < rows; ++r) {
         float* row = scores + r * kKeys;
         const Range seen = seen_from(own[r].position, scoring);
@@ -176,7 +214,7 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
         totals[tile + r] = std::fma(totals[tile + r], factors[r], weigh(row, columns, now));
         most[tile + r] = now;
       }
-      kAddTile[rows - 1](own, scores, factors, values, keys, size);
+      products.add(tile, rows, columns, scores, factors);
     }
   }
   for (size_t q = 0; q < count; ++q) divide_by(totals[q], queries[q].y, size);
@@ -184,5 +222,6 @@ void attend_many(const Query* queries, size_t count, const HeadCache<Element>& c
 
 template void attend_many(const Query*, size_t, const HeadCache<float>&, const Scoring&, float*);
 template void attend_many(const Query*, size_t, const HeadCache<Half>&, const Scoring&, float*);
+template void attend_many(const Query*, size_t, const HeadCache<Byte>&, const Scoring&, float*);
 
 }  // namespace rbee::RBEE_VARIANT

@@ -20,7 +20,8 @@ struct Rotary {
   }
 };
 
-// A step's arrays. The cache is [slots, kv_heads, capacity, size]; past and present may be one.
+// A step's arrays. The cache is [slots, kv_heads, capacity, size], or as many panels of Bytes; past
+// and present may be one.
 template <typename Element>
 struct AttentionStep {
   size_t batch;
@@ -50,7 +51,7 @@ struct AttentionStep {
   // Where a row's head begins in the cache.
   size_t offset(size_t row, size_t head) const {
     const size_t slot = slots != nullptr ? static_cast<size_t>(slots[row]) : row;
-    return (slot * kv_heads + head) * capacity * size;
+    return (slot * kv_heads + head) * elements<Element>(capacity, size);
   }
 
   HeadCache<Element> cache(size_t row, size_t head) const {

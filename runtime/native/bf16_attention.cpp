@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "bf16_tiles.h"
+#include "byte_panels.h"
 #include "matrix_unit.h"
 #include "softmax.h"
 #include "transpose.h"
@@ -58,6 +60,51 @@ RBEE_MATRIX_UNIT inline __m512i round_row(const Element* row, size_t at, size_t 
   const __m512 low = load(row + at, lanes(at, size));
   const __m512 high = load(row + next, lanes(next, size));
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// Rows of keys and of values, from a position on; in a room for them where they have to be made.
+template <typename Element>
+const Element* key_rows(const HeadCache<Element>& cache, size_t start, size_t, float*) {
+  return cache.keys + start * cache.size;
+}
+template <typename Element>
+const Element* value_rows(const HeadCache<Element>& cache, size_t start, size_t, float*) {
+  return cache.values + start * cache.size;
+}
+const float* key_rows(const HeadCache<Byte>& cache, size_t start, size_t count, float* room) {
+  const __m512i low_byte = _mm512_set1_epi32(0xff), middle = _mm512_set1_epi32(kByteMiddle);
+  for (size_t j = 0; j < count; j += kLanes) {
+    for (size_t at = 0; at < cache.size; at += kLanes) {
+      const BytePart part = BytePart::of(cache.keys, cache.size, start + j, at / kBytePart);
+      const __m512 scale = load(part.scales(), 0xffff);
+      const uint8_t* fours = part.keys() + at % kBytePart * kLanes;
+      __m512 lines[kLanes];
+      for (size_t i = 0; i < kLanes; ++i) {
+        const __m512i four = _mm512_loadu_si512(fours + i / 4 * 4 * kLanes);
+        const __m512i byte = _mm512_and_si512(_mm512_srli_epi32(four, i % 4 * 8), low_byte);
+        lines[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(byte, middle)), scale);
+      }
+      transpose(lines);
+      for (size_t r = 0; r < std::min(kLanes, count - j); ++r) {
+        _mm512_storeu_ps(room + (j + r) * cache.size + at, lines[r]);
+      }
+    }
+  }
+  return room;
+}
+const float* value_rows(const HeadCache<Byte>& cache, size_t start, size_t count, float* room) {
+  for (size_t j = 0; j < count; ++j) {
+    const size_t position = start + j;
+    for (size_t at = 0; at < cache.size; at += kLanes) {
+      const BytePart part = BytePart::of(cache.values, cache.size, position, at / kBytePart);
+      const __m512 scale = _mm512_set1_ps(_cvtsh_ss(part.scales()->bits));
+      const __m512i fours = _mm512_loadu_si512(part.values() + at % kBytePart * 4);
+      const __m512i upper = _mm512_slli_epi32(fours, 8 * (3 - position % 4));
+      const __m512 number = _mm512_cvtepi32_ps(_mm512_srai_epi32(upper, 24));
+      _mm512_storeu_ps(room + j * cache.size + at, _mm512_mul_ps(number, scale));
+    }
+  }
+  return room;
 }
 
 inline void store_transposed(__m512i (&lines)[kLanes], uint16_t* to) {
@@ -267,11 +314,13 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
   const size_t elements = (size + kHalf - 1) / kHalf * kHalf;
   const size_t tiles = (count + kLanes - 1) / kLanes;
   constexpr size_t kMostTiles = kGroup / kLanes;
+  constexpr bool in_bytes = std::is_same_v<Element, Byte>;
 
   const size_t key_tiles = kSumTiles * steps;
   const size_t value_tiles = elements / kLanes * kKeySteps;
   const size_t numbers = kTile * (kMostTiles * steps + key_tiles + value_tiles + 2 * kKeySteps) +
-                         2 * kLanes * (kMostTiles * elements + 2 * kKeys);
+                         2 * kLanes * (kMostTiles * elements + 2 * kKeys) +
+                         (in_bytes ? 2 * kKeys * size : 0);
   thread_local std::vector<Line> memory;
   memory.resize(std::max(memory.size(), numbers / kStep));
   Room room{memory.data()->numbers};
@@ -279,6 +328,7 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
   uint16_t* values = room.tiles(value_tiles);
   uint16_t* weights[2] = {room.tiles(kKeySteps), room.tiles(kKeySteps)};
   float* scores[2] = {room.sums(kKeys * kLanes), room.sums(kKeys * kLanes)};
+  float* rows = room.sums(in_bytes ? kKeys * size : 0);
   uint16_t* by_tile[kMostTiles];
   float* sums[kMostTiles];
   State states[kMostTiles];
@@ -311,8 +361,9 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
   for (size_t start = first / kKeys * kKeys; start < last; start += kKeys) {
     const size_t present = std::min(kKeys, last - start);
     const size_t taken = present <= kHalf ? kHalf : kKeys;
-    round_keys(cache.keys + start * size, present, taken, size, steps, keys);
-    round_values(cache.values + start * size, present, taken, size, elements / kLanes, values);
+    round_keys(key_rows(cache, start, present, rows), present, taken, size, steps, keys);
+    round_values(value_rows(cache, start, present, rows), present, taken, size, elements / kLanes,
+                 values);
     const auto score = taken == kHalf ? add_products<false, 2> : add_products<false, kSumTiles>;
     // By twos: what one tile's products wait for, the other's need not.
     for (size_t pair = 0; pair < tiles; pair += 2) {
@@ -351,5 +402,6 @@ RBEE_MATRIX_UNIT void attend_many_bf16(const Query* queries, size_t count,
 
 template void attend_many_bf16(const Query*, size_t, const HeadCache<float>&, const Scoring&);
 template void attend_many_bf16(const Query*, size_t, const HeadCache<Half>&, const Scoring&);
+template void attend_many_bf16(const Query*, size_t, const HeadCache<Byte>&, const Scoring&);
 
 }  // namespace rbee::avx512

@@ -23,6 +23,8 @@ LIBRARY = HERE.parent / "rbee_runtime" / "kernels" / "librbee_kernels.so"
 _KERNELS = (
     "attention",
     "attention_of_many",
+    "byte_attention",
+    "cache_rows",
     "convolution",
     "delta_rule",
     "kernels",

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "attend_group.h"
+#include "byte_panels.h"
 
 namespace rbee {
 namespace {
@@ -115,11 +116,22 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
     step.sinks = ort_.data<const float>(sinks);
   }
   std::vector<int64_t> present = past;
-  present[2] = std::max(past[2], longest);
-  step.capacity = static_cast<size_t>(present[2]);
+  if constexpr (kInBytes) {
+    // What to the graph are 16-bit floats are panels, 17 rows each.
+    constexpr size_t kRows = elements<Byte>(kBytePositions, kBytePart) / (kBytePart * sizeof(Half));
+    const auto rows = static_cast<size_t>(past[2]);
+    if (step.size % kBytePart != 0 || step.size > kMostByteSize || rows % kRows != 0) {
+      throw Failure{"this is no cache of 8 bits"};
+    }
+    step.capacity = rows / kRows * kBytePositions;
+  } else {
+    present[2] = std::max(past[2], longest);
+    step.capacity = static_cast<size_t>(present[2]);
+  }
   for (size_t row = 0; row < step.batch; ++row) {
     const int64_t last = step.filled[row];
-    if (last + 1 < static_cast<int64_t>(step.tokens) || last >= present[2]) {
+    if (last + 1 < static_cast<int64_t>(step.tokens) ||
+        last >= static_cast<int64_t>(step.capacity)) {
       throw Failure{"seqlens_k does not fit the cache"};
     }
     const int64_t slot = has_slots_ ? step.slots[row] : static_cast<int64_t>(row);
@@ -138,10 +150,10 @@ AttentionStep<Element> GroupQueryAttention<Element>::open(ort::KernelContext* co
   const auto carry = [&](const ort::Value* from, Element* to) {
     const auto* source = ort_.data<const Element>(from);
     if (source == to) return;
-    const size_t run = static_cast<size_t>(past[2]) * step.size;
+    const size_t room = elements<Element>(step.capacity, step.size);
+    const size_t run = kInBytes ? room : static_cast<size_t>(past[2]) * step.size;
     for (size_t head = 0; head < static_cast<size_t>(past[0]) * kv_heads_; ++head) {
-      std::memcpy(to + head * step.capacity * step.size, source + head * run,
-                  run * sizeof(Element));
+      std::memcpy(to + head * room, source + head * run, run * sizeof(Element));
     }
   };
   carry(past_key, step.present_key);
@@ -161,14 +173,14 @@ void GroupQueryAttention<Element>::append(ort::KernelContext* context, const Ste
       const size_t position = step.start(row) + i % step.tokens;
       const Angles angles = step.rotary.at(step.turn(row, i % step.tokens));
       for (size_t h = 0; h < heads_; ++h) {
-        kernels_.floats.rotate(step.query + i * step.query_stride + h * size, size, angles,
-                               step.scale, step.queries + (i * heads_ + h) * size);
+        kernels_.rotate(step.query + i * step.query_stride + h * size, size, angles, step.scale,
+                        step.queries + (i * heads_ + h) * size);
       }
       for (size_t h = 0; h < kv_heads_; ++h) {
-        const size_t at = step.offset(row, h) + position * size;
+        const size_t at = step.offset(row, h);
         const size_t from = i * step.kv_stride + h * size;
-        on_cache_.rotate(step.key + from, size, angles, 1.0f, step.present_key + at);
-        on_cache_.rotate(step.value + from, size, kNotTurned, 1.0f, step.present_value + at);
+        on_cache_.put(step.key + from, step.value + from, size, angles, step.present_key + at,
+                      step.present_value + at, position);
       }
     }
   });
@@ -197,7 +209,7 @@ void GroupQueryAttention<Element>::attend_each(ort::KernelContext* context,
     }
     work += 2 * seen.count() * kv_heads_ * step.size;
   }
-  const size_t numbers = group * (step.size + kSpan);
+  const size_t numbers = group * (step.size + kSpan + (kInBytes ? kBeside : 0));
   std::vector<Partial> partials(parts.size() * group);
   thread_local std::vector<float> kept;
   kept.resize(std::max(kept.size(), parts.size() * numbers));
@@ -270,5 +282,6 @@ void GroupQueryAttention<Element>::compute(ort::KernelContext* context) const {
 
 template class GroupQueryAttention<float>;
 template class GroupQueryAttention<Half>;
+template class GroupQueryAttention<Byte>;
 
 }  // namespace rbee

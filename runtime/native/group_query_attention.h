@@ -1,5 +1,6 @@
 // GroupQueryAttention on caches that are written in place. They are of floats in the domain
 // com.microsoft, of Halves in rbee, where rows may share a place in the cache; all else is the same.
+// In the place of Halves there may be Bytes, in the same memory: a graph knows nothing of it.
 #pragma once
 
 #include <type_traits>
@@ -12,9 +13,9 @@ namespace rbee {
 
 template <typename Element>
 class GroupQueryAttention {
-  static constexpr ort::ElementType kCache =
-      std::is_same_v<Element, Half> ? ort::kFloat16 : ort::kFloat;
-  static constexpr bool kHasSlots = std::is_same_v<Element, Half>;
+  static constexpr bool kInBytes = std::is_same_v<Element, Byte>;
+  static constexpr bool kHasSlots = kInBytes || std::is_same_v<Element, Half>;
+  static constexpr ort::ElementType kCache = kHasSlots ? ort::kFloat16 : ort::kFloat;
 
  public:
   static constexpr const char* kName = "GroupQueryAttention";

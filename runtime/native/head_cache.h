@@ -26,7 +26,27 @@ struct Half {
   uint16_t bits;
 };
 
-// Keys and values of one head: [filled, size] each, row after row; of float or Half.
+// A byte of a cache of 8 bits. Numbers do not stand there one by one: see byte_panels.h.
+struct Byte {
+  uint8_t bits;
+};
+
+// Numbers of a head in 8 bits that have a scale in common, and positions that stand together.
+constexpr size_t kBytePart = 32;
+constexpr size_t kBytePositions = 32;
+
+// How many Elements so many positions of a head take; of Bytes, positions that stand together.
+template <typename Element>
+RBEE_INLINED constexpr size_t elements(size_t positions, size_t size) {
+  return positions * size;
+}
+template <>
+RBEE_INLINED constexpr size_t elements<Byte>(size_t positions, size_t size) {
+  return positions * (size + size / kBytePart * sizeof(Half));
+}
+
+// Keys and values of one head: [filled, size] each, row after row, of float or Half; or panels of
+// Bytes.
 template <typename Element>
 struct HeadCache {
   const Element* keys;
@@ -51,6 +71,8 @@ RBEE_INLINED Range seen_from(size_t position, const Scoring& scoring) {
 
 // Positions that one task goes over for a single query: the same cuts in any company.
 constexpr size_t kSpan = 128;
+// Scores that are computed besides at most, of positions that stand together with these.
+constexpr size_t kBeside = 62;
 
 // The outcome of a part of the positions, for one query: sum(e**(s - largest) * value), where
 // largest is that of the scores s, and sum(e**(s - largest)).

@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "cache_rows.h"
 #include "convolution.h"
 #include "delta_rule.h"
 #include "multiply.h"
@@ -16,8 +17,10 @@ const Kernels kKernels = {
     .multiply = multiply,
     .multiply_pairs = multiply_pairs,
     .multiply_and_add = multiply_and_add,
-    .floats = {rotate<float>, attend<float>, attend_many<float>},
-    .halves = {rotate<Half>, attend<Half>, attend_many<Half>},
+    .floats = {put, attend, attend_many},
+    .halves = {put, attend, attend_many},
+    .bytes = {put, attend, attend_many},
+    .rotate = rotate,
     .combine = combine,
     .gated_silu = gated_silu,
     .gated_gelu = gated_gelu,

@@ -13,14 +13,15 @@ namespace rbee {
 // Those on caches of one type.
 template <typename Element>
 struct CacheKernels {
-  void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, Element* to);
+  void (*put)(const float* key, const float* value, size_t size, const Angles& angles,
+              Element* keys, Element* values, size_t position);
   void (*attend)(const float* queries, size_t count, const HeadCache<Element>& cache, Range range,
                  const Scoring& scoring, float* scores, Partial* partials);
   void (*attend_many)(const Query* queries, size_t count, const HeadCache<Element>& cache,
                       const Scoring& scoring, float* room);
 };
 
-// The kernels of a variant. What they do is said in multiply.h, attention.h, rows.h,
+// The kernels of a variant. What they do is said in multiply.h, attention.h, cache_rows.h, rows.h,
 // stretch.h, convolution.h and delta_rule.h.
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
@@ -35,6 +36,8 @@ struct Kernels {
                            size_t first, size_t last, const WeighedRows& to);
   CacheKernels<float> floats;
   CacheKernels<Half> halves;
+  CacheKernels<Byte> bytes;
+  void (*rotate)(const float* x, size_t size, const Angles& angles, float scale, float* to);
   void (*combine)(const Partial* parts, size_t stride, size_t count, float sink, size_t size,
                   float* y);
   Gate gated_silu;

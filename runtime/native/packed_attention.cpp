@@ -156,7 +156,7 @@ void PackedAttention::by_head(ort::KernelContext* context, const Step& step) con
       const float* from = step.qkv + token * (width + 2 * kv_width);
       const float* query = normed(from, width, step.query_norm);
       for (size_t i = 0; i < width; i += stretch) {
-        kernels_.floats.rotate(query + i, stretch, angles, step.scale,
+        kernels_.rotate(query + i, stretch, angles, step.scale,
                                step.queries + token * width + i);
       }
       const float* key = normed(from + width, kv_width, step.key_norm);
@@ -164,7 +164,7 @@ void PackedAttention::by_head(ort::KernelContext* context, const Step& step) con
       for (size_t head = 0; head < how_.kv_heads; ++head) {
         const size_t to = (head * step.tokens + token) * size;
         if (how_.turns) {
-          kernels_.floats.rotate(key + head * size, size, angles, 1.0f, step.keys + to);
+          kernels_.rotate(key + head * size, size, angles, 1.0f, step.keys + to);
         } else {
           std::copy_n(key + head * size, size, step.keys + to);
         }

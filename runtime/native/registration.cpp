@@ -26,6 +26,26 @@ void add_domain(const OnnxRuntime& ort, ort::SessionOptions* options, const Vari
   ort.call<ort::AddDomain>(options, domain);
 }
 
+// Operators of ours: attention on caches of 16 bits, which nothing else has
+// (rbee_export.dialect.half_cache), or of 8 in the same memory; the rest in place of functions that
+// the model brings (rbee_export.dialect.functions).
+template <typename Element>
+void add_own(const OnnxRuntime& ort, ort::SessionOptions* options, const Variant& variant) {
+  add_domain<GroupQueryAttention<Element>, OffsetBlockProduct, GatedProduct<Silu>,
+             GatedProduct<Gelu>, GatedProduct<ErfGelu>, GatedOffsetProduct<Silu>,
+             GatedOffsetProduct<Gelu>, GatedOffsetProduct<ErfGelu>, GeluProduct, GatedSilu,
+             GatedGelu, GatedErfGelu, PackedAttention, PackedCausalAttention,
+             PackedRotaryAttention, PackedRelativeAttention, GatedSiluExperts<false, false>,
+             GatedSiluExperts<true, false>, GatedSiluExperts<false, true>,
+             GatedSiluExperts<true, true>, ClampedSiluExperts<false, false>,
+             ClampedSiluExperts<true, false>, ClampedSiluExperts<false, true>,
+             ClampedSiluExperts<true, true>, GatedDeltaNet, Mamba2, ShortConvolution>(
+      ort, options, variant, "rbee");
+}
+
+// Whether caches of sessions that this thread opens are of 8 bits.
+thread_local bool in_bytes = false;
+
 }  // namespace
 }  // namespace rbee
 
@@ -40,21 +60,11 @@ RBEE_EXPORT ort::Status* RegisterCustomOps(
     // In place of kernels that ONNX Runtime brings.
     rbee::add_domain<rbee::MatMulNBits, rbee::GroupQueryAttention<float>, rbee::AddNorm,
                      rbee::AddLayerNorm>(ort, options, variant, "com.microsoft");
-    // Attention on caches of 16 bits, which nothing else has (rbee_export.dialect.half_cache); the
-    // rest in place of functions that the model brings (rbee_export.dialect.functions).
-    rbee::add_domain<rbee::GroupQueryAttention<rbee::Half>, rbee::OffsetBlockProduct,
-                     rbee::GatedProduct<rbee::Silu>, rbee::GatedProduct<rbee::Gelu>,
-                     rbee::GatedProduct<rbee::ErfGelu>, rbee::GatedOffsetProduct<rbee::Silu>,
-                     rbee::GatedOffsetProduct<rbee::Gelu>, rbee::GatedOffsetProduct<rbee::ErfGelu>,
-                     rbee::GeluProduct, rbee::GatedSilu, rbee::GatedGelu, rbee::GatedErfGelu,
-                     rbee::PackedAttention, rbee::PackedCausalAttention,
-                     rbee::PackedRotaryAttention, rbee::PackedRelativeAttention,
-                     rbee::GatedSiluExperts<false, false>, rbee::GatedSiluExperts<true, false>,
-                     rbee::GatedSiluExperts<false, true>, rbee::GatedSiluExperts<true, true>,
-                     rbee::ClampedSiluExperts<false, false>, rbee::ClampedSiluExperts<true, false>,
-                     rbee::ClampedSiluExperts<false, true>, rbee::ClampedSiluExperts<true, true>,
-                     rbee::GatedDeltaNet, rbee::Mamba2, rbee::ShortConvolution>(
-        ort, options, variant, "rbee");
+    if (rbee::in_bytes) {
+      rbee::add_own<rbee::Byte>(ort, options, variant);
+    } else {
+      rbee::add_own<rbee::Half>(ort, options, variant);
+    }
   });
 }
 
@@ -74,6 +84,10 @@ const rbee::Kernels* kernels() {
 // For the thread that calls: whether sessions that it opens from now on compute prompts in float32
 // throughout, which those with weights in blocks do not.
 RBEE_EXPORT void rbee_choose_exactly(int on) { rbee::choose_exactly(on != 0); }
+
+// For the thread that calls: whether caches of 16 bits, of sessions that it opens from now on, hold
+// numbers of 8.
+RBEE_EXPORT void rbee_choose_bytes(int on) { rbee::in_bytes = on != 0; }
 
 // Whether the functions below have kernels here.
 RBEE_EXPORT int rbee_can_draw() { return kernels() != nullptr; }

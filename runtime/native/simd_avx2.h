@@ -210,17 +210,40 @@ inline Integers with_upper(Integers nibbles, Integers pairs) {
   };
   return {joined(nibbles.low, pairs.low), joined(nibbles.high, pairs.high)};
 }
-inline FourBytes repeat_four(const int8_t* from) {
+inline FourBytes repeat_four(const void* from) {
   int32_t word;
   std::memcpy(&word, from, sizeof word);
   return _mm256_set1_epi32(word);
 }
+// As bytes, of integers from 0 to 255, and of the least there is 0.
+inline void store_bytes(uint8_t* to, Integers x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(x.low, x.high), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(to),
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
 #ifdef __AVXVNNI__
+// The same as add_dot of four bytes of `a` and its four of `b`.
+inline Integers add_dot_of_four(Integers to, FourBytes a, Integers b) {
+  return {_mm256_dpbusd_avx_epi32(to.low, a, b.low), _mm256_dpbusd_avx_epi32(to.high, a, b.high)};
+}
 // Adds to each number the products of its four bytes of `a`, without signs, with those of `b`.
 inline Integers add_dot(Integers to, Integers a, FourBytes b) {
   return {_mm256_dpbusd_avx_epi32(to.low, a.low, b), _mm256_dpbusd_avx_epi32(to.high, a.high, b)};
 }
 #else
+// Adds to each number the products of four bytes of `a`, without signs, with its four of `b`.
+inline Integers add_dot_of_four(Integers to, FourBytes a, Integers b) {
+  // By words, which the products of bytes do not fit.
+  const __m256i even = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
+  const __m256i odd = _mm256_srli_epi16(a, 8);
+  const auto dot = [&](__m256i sums, __m256i x) {
+    const __m256i evens = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(even, evens));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(odd, _mm256_srai_epi16(x, 8)));
+  };
+  return {dot(to.low, b.low), dot(to.high, b.high)};
+}
 // Adds to each number, two words, the products of its four bytes of `a`, without signs, with those
 // of `b`: those of the first two to the first word, of the others to the second.
 inline Integers add_pairs(Integers to, Integers a, FourBytes b) {

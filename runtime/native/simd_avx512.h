@@ -103,7 +103,7 @@ inline Integers with_upper(Integers nibbles, Integers pairs) {
   // nibbles | (pairs & mask)
   return _mm512_ternarylogic_epi32(nibbles, pairs, _mm512_set1_epi8(0x30), 0xf8);
 }
-inline FourBytes repeat_four(const int8_t* from) {
+inline FourBytes repeat_four(const void* from) {
   int32_t word;
   std::memcpy(&word, from, sizeof word);
   return _mm512_set1_epi32(word);
@@ -111,6 +111,15 @@ inline FourBytes repeat_four(const int8_t* from) {
 // Adds to each number the products of its four bytes of `a`, without signs, with those of `b`.
 inline Integers add_dot(Integers to, Integers a, FourBytes b) {
   return _mm512_dpbusd_epi32(to, a, b);
+}
+
+// The same of four bytes of `a` and its four of `b`.
+inline Integers add_dot_of_four(Integers to, FourBytes a, Integers b) {
+  return _mm512_dpbusd_epi32(to, a, b);
+}
+// As bytes, of integers from 0 to 255, and of the least there is 0.
+inline void store_bytes(uint8_t* to, Integers x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x));
 }
 
 inline __m256 lower(Floats x) { return _mm512_castps512_ps256(x); }

@@ -65,6 +65,7 @@ class KvArena:
         self.snapshots = snapshots
         self._whole = Layers(geometry, geometry.whole_layers, slots, capacity, device)
         self._keep = (geometry.window or 0) + BLOCK
+        self._together = geometry.together
         room = geometry.window_capacity(capacity, chunk)
         self._windowed = Layers(geometry, geometry.windowed_layers, slots, room, device)
         self._states = States(geometry.state, slots, snapshots, device)
@@ -77,8 +78,8 @@ class KvArena:
         self._filled_snapshots = 0
         self._state_bytes = geometry.state_bytes
         kept = len(geometry.whole_layers) + len(geometry.windowed_layers)
-        shape = (blocks, kept, 2, geometry.kv_heads, BLOCK, geometry.head_dim)
-        self._blocks = reserve(device, shape, geometry.dtype)
+        shape = (blocks, kept, 2, geometry.kv_heads, geometry.rows(BLOCK), geometry.head_dim)
+        self._blocks = reserve(device, shape, geometry.element)
         slot_bytes = self._whole.data.nbytes + self._windowed.data.nbytes + self._states.nbytes
         self.nbytes = slot_bytes + self._blocks.nbytes
         self._used = partial(geometry.slot_bytes, chunk=chunk)
@@ -97,7 +98,7 @@ class KvArena:
         return slots + kept + self._filled_snapshots * self._state_bytes
 
     def rows(self, layer: int, first: int, count: int) -> tuple[Array, Array]:
-        """Return a layer's keys and values in some slots, each ``[count, heads, capacity, width]``.
+        """Return a layer's keys and values in some slots, each ``[count, heads, rows, width]``.
 
         They are views of the cache's memory.
         """
@@ -141,13 +142,12 @@ class KvArena:
         held = past - self._start[slot]
         if held + count <= self._windowed.capacity:
             return
-        dropped = held - min(held, self._keep)
-        data = self._windowed.data[:, :, slot]
+        dropped = (held - min(held, self._keep)) // self._together * self._together
         # No more at a time than was dropped: what is read and what is written do not overlap.
         for start in range(0, held - dropped, dropped):
             stop = min(start + dropped, held - dropped)
-            source = data[:, :, :, start + dropped : stop + dropped]
-            self._device.copy(data[:, :, :, start:stop], source)
+            source = self._windowed.positions(slot, start + dropped, stop + dropped)
+            self._device.copy(self._windowed.positions(slot, start, stop), source)
         self._start[slot] += dropped
 
     def fill(self, slot: int, past: int, count: int) -> None:
@@ -210,7 +210,7 @@ class KvArena:
     def _parts(self, block: int) -> tuple[Array, Array]:
         """Return a block's layers without a window, and those with one.
 
-        Each ``[layers, 2, heads, BLOCK, width]``.
+        Each ``[layers, 2, heads, rows, width]``.
         """
         count = len(self._whole.index)
         return self._blocks[block, :count], self._blocks[block, count:]

@@ -24,7 +24,8 @@ class Layers:
     Attributes:
         index: Where each layer is.
         capacity: Positions of each slot.
-        data: ``[layers, 2, slots, heads, capacity, width]``.
+        data: ``[layers, 2, slots, heads, rows, width]``, with a row for each position, or what
+            :meth:`~rbee_runtime.artifact.CacheGeometry.rows` says.
     """
 
     def __init__(
@@ -37,30 +38,36 @@ class Layers:
     ) -> None:
         self.index = {layer: i for i, layer in enumerate(layers)}
         self.capacity = capacity
-        shape = (len(layers), 2, slots, geometry.kv_heads, capacity, geometry.head_dim)
-        self.data = reserve(device, shape, geometry.dtype)
+        self._rows = geometry.rows
+        width = geometry.head_dim
+        shape = (len(layers), 2, slots, geometry.kv_heads, self._rows(capacity), width)
+        self.data = reserve(device, shape, geometry.element)
         # A slot alone has none to exchange with.
         piece = min(_PIECE, capacity) if slots > 1 else 0
-        aside = (len(layers), 2, geometry.kv_heads, piece, geometry.head_dim)
-        self._aside = reserve(device, aside, geometry.dtype)
+        aside = (len(layers), 2, geometry.kv_heads, self._rows(piece), width)
+        self._aside = reserve(device, aside, geometry.element)
         self._device = device
 
     def span(self, slot: int, position: int) -> Array:
-        """Return a block's worth of positions, a view of ``[layers, 2, heads, BLOCK, width]``."""
-        return self.data[:, :, slot, :, position : position + BLOCK]
+        """Return a block's worth of positions, a view of ``[layers, 2, heads, rows, width]``."""
+        return self.positions(slot, position, position + BLOCK)
+
+    def positions(self, slot: int, first: int, last: int) -> Array:
+        """Return positions ``[first, last)``, alike; all that stand together, if they do."""
+        return self.data[:, :, slot, :, self._rows(first) : self._rows(last)]
 
     def move(self, source: int, target: int, positions: int) -> None:
         """Bring the first positions of a slot to another."""
         self._device.copy(
-            self.data[:, :, target, :, :positions], self.data[:, :, source, :, :positions]
+            self.positions(target, 0, positions), self.positions(source, 0, positions)
         )
 
     def swap(self, one: int, other: int, positions: int) -> None:
         """Exchange the first positions of two slots."""
         for start, stop in _pieces(positions):
-            aside = self._aside[:, :, :, : stop - start]
-            mine = self.data[:, :, one, :, start:stop]
-            theirs = self.data[:, :, other, :, start:stop]
+            aside = self._aside[:, :, :, : self._rows(stop - start)]
+            mine = self.positions(one, start, stop)
+            theirs = self.positions(other, start, stop)
             self._device.copy(aside, theirs)
             self._device.copy(theirs, mine)
             self._device.copy(mine, aside)

@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             fallback=arguments.fallback,
             device=arguments.device,
             slots=1,
+            cache_type=arguments.cache_type,
         ) as engine:
             return _generate(engine, arguments, constraint)
 
@@ -164,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device", type=int, default=0, help="index of the GPU; default: %(default)s"
+    )
+    parser.add_argument(
+        "--cache-type",
+        choices=["int8"],
+        help="keep keys and values in 8 bits, on the CPU; default: 16 bits there",
     )
     return parser
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Literal, Self
 
 from rbee_runtime.artifact import Artifact, Manifest
-from rbee_runtime.backend import Backend, check_device, open_backend
+from rbee_runtime.backend import (
+    Backend,
+    CacheType,
+    check_cache_type,
+    check_device,
+    open_backend,
+)
 from rbee_runtime.completion import Completion, complete_all, whole
 from rbee_runtime.constraint import Constraint
 from rbee_runtime.constraint.grammar import Grammars
@@ -93,6 +99,7 @@ class Engine:
         slots: int | None = None,
         context_length: int | None = None,
         memory_budget: Budget = DEFAULT_BUDGET,
+        cache_type: CacheType | None = None,
         max_queue: int = DEFAULT_QUEUE,
         max_prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
         draft_tokens: int = MOST_DRAFTED,
@@ -111,6 +118,8 @@ class Engine:
                 what the model was made for, or what the budget holds.
             memory_budget: Memory of the KV cache: a share of what is free once the weights are
                 loaded (a float), or bytes (an int).
+            cache_type: ``int8`` to keep keys and values in 8 bits, on the CPU with the native
+                kernels: a position takes half the memory. ``None`` for 16 bits there.
             max_queue: Requests that may wait beyond those being served.
             max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
                 As few do as take twice the time that such a token takes.
@@ -120,9 +129,10 @@ class Engine:
 
         Raises:
             ArtifactError: The artifact is missing, damaged, or cannot be loaded.
-            DeviceError: The backend or device is not to be had here.
+            DeviceError: The backend or device is not to be had here, or no cache of 8 bits is.
             OutOfMemory: The model or its cache does not fit.
-            InvalidSetting: A number is out of its range, or the backend's name is not known.
+            InvalidSetting: A number is out of its range, or a name is not known: the backend's or
+                the cache type's.
         """
         if max_queue < 0 or max_prefill_chunk < 1:
             raise InvalidSetting("max_queue must be at least 0 and max_prefill_chunk at least 1")
@@ -130,6 +140,7 @@ class Engine:
             raise InvalidSetting(f"draft_tokens must be from 0 to {MOST_DRAFTED}")
         # What can never be had is refused before gigabytes are read.
         check_device(backend, device)
+        check_cache_type(cache_type)
         chunk = max(max_prefill_chunk, PREFILL_CHUNK)
         wish = CacheWish(slots, context_length, chunk, memory_budget)
         artifact = Artifact.open(Path(path))
@@ -143,7 +154,14 @@ class Engine:
                 manifest.bos_token_id,
                 manifest.eos_token_ids[0] if manifest.eos_token_ids else None,
             )
-            opened = open_backend(artifact, backend, device, fallback=fallback, **asdict(wish))
+            opened = open_backend(
+                artifact,
+                backend,
+                device,
+                fallback=fallback,
+                cache_type=cache_type,
+                **asdict(wish),
+            )
             return tokenizer, opened
 
         tokenizer, opened = open_verified(artifact, open_it, progress)

@@ -191,6 +191,7 @@ def _load_engine(
         slots=options.slots,
         context_length=options.context_length,
         memory_budget=options.memory_budget,
+        cache_type=options.cache_type,
         max_queue=options.max_queue,
         max_prefill_chunk=options.max_prefill_chunk,
         draft_tokens=options.draft_tokens,
@@ -221,7 +222,11 @@ def _load_texts(
     options: Options,
     progress: Callable[[LoadProgress], None],
 ) -> TextModelT:
-    asked = {"--slots": options.slots, "--context-length": options.context_length}
+    asked = {
+        "--slots": options.slots,
+        "--context-length": options.context_length,
+        "--cache-type": options.cache_type,
+    }
     idle = [flag for flag, value in asked.items() if value is not None]
     if idle:
         structlog.get_logger().warning(f"Of no use to {name}", flags=", ".join(idle))

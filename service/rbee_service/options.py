@@ -17,6 +17,7 @@ from rbee_service.sse import SseDialect
 from rbee_service.values import (
     backend,
     budget,
+    cache_type,
     dialect,
     fallback,
     integer,
@@ -62,6 +63,7 @@ class Options:
         context_length: Tokens of a request, prompt and completion; ``None`` for the model's, or
             what the budget holds.
         memory_budget: Of the cache: a share of what is free (a float) or bytes (an int).
+        cache_type: ``int8`` to keep the cache in 8 bits; ``None`` for what it is in by itself.
         max_queue: Requests that may wait beyond those being served.
         max_prefill_chunk: Prompt tokens that may come between two tokens of running requests.
         draft_tokens: Guesses of what comes next that a step runs along at most.
@@ -88,6 +90,7 @@ class Options:
     slots: int | None
     context_length: int | None
     memory_budget: float | int
+    cache_type: Literal["int8"] | None
     max_queue: int
     max_prefill_chunk: int
     draft_tokens: int
@@ -138,6 +141,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         slots=reader.take("slots", integer(1, 1024), None),
         context_length=reader.take("context-length", integer(2, 10_000_000), None),
         memory_budget=reader.take("memory-budget", budget, 0.5),
+        cache_type=reader.take("cache-type", cache_type, None),
         max_queue=reader.take("max-queue", integer(0, 100_000), 64),
         max_prefill_chunk=reader.take("max-prefill-chunk", integer(1, 65536), 256),
         draft_tokens=reader.take("draft-tokens", integer(0, MOST_DRAFTED), MOST_DRAFTED),
@@ -209,6 +213,11 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-budget",
         metavar="M",
         help="memory of the cache: a share of what is free, or a size like 4G (default: 0.5)",
+    )
+    add(
+        "--cache-type",
+        metavar="NAME",
+        help="int8, to keep keys and values in 8 bits, on the CPU (default: 16 bits there)",
     )
     add("--max-queue", metavar="N", help="requests that may wait beyond the slots (default: 64)")
     add(

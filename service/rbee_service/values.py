@@ -68,6 +68,14 @@ def fallback(text: str) -> Literal["cuda"] | None:
     raise ValueError(f"must be cuda, not {text!r}")
 
 
+def cache_type(text: str) -> Literal["int8"] | None:
+    """Return what the cache is to be kept in."""
+    match text:
+        case "int8":
+            return text
+    raise ValueError(f"must be int8, not {text!r}")
+
+
 def dialect(text: str) -> SseDialect:
     """Return a vocabulary of events."""
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rbee_runtime.artifact import CacheGeometry
 from rbee_runtime.cache import KvArena
-from rbee_runtime.device import HostDevice
+from rbee_runtime.device import Array, HostDevice
 from rbee_runtime.memory import resident_bytes
 from rbee_runtime.transfer import BLOCK, Load, Move, Store, Swap
 
@@ -25,6 +28,7 @@ class Slots:
 
     def __init__(self, geometry: CacheGeometry, slots: int, blocks: int, chunk: int = 16) -> None:
         self.geometry = geometry
+        self.together = geometry.together
         self.arena = KvArena(geometry, slots, 512, blocks, chunk=chunk, device=HOST)
         self.held: list[list[int]] = [[] for _ in range(slots)]
 
@@ -36,8 +40,17 @@ class Slots:
             at = past - self.start(layer, slot)
             for sign, part in zip((1, -1), self.arena.rows(layer, slot, 1), strict=True):
                 values = np.asarray(numbers, np.float32) * sign + layer * 0.25
-                part[0, :, at : at + len(numbers)] = values[:, None]
+                places = np.arange(at, at + len(numbers))
+                self.panels(part)[:, places // self.together, places % self.together] = values
         self.held[slot] += numbers
+
+    def panels(self, part: Array) -> NDArray[Any]:
+        """Return room for a number of each position: ``[heads, panels, positions]``."""
+        assert isinstance(part, np.ndarray)
+        panel = self.geometry.rows(self.together) * self.geometry.head_dim
+        view = part.reshape(self.geometry.kv_heads, -1, panel)
+        assert np.shares_memory(view, part)
+        return view[..., : self.together]
 
     def start(self, layer: int, slot: int) -> int:
         return self.arena.start(slot) if layer in self.geometry.windowed_layers else 0
@@ -50,9 +63,10 @@ class Slots:
             if layer in self.geometry.windowed_layers:
                 assert start <= max(0, len(numbers) - WINDOW)
             for sign, part in zip((1, -1), self.arena.rows(layer, slot, 1), strict=True):
-                held = part[0, :, : len(numbers) - start]
+                places = np.arange(len(numbers) - start)
+                held = self.panels(part)[:, places // self.together, places % self.together]
                 expected = numbers[start:] * sign + layer * 0.25
-                np.testing.assert_array_equal(held, np.broadcast_to(expected[:, None], held.shape))
+                np.testing.assert_array_equal(held, np.broadcast_to(expected, held.shape))
 
 
 def test_slots_and_layers_lie_apart_and_rows_together() -> None:
@@ -79,7 +93,25 @@ def test_a_window_takes_less() -> None:
     assert WINDOWED.slot_bytes(4096, 16) == windowed.nbytes // 2
 
 
-@pytest.mark.parametrize("geometry", [GEOMETRY, WINDOWED], ids=["whole", "windowed"])
+@pytest.mark.parametrize("capacity", [4096, 100])
+def test_eight_bits_take_17_bytes_for_32(capacity: int) -> None:
+    """Of whole panels of 32 positions."""
+    half, eight = (
+        WINDOWED.model_copy(update={"head_dim": 64, "dtype": kind}) for kind in ("float16", "int8")
+    )
+    arena = KvArena(eight, slots=2, capacity=capacity, blocks=3, chunk=16, device=HOST)
+    assert arena.nbytes == 2 * eight.slot_bytes(capacity, 16) + 3 * eight.block_bytes(BLOCK)
+    assert eight.slot_bytes(96, 16) * 32 == half.slot_bytes(96, 16) * 17
+    assert eight.slot_bytes(97, 16) == eight.slot_bytes(128, 16)
+    assert eight.bytes_per_token == 3 * 2 * 2 * (64 + 2 * 2)
+    assert eight.block_bytes(BLOCK) == BLOCK * eight.bytes_per_token
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [GEOMETRY, WINDOWED, WINDOWED.model_copy(update={"dtype": "int8"})],
+    ids=["whole", "windowed", "in bytes"],
+)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_whatever_is_copied_arrives(geometry: CacheGeometry, data: st.DataObject) -> None:

@@ -12,7 +12,7 @@ from support.makers import MakeArtifact, MakeFamily
 from support.running import open_cpu, prefill
 
 from rbee_runtime.artifact import Artifact, CacheGeometry, StateGeometry
-from rbee_runtime.backend.opening import host_cache
+from rbee_runtime.backend.host_cache import host_cache
 from rbee_runtime.backend.session import Binding
 from rbee_runtime.cache import KvArena
 from rbee_runtime.device import HostDevice

@@ -29,6 +29,7 @@ def test_defaults() -> None:
         slots=None,
         context_length=None,
         memory_budget=0.5,
+        cache_type=None,
         max_queue=64,
         max_prefill_chunk=256,
         draft_tokens=16,
@@ -64,6 +65,7 @@ FLAGS = {
     "slots": "8",
     "context-length": "4096",
     "memory-budget": "4G",
+    "cache-type": "int8",
     "max-queue": "0",
     "max-prefill-chunk": "32",
     "draft-tokens": "3",
@@ -149,7 +151,7 @@ def test_every_mistake_is_named_at_once() -> None:
         *("--port", "99999", "--callback-url", "ftp://x", "--hive-url", "nothing"),
         *("--queen-url", "http://user@x", "--sse-dialect", "morse", "--heartbeat-interval", "0"),
         *("--callback-max-retries", "many", "--grace", "-3", "--nonsense", "leftover"),
-        *("--fallback", "cpu"),
+        *("--fallback", "cpu", "--cache-type", "int4"),
         RBEE_HOST="0.0.0.0",
     )
     named = " ".join(found)
@@ -157,6 +159,7 @@ def test_every_mistake_is_named_at_once() -> None:
         *("--worker-id", "--model-ref", "--backend", "--device", "--port", "--callback-url"),
         *("--hive-url", "--queen-url", "--sse-dialect", "--heartbeat-interval", "--grace"),
         *("--callback-max-retries", "--nonsense", "leftover", "--model:", "--host", "--fallback"),
+        "--cache-type",
     ):
         assert name in named
     assert all("\n" not in line for line in found)

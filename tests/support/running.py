@@ -10,12 +10,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rbee_runtime.artifact import Artifact
-from rbee_runtime.backend import Backend, open_backend
+from rbee_runtime.backend import Backend, CacheType, open_backend
 from rbee_runtime.step import PREFILL_CHUNK, Step
 
 
-def open_cpu(artifact: Path, slots: int = 1, chunk: int = PREFILL_CHUNK) -> Backend:
-    return open_backend(Artifact.open(artifact), "cpu", slots=slots, chunk=chunk)
+def open_cpu(
+    artifact: Path,
+    slots: int = 1,
+    chunk: int = PREFILL_CHUNK,
+    cache_type: CacheType | None = None,
+) -> Backend:
+    opened = Artifact.open(artifact)
+    return open_backend(opened, "cpu", slots=slots, chunk=chunk, cache_type=cache_type)
 
 
 def open_plainly(graph: Path | bytes) -> ort.InferenceSession:

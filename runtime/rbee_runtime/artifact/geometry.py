@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from rbee_runtime.artifact.parts import Sparse
 from rbee_runtime.transfer import BLOCK
+
+_PANEL, _PANEL_ROWS = 32, 17
 
 
 class StateGeometry(Sparse):
@@ -63,7 +65,8 @@ class CacheGeometry(Sparse):
         layers: The model's layers.
         kv_heads: Key and value heads.
         head_dim: Width of one head.
-        dtype: Element type.
+        dtype: Element type of the graph's cache; or ``int8``, which no manifest says, where the
+            native kernels keep in 8 bits what to the graph is ``float16``.
         window: Positions that the layers below attend to, their own included; the largest.
         windowed_layers: Layers that attend to no more, and have inputs of their own for where
             their cache begins.
@@ -73,12 +76,19 @@ class CacheGeometry(Sparse):
     layers: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Literal["float32", "float16", "bfloat16", "int8"]
     window: PositiveInt | None = None
     windowed_layers: tuple[NonNegativeInt, ...] = ()
     state: StateGeometry | None = None
 
     OPTIONAL: ClassVar = ("state",)
+
+    @field_validator("dtype")
+    @classmethod
+    def _a_graph_has_no_bytes(cls, dtype: str) -> str:
+        if dtype == "int8":
+            raise ValueError("no graph has a cache of 8 bits")
+        return dtype
 
     @model_validator(mode="after")
     def _states_belong_to_layers(self) -> Self:
@@ -102,6 +112,24 @@ class CacheGeometry(Sparse):
         return self
 
     @property
+    def element(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Element type of the cache as the graph has it."""
+        return "float16" if self.dtype == "int8" else self.dtype
+
+    def rows(self, positions: int) -> int:
+        """Return how many rows of ``head_dim`` elements some positions of a head take.
+
+        In 8 bits 32 positions stand together, 17 rows of 16 bits: an integer for each number, and a
+        scale for every 32 numbers of a position (``runtime/native/byte_panels.h``).
+        """
+        return -(-positions // _PANEL) * _PANEL_ROWS if self.dtype == "int8" else positions
+
+    @property
+    def together(self) -> int:
+        """Positions that stand together, and cannot be moved apart."""
+        return _PANEL if self.dtype == "int8" else 1
+
+    @property
     def whole_layers(self) -> tuple[int, ...]:
         """Layers that keep every position."""
         others = {*self.windowed_layers, *(self.state.layers if self.state else ())}
@@ -110,8 +138,7 @@ class CacheGeometry(Sparse):
     @property
     def bytes_per_token(self) -> int:
         """Bytes one position of one slot takes, keys and values of every layer together."""
-        without = len(self.state.layers) if self.state else 0
-        return (self.layers - without) * self._layer_bytes
+        return self.block_bytes(BLOCK) // BLOCK
 
     @property
     def state_bytes(self) -> int:
@@ -131,15 +158,16 @@ class CacheGeometry(Sparse):
 
     def slot_bytes(self, capacity: int, chunk: int) -> int:
         """Return the bytes of a slot; see :meth:`window_capacity`."""
-        windowed = len(self.windowed_layers) * self.window_capacity(capacity, chunk)
-        positions = (len(self.whole_layers) * capacity + windowed) * self._layer_bytes
-        return positions + self.state_bytes
+        windowed = len(self.windowed_layers) * self.rows(self.window_capacity(capacity, chunk))
+        rows = len(self.whole_layers) * self.rows(capacity) + windowed
+        return rows * self._row_bytes + self.state_bytes
 
     def block_bytes(self, positions: int) -> int:
         """Return the bytes of some positions of every layer."""
-        return positions * self.bytes_per_token
+        without = len(self.state.layers) if self.state else 0
+        return (self.layers - without) * self.rows(positions) * self._row_bytes
 
     @property
-    def _layer_bytes(self) -> int:
-        element = 4 if self.dtype == "float32" else 2
+    def _row_bytes(self) -> int:
+        element = 4 if self.element == "float32" else 2
         return 2 * self.kv_heads * self.head_dim * element

@@ -186,4 +186,4 @@ class Manifest(Frozen):
     @property
     def computes_in(self) -> Literal["float32", "float16", "bfloat16"]:
         """Type of its activations."""
-        return self.cache.dtype
+        return self.cache.element

@@ -10,10 +10,17 @@ import onnxruntime as ort
 from rbee_runtime import kernels
 from rbee_runtime.artifact import Artifact, CacheGeometry
 from rbee_runtime.backend.backend import Backend
+from rbee_runtime.backend.host_cache import (
+    CacheType,
+    check_bytes,
+    check_cache_type,
+    halved,
+    in_bytes,
+)
 from rbee_runtime.backend.onnx import OnnxBackend
 from rbee_runtime.backend.session import open_session, open_with_kernels
 from rbee_runtime.device import CudaDevice, Device, HostDevice, has_driver, open_cuda
-from rbee_runtime.errors import DeviceError, InvalidSetting
+from rbee_runtime.errors import ArtifactError, DeviceError, InvalidSetting
 from rbee_runtime.memory import (
     DEFAULT_BUDGET,
     MOST_SLOTS,
@@ -46,6 +53,7 @@ def open_backend(
     chunk: int = PREFILL_CHUNK,
     budget: Budget = DEFAULT_BUDGET,
     fallback: Fallback = None,
+    cache_type: CacheType | None = None,
 ) -> Backend:
     """Load the model on the backend of this name, or on the best one that works here.
 
@@ -58,14 +66,17 @@ def open_backend(
         chunk: Tokens of a step at most.
         budget: Memory of the cache; a share of what is free once the weights are loaded, or bytes.
         fallback: What to run on where ``tensorrt`` does not work; ``None`` for nothing.
+        cache_type: ``int8`` to keep the cache in 8 bits, on the CPU; ``None`` for 16 where the
+            native kernels run, or what the graph has.
 
     Raises:
         ArtifactError: The graph cannot be loaded.
-        DeviceError: The backend or the device is not to be had here.
+        DeviceError: The backend or the device is not to be had here, or no cache of 8 bits is.
         OutOfMemory: The cache does not fit.
         InvalidSetting: A number is out of its range, or the name is not known.
     """
     check_device(name, device)
+    check_cache_type(cache_type)
     wish = CacheWish(slots, context, chunk, budget)
     # What only some artifacts run on is imported for those: a start is to be short.
     manifest = artifact.manifest
@@ -78,6 +89,8 @@ def open_backend(
                 raise DeviceError(
                     f"{artifact.path}: {what} run on the CPU alone; leave --backend out"
                 )
+    if cache_type is not None:
+        check_bytes(artifact)
     if manifest.target == "tensorrt":
         from rbee_runtime.backend.tensorrt_opening import open_standard
 
@@ -86,7 +99,10 @@ def open_backend(
     chosen = choose_device(artifact, name, device, fallback)
     most_slots = MOST_SLOTS if chosen.name == "cpu" else MOST_SLOTS_ON_GPU
     traced = manifest.dialect == "optimum"
-    session, cache = _open_graph(artifact, chosen)
+    if cache_type is None:
+        session, cache = _open_graph(artifact, chosen)
+    else:
+        session, cache = _open_in_bytes(artifact), in_bytes(manifest.cache)
     plan = plan_cache(
         cache,
         manifest.shapes.context_length,
@@ -118,28 +134,6 @@ def check_device(name: str | None, index: int) -> None:
         raise InvalidSetting("device must be at least 0")
 
 
-def host_cache(artifact: Artifact) -> CacheGeometry:
-    """Return the geometry of the cache that this machine's CPU keeps for an artifact.
-
-    It is of 16 bits where the artifact has a graph for that and the native kernels run.
-
-    Raises:
-        DeviceError: ``RBEE_KERNELS`` names kernels that are not to be had here.
-    """
-    cache = artifact.manifest.cache
-    if artifact.half_cache_graph is None:
-        return cache
-    try:
-        kernels.library()
-    except kernels.NoKernels:
-        return cache
-    return _halved(cache)
-
-
-def _halved(cache: CacheGeometry) -> CacheGeometry:
-    return cache.model_copy(update={"dtype": "float16"})
-
-
 def _open_graph(artifact: Artifact, device: Device) -> tuple[ort.InferenceSession, CacheGeometry]:
     """Return a session of an artifact's graph, and the geometry of the cache that it extends."""
     manifest = artifact.manifest
@@ -148,13 +142,28 @@ def _open_graph(artifact: Artifact, device: Device) -> tuple[ort.InferenceSessio
         return open_session(graph, device), manifest.cache
     if artifact.half_cache_graph is not None:
         try:
-            return open_with_kernels(artifact.half_cache_graph), _halved(manifest.cache)
+            return open_with_kernels(artifact.half_cache_graph), halved(manifest.cache)
         except kernels.Refused as why:
             _LOG.warning("Keeping the cache in 32 bits: %s", why)
         except kernels.NoKernels:
             pass  # where the other graph is opened, the log says so
     exact = manifest.precision == "fp32"
     return open_session(graph, device, native=True, exact=exact), manifest.cache
+
+
+def _open_in_bytes(artifact: Artifact) -> ort.InferenceSession:
+    """Return a session that extends a cache of 8 bits, which :func:`check_bytes` has let pass.
+
+    Raises:
+        ArtifactError: The graph cannot be loaded.
+    """
+    graph = artifact.half_cache_graph
+    assert graph is not None
+    try:
+        with kernels.in_bytes():
+            return open_with_kernels(graph)
+    except kernels.Refused as why:
+        raise ArtifactError(f"{graph}: the native kernels cannot load the graph: {why}") from why
 
 
 def _gpu_for_standard(artifact: Artifact, name: str | None, index: int) -> CudaDevice:

@@ -102,6 +102,21 @@ def usable() -> bool:
 
 
 @contextmanager
+def in_bytes() -> Iterator[None]:
+    """Have sessions that register the library in this context keep caches of 16 bits in 8.
+
+    Memory that to the graph is ``float16[slots, kv_heads, rows, head_dim]`` holds 32 positions in
+    17 rows (``runtime/native/byte_panels.h``).
+    """
+    choose = ctypes.CDLL(str(_LIBRARY)).rbee_choose_bytes
+    choose(1)
+    try:
+        yield
+    finally:
+        choose(0)
+
+
+@contextmanager
 def exactly() -> Iterator[None]:
     """Have sessions that register the library in this context compute in float32 throughout.
 
