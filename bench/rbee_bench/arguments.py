@@ -60,6 +60,11 @@ def parser(purpose: str) -> Parser:
     _count(batch, "--rounds", 4, 1, "rounds that count")
     _count(batch, "--context", 128, 1, "tokens of each prompt")
 
+    for command in (fidelity, decode, prefill, batch):
+        command.add_argument(
+            "--cache-type", choices=["int8"], help="measure ours with such a KV cache as well"
+        )
+
     serving = _on_model(commands, "serving", "what the engine costs, and requests cost each other")
     _count(serving, "--rounds", 3, 1, "rounds that count")
     serving.add_argument(

@@ -106,10 +106,7 @@ def batch_specs(
         progress: Called while something is exported.
         alone: Whether the compiled runtime is also to take one sequence at a time.
     """
-    together = [
-        subject.compiled(precision, progress, capacity=capacity, sequences=sequences)
-        for precision in _PRECISIONS
-    ]
+    together = subject.ours(_PRECISIONS, progress, capacity=capacity, sequences=sequences)
     single = [
         dataclasses.replace(spec, label=f"{spec.label}, one at a time", sequences=1)
         for spec in together

@@ -89,7 +89,7 @@ def decode_specs(subject: Subject, capacity: int, progress: Progress) -> list[Sp
     others = [subject.peer(kind, capacity) for kind in OTHERS]
     after = OTHERS.index("genai") + 1
     return [
-        *(subject.compiled(precision, progress) for precision in ("int4", "gguf", "int8")),
+        *subject.ours(("int4", "gguf", "int8"), progress),
         *others[:after],
         subject.untuned("genai", capacity),  # its default threads are not its best
         *others[after:],

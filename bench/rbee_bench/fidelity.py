@@ -64,25 +64,24 @@ def measure_fidelity(subject: Subject, text: str, tokens: int, progress: Progres
     ids = subject.tokenizer(progress).encode(text)[:tokens]
     if len(ids) < tokens:
         raise ValueError(f"the text has {len(ids)} tokens, not {tokens}; give a longer --text")
-    specs = [
-        *(subject.compiled(precision, progress) for precision in ("gguf", "int8", "int4")),
-        subject.peer("llama.cpp", tokens),
-        subject.peer("genai", tokens),
-    ]
+    ours = subject.ours(("gguf", "int8", "int4"), progress)
+    int4 = next(spec for spec in ours if spec.label == "int4")
+    others = [subject.peer("llama.cpp", tokens), subject.peer("genai", tokens)]
     reference = subject.peer("eager", tokens)
     rows, skipped = [], {}
     with tempfile.TemporaryDirectory() as scratch:
-        specs.insert(3, _plain(subject, specs[2], Path(scratch) / "plain", progress))
+        plain = _plain(subject, int4, Path(scratch) / "plain", progress)
+        specs = [*ours, plain, *others]
         progress(reference.label, 0, len(specs) + 1)
         version, expected = _score(reference, ids, Path(scratch) / "reference")
         for number, spec in enumerate(specs, start=1):
             progress(spec.label, number, len(specs) + 1)
             try:
-                ours, logits = _score(spec, ids, Path(scratch) / "logits")
+                measured, logits = _score(spec, ids, Path(scratch) / "logits")
             except PeerFault as fault:
                 skipped[spec.label] = str(fault)
             else:
-                rows.append(Closeness(spec.label, ours, *compare(logits, expected)))
+                rows.append(Closeness(spec.label, measured, *compare(logits, expected)))
     return Fidelity(version, tokens, tuple(rows), skipped)
 
 

@@ -93,7 +93,8 @@ def measure(arguments: argparse.Namespace, machine: Machine, console: Console) -
                     rounds=arguments.rounds,
                     progress=progress,
                 )
-        subject = Subject.open(arguments.model, arguments.artifacts, machine.cores)
+        cache_type = getattr(arguments, "cache_type", None)
+        subject = Subject.open(arguments.model, arguments.artifacts, machine.cores, cache_type)
         match arguments.command:
             case "parity":
                 return measure_parity(subject, arguments.prompts, arguments.tokens, progress)

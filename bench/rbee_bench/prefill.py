@@ -75,7 +75,7 @@ class Prefill:
 def prefill_specs(subject: Subject, capacity: int, progress: Progress) -> list[Spec]:
     """Describe everything that is timed, the compiled runtime first."""
     return [
-        *(subject.compiled(one, progress, capacity=capacity) for one in _PRECISIONS),
+        *subject.ours(_PRECISIONS, progress, capacity=capacity),
         *(subject.peer(kind, capacity) for kind in OTHERS),
     ]
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import rbee_export
 from rbee_bench.peers import Kind, Spec
 from rbee_export import Options, digest, export, open_checkpoint
 from rbee_runtime import Artifact, ArtifactError, Tokenizer
 from rbee_runtime.artifact import MANIFEST_NAME, EmbedderManifest, Manifest, Precision
+
+if TYPE_CHECKING:
+    from rbee_runtime.backend import CacheType
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, steps of it done, and steps in total (0 if unknown)."""
@@ -37,17 +40,22 @@ class Subject:
         content: Its digest.
         artifacts: Directory for artifacts, and for the peers' own conversions.
         threads: Threads every engine computes with.
+        cache_type: What the runtime is to keep its cache in as well; ``None`` for what it is in by
+            itself alone.
     """
 
     gguf: Path
     content: str
     artifacts: Path
     threads: int
+    cache_type: CacheType | None = None
 
     @classmethod
-    def open(cls, gguf: Path, artifacts: Path, threads: int) -> Subject:
+    def open(
+        cls, gguf: Path, artifacts: Path, threads: int, cache_type: CacheType | None = None
+    ) -> Subject:
         """Read the file once, to know artifacts of it from others of the same name."""
-        return cls(gguf, digest([gguf]), artifacts, threads)
+        return cls(gguf, digest([gguf]), artifacts, threads, cache_type)
 
     def artifact(self, precision: Precision, progress: Progress) -> Artifact:
         """Return the artifact at this precision, exported unless it is there already.
@@ -79,6 +87,24 @@ class Subject:
         """Describe the runtime on the artifact at this precision; see :meth:`artifact`."""
         path = self.artifact(precision, progress).path
         return Spec("compiled", precision, path, capacity, self.threads, self.workspace, sequences)
+
+    def ours(
+        self,
+        precisions: Sequence[Precision],
+        progress: Progress,
+        *,
+        capacity: int = 0,
+        sequences: int = 1,
+    ) -> list[Spec]:
+        """Describe the runtime at each precision, and with the other cache: :meth:`compiled`."""
+        specs = []
+        for precision in precisions:
+            spec = self.compiled(precision, progress, capacity=capacity, sequences=sequences)
+            specs.append(spec)
+            if self.cache_type is not None:
+                label = f"{precision}, cache {self.cache_type}"
+                specs.append(replace(spec, label=label, cache_type=self.cache_type))
+        return specs
 
     def peer(self, kind: Kind, capacity: int, sequences: int = 1) -> Spec:
         """Describe another engine on the file, with room for ``capacity`` positions a sequence."""

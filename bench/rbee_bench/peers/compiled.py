@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
+from typing import TYPE_CHECKING, TypedDict
 
 from rbee_bench.peers.onnx_reads import matrix_operations, weight_bytes
 from rbee_bench.peers.peer import (
@@ -23,6 +24,13 @@ from rbee_runtime.backend import Backend, host_cache, open_backend
 from rbee_runtime.completion import complete_all
 from rbee_runtime.step import PREFILL_CHUNK, Step
 
+if TYPE_CHECKING:
+    from rbee_runtime.backend import CacheType
+
+
+class _CacheType(TypedDict, total=False):
+    cache_type: CacheType
+
 
 class CompiledPeer:
     """Times through the engine, as a worker would; completes and scores below it, on the backend.
@@ -38,10 +46,16 @@ class CompiledPeer:
         self._spec = spec
         self._artifact = Artifact.open(spec.model)
 
+    @property
+    def _cache(self) -> _CacheType:
+        """What is said of the cache. The gate measures revisions, too, that have no choice."""
+        chosen = self._spec.cache_type
+        return {} if chosen is None else {"cache_type": chosen}
+
     @cached_property
     def _engine(self) -> Engine:
         # Nothing is to be known from the round before: no room to keep it.
-        geometry = host_cache(self._artifact)
+        geometry = host_cache(self._artifact, **self._cache)
         slots, context = self._spec.sequences, self._spec.capacity or None
         longest = context or self._artifact.manifest.shapes.context_length
         budget = slots * geometry.slot_bytes(longest, PREFILL_CHUNK)
@@ -50,12 +64,13 @@ class CompiledPeer:
             slots=slots,
             context_length=context,
             memory_budget=budget,
+            **self._cache,
             **STEP_BY_STEP,
         )
 
     @cached_property
     def _stepper(self) -> _BackendStepper:
-        return _BackendStepper(open_backend(self._artifact, slots=1))
+        return _BackendStepper(open_backend(self._artifact, slots=1, **self._cache))
 
     @cached_property
     def _endless(self) -> SamplingParams:
@@ -93,7 +108,7 @@ class CompiledPeer:
 
     def reads(self) -> Reads:
         """See :class:`~rbee_bench.peers.peer.Peer`."""
-        position = host_cache(self._artifact).bytes_per_token
+        position = host_cache(self._artifact, **self._cache).bytes_per_token
         graph = self._artifact.file("graph")
         arithmetic: Arithmetic = "fp32" if self._artifact.manifest.precision == "fp32" else "int8"
         return Reads(weight_bytes(graph), position, matrix_operations(graph), arithmetic)

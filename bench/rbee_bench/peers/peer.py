@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rbee_runtime.backend import CacheType
 
 Kind = Literal["compiled", "llama.cpp", "genai", "openvino", "vllm", "eager"]
 OTHERS: tuple[Kind, ...] = ("llama.cpp", "genai", "openvino", "vllm", "eager")
@@ -32,6 +35,7 @@ class Spec:
         threads: Threads to compute with; 0 leaves it to the engine, as ``compiled`` always does.
         workspace: Directory for what a peer converts the model into, kept between runs.
         sequences: Sequences its cache must hold at a time.
+        cache_type: What ``compiled`` keeps its cache in, if not what it is in by itself.
     """
 
     kind: Kind
@@ -41,6 +45,7 @@ class Spec:
     threads: int
     workspace: Path
     sequences: int = 1
+    cache_type: CacheType | None = None
 
     def to_json(self) -> str:
         """Return one line that :meth:`from_json` reads."""
