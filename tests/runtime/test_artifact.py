@@ -99,9 +99,9 @@ def test_a_manifest_that_is_something_else(content: str, copy: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_version(copy: Path) -> None:
-    rewrite(copy, lambda m: m.update(format_version=8, precision="fp2", new_field=1))
+    rewrite(copy, lambda m: m.update(format_version=9, precision="fp2", new_field=1))
     message = refusal(copy)
-    assert "format version 8 is newer than this runtime reads (3 to 7)" in message
+    assert "format version 9 is newer than this runtime reads (3 to 8)" in message
     assert "upgrade the worker or export the model again" in message
 
 
