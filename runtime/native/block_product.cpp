@@ -83,7 +83,7 @@ void BlockProduct::compute(ort::KernelContext* context) const {
   if (has_unit_ && axes > 2 && static_cast<size_t>(dimensions[axes - 2]) >= kManyTokens) {
     return compute_in_bf16(context, x, count, y);
   }
-  const Tiles tiles(count, kernels_.tile);
+  const Tiles tiles = kernels_.tiles(weights_, count);
   void* memory = scratch(QuantisedRows::bytes(count, shape.blocks(), shape.block));
   const auto rows = QuantisedRows::in(memory, count, shape.blocks(), shape.block);
   const size_t rounding = tasks(tiles.count(), count * shape.inputs * kBytesPerActivation);
@@ -93,15 +93,16 @@ void BlockProduct::compute(ort::KernelContext* context) const {
       kernels_.quantise({x, shape.inputs}, tiles[i], weights_, rows);
     }
   });
-  const size_t columns = epilogue_.any() ? shape.panels() / 2 : shape.panels();
+  const size_t pairs = (shape.panels() + 1) / 2;
   const size_t products =
-      tasks(columns, shape.panels() * weights_.panel_bytes() * ((count + 3) / 4));
+      tasks(pairs, shape.panels() * weights_.panel_bytes() * ((count + 3) / 4));
   ort_.in_parallel(context, products, [&](size_t task) {
-    const size_t first = columns * task / products, last = columns * (task + 1) / products;
+    const size_t first = pairs * task / products, last = pairs * (task + 1) / products;
     if (epilogue_.any()) {
       kernels_.multiply_pairs(weights_, rows, tiles, first, last, bias_, epilogue_, y);
     } else {
-      kernels_.multiply(weights_, rows, tiles, first, last, bias_, y);
+      kernels_.multiply(weights_, rows, tiles, 2 * first, std::min(shape.panels(), 2 * last), bias_,
+                        y);
     }
   });
 }

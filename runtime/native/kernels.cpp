@@ -12,7 +12,7 @@ namespace rbee::RBEE_VARIANT {
 
 const Kernels kKernels = {
     .matrix_unit = false,
-    .tile = kTile,
+    .tiles = tiles_of,
     .quantise = quantise,
     .multiply = multiply,
     .multiply_pairs = multiply_pairs,

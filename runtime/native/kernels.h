@@ -25,7 +25,7 @@ struct CacheKernels {
 // stretch.h, convolution.h and delta_rule.h.
 struct Kernels {
   bool matrix_unit;  // whether prompts run on it: bf16_product.h, bf16_attention.h
-  size_t tile;       // rows that are multiplied together, at most
+  Tiles (*tiles)(const Panels& weights, size_t rows);
   void (*quantise)(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to);
   void (*multiply)(const Panels& weights, const QuantisedRows& rows, const Tiles& tiles,
                    size_t first, size_t last, const float* bias, float* y);

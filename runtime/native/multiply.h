@@ -10,13 +10,18 @@
 
 namespace rbee::RBEE_VARIANT {
 
-// Rows multiplied together, at most: as many registers hold their sums of integers. Those of floats
-// are added to once a block, and may be in memory.
+// Rows multiplied together by weights as they are packed, at most: as many registers hold their sums
+// of integers. Those of floats, which are added to once a block, may be in memory.
 #ifdef __AVX512F__
 constexpr size_t kTile = 16;
+constexpr size_t kTileOfSixes = 8;
 #else
 constexpr size_t kTile = 4;
+constexpr size_t kTileOfSixes = 4;
 #endif
+
+// The tiles in which so many rows are multiplied by some weights.
+Tiles tiles_of(const Panels& weights, size_t rows);
 
 // Rounds the rows of one tile of x, with one scale per row and block; with the sums that offsets are
 // multiplied by, if they are wanted.

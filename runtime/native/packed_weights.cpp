@@ -140,7 +140,7 @@ PackedWeights::Found PackedWeights::find(const WeightsShape& shape, const Halves
     return {{Held::kPowers, 0, Form::kNumbers, table}};
   }
   Found found = find_scales(shape, parts);
-  Holding& holding = found.holding;
+  auto& holding = found.holding;
   if (shape.bits == 4) {
     holding.form = Form::kFours;
   } else if (holding.held == Held::kFloats) {
@@ -161,8 +161,10 @@ PackedWeights::Found PackedWeights::find_scales(const WeightsShape& shape,
                                                 std::span<const BlockMatrix> parts) {
   const size_t count = shape.outputs / parts.size() * shape.blocks();
   const auto all = [&](const auto& fits) { return std::all_of(parts.begin(), parts.end(), fits); };
-  const bool halves_fit =
-      all([&](const BlockMatrix& part) { return all_are_halves(part.scales, count); });
+  // Of larger blocks, sums of products are beyond what is weighed without being converted.
+  const bool halves_fit = shape.block <= kGroupInputs && all([&](const BlockMatrix& part) {
+    return all_are_halves(part.scales, count);
+  });
   const bool groups_fit =
       kGroupInputs % shape.block == 0 && shape.blocks() * shape.block % kGroupInputs == 0;
   for (const float middle : middles(parts[0].offsets != nullptr, shape.bits)) {

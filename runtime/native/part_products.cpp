@@ -27,7 +27,7 @@ size_t ByteProducts::rounded_bytes(size_t rows, const WeightsShape& shape) const
 }
 
 void ByteProducts::round(const FloatRows& x, size_t rows, const Panels& weights, void* to) const {
-  const Tiles tiles(rows, kernels_.tile);
+  const Tiles tiles = kernels_.tiles(weights, rows);
   const QuantisedRows rounded = bytes_in(to, rows, weights.shape());
   for (size_t i = 0; i < tiles.count(); ++i) {
     kernels_.quantise(x, tiles[i], weights, rounded);
@@ -37,13 +37,13 @@ void ByteProducts::round(const FloatRows& x, size_t rows, const Panels& weights,
 void ByteProducts::gate(const Panels& weights, void* rounded, size_t rows, size_t first,
                         size_t last, const float* bias, Gate how, float* y) const {
   kernels_.multiply_pairs(weights, bytes_in(rounded, rows, weights.shape()),
-                          Tiles(rows, kernels_.tile), first, last, bias, {.gate = how}, y);
+                          kernels_.tiles(weights, rows), first, last, bias, {.gate = how}, y);
 }
 
 void ByteProducts::add(const Panels& weights, void* rounded, size_t rows, size_t first,
                        size_t last, const WeighedRows& to) const {
   kernels_.multiply_and_add(weights, bytes_in(rounded, rows, weights.shape()),
-                            Tiles(rows, kernels_.tile), 2 * first,
+                            kernels_.tiles(weights, rows), 2 * first,
                             last_panel(weights.shape(), last), to);
 }
 

@@ -17,7 +17,7 @@ struct Tile {
 // Cuts rows into tiles of nearly the same size, up to `most` rows each.
 class Tiles {
  public:
-  Tiles(size_t rows, size_t most) : rows_(rows), count_((rows + most - 1) / most) {}
+  RBEE_INLINED Tiles(size_t rows, size_t most) : rows_(rows), count_((rows + most - 1) / most) {}
   RBEE_INLINED size_t count() const { return count_; }
   RBEE_INLINED Tile operator[](size_t index) const {
     const size_t first = rows_ * index / count_;

@@ -160,6 +160,11 @@ inline Integers load_integers(const void* from) {
   const auto* eights = static_cast<const __m256i*>(from);
   return {_mm256_loadu_si256(eights), _mm256_loadu_si256(eights + 1)};
 }
+inline void store_integers(void* to, Integers x) {
+  auto* eights = static_cast<__m256i*>(to);
+  _mm256_storeu_si256(eights, x.low);
+  _mm256_storeu_si256(eights + 1, x.high);
+}
 inline Integers add(Integers a, Integers b) {
   return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
 }
@@ -168,6 +173,10 @@ inline Integers rounded(Floats x) {
 }
 inline Floats as_floats(Integers x) {
   return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
+}
+// Of the same bits.
+inline Floats bits_as_floats(Integers x) {
+  return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)};
 }
 // As bytes, the nearest there are.
 inline void store_bytes(int8_t* to, Integers x) {
@@ -192,13 +201,6 @@ inline Integers load_table(const uint8_t* from) {
 }
 inline Integers look_up(Integers table, Integers x) {
   return {_mm256_shuffle_epi8(table.low, x.low), _mm256_shuffle_epi8(table.high, x.high)};
-}
-// Two bits of each byte, from bit 2 * `Pair` on.
-template <size_t Pair>
-inline Integers pairs_of(Integers x) {
-  const __m256i mask = _mm256_set1_epi8(3);
-  return {_mm256_and_si256(_mm256_srli_epi16(x.low, 2 * Pair), mask),
-          _mm256_and_si256(_mm256_srli_epi16(x.high, 2 * Pair), mask)};
 }
 // Integers of six bits: the lower four of each byte, and such two above them.
 template <size_t Pair>

@@ -79,9 +79,12 @@ inline Floats zero_below(Floats x, Floats threshold) {
 
 inline Integers repeat(int32_t x) { return _mm512_set1_epi32(x); }
 inline Integers load_integers(const void* from) { return _mm512_loadu_si512(from); }
+inline void store_integers(void* to, Integers x) { _mm512_storeu_si512(to, x); }
 inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
 inline Integers rounded(Floats x) { return _mm512_cvtps_epi32(x); }
 inline Floats as_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
+// Of the same bits.
+inline Floats bits_as_floats(Integers x) { return _mm512_castsi512_ps(x); }
 // As bytes, the nearest there are.
 inline void store_bytes(int8_t* to, Integers x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(x));

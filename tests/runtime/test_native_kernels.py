@@ -178,7 +178,7 @@ def test_products(
 @given(
     n=st.integers(1, 40),
     blocks=st.integers(1, 7),
-    rows=st.integers(1, 20),
+    rows=st.integers(1, 40),
     bits=st.sampled_from([4, 8]),
     block=st.sampled_from([16, 32]),
     bias=st.booleans(),
@@ -208,7 +208,7 @@ def test_products_of_blocks_with_offsets(
 @given(
     n=st.integers(1, 40),
     groups=st.integers(1, 3),
-    rows=st.integers(1, 20),
+    rows=st.integers(1, 40),
     of_type=st.sampled_from(MIDDLES),
     block=st.sampled_from([16, 32]),
     offsets=st.booleans(),
@@ -241,7 +241,7 @@ def test_scales_that_are_products_are_what_they_come_to(
 @given(
     n=st.integers(1, 40),
     blocks=st.integers(1, 20),
-    rows=st.integers(1, 20),
+    rows=st.integers(1, 40),
     of_type=st.sampled_from(MIDDLES),
     block=st.sampled_from([16, 32]),
     spoilt=st.booleans(),
@@ -278,7 +278,7 @@ def test_minima_of_sixteen_bits_are_what_they_come_to(
 @given(
     n=st.integers(1, 40),
     blocks=st.sampled_from([1, 3, 5, 8, 16, 32]),
-    rows=st.integers(1, 20),
+    rows=st.integers(1, 40),
     kind=st.sampled_from(["six", *TABLES]),
     block=st.sampled_from([16, 32, 64]),
     held=st.sampled_from(["halves", "products", "powers"]),
@@ -330,8 +330,9 @@ def test_rows_too_many_for_the_cache_of_a_core() -> None:
 @pytest.mark.parametrize("offsets", [False, True])
 def test_a_row_is_the_same_in_any_company(offsets: bool, variant: str) -> None:
     rng = np.random.default_rng(11)
-    native = session(product(rng, 96, 256, 4, 32, offsets=offsets), native=True, variant=variant)
-    x = rng.standard_normal((33, 256), np.float32)
+    of = product(rng, 96, 608, 4, 32, offsets=offsets, short_scales=True)
+    native = session(of, native=True, variant=variant)
+    x = rng.standard_normal((33, 608), np.float32)
     alone = np.concatenate([native.run(None, {"x": x[i : i + 1]})[0] for i in range(len(x))])
     for rows in (2, 5, 8, 9, 16, 33):
         np.testing.assert_array_equal(native.run(None, {"x": x[:rows]})[0], alone[:rows])
