@@ -12,6 +12,12 @@ namespace {
 constexpr size_t kRowsInCache = 384 << 10;
 constexpr size_t kMostRows = 256;
 
+// Whether weights are unpacked for so many rows.
+bool unpacks(const Panels& weights, size_t rows) {
+  const size_t few = weights.form() == Form::kSixes ? kFewOfSixes : kFewRows;
+  return rows > few && table(weights).unpack != nullptr;
+}
+
 // Calls `finish(panel, count, tile, sums)` with the outputs of every one or two panels of [first, last)
 // and every tile of rows, float[count][rows][16], as many rows at a time as a core's cache holds.
 template <typename Finish>
@@ -19,8 +25,9 @@ void multiply_all(const Panels& weights, const QuantisedRows& rows, const Tiles&
                   size_t first, size_t last, const float* bias, const Finish& finish) {
   const ByRows& kernels = table(weights);
   const UnpackedByRows& by_rows = unpacked_table(weights);
-  const bool unpacks = tiles.count() > 1 && kernels.unpack != nullptr;
-  const size_t most = unpacks ? kRowsAtOnce : kTile;
+  const Tile last_tile = tiles[tiles.count() - 1];
+  const bool unpacked_first = unpacks(weights, last_tile.first + last_tile.rows);
+  const size_t most = unpacked_first ? kRowsAtOnce : kTile;
   const size_t together =
       std::clamp<size_t>(kRowsInCache / (most * rows.padded()), 1, kMostRows / most);
   const size_t piece = UnpackedPanels::kInputs / rows.block;
@@ -46,7 +53,7 @@ void multiply_all(const Panels& weights, const QuantisedRows& rows, const Tiles&
           for (size_t r = 0; r < tile.rows; ++r, y += kLanes) store(y, start[p]);
         }
       };
-      if (!unpacks) {
+      if (!unpacked_first) {
         for (size_t t = from; t < to; ++t) {
           const Tile tile = tiles[t];
           begin(tile);
@@ -83,9 +90,7 @@ void multiply_all(const Panels& weights, const QuantisedRows& rows, const Tiles&
 }  // namespace
 
 Tiles tiles_of(const Panels& weights, size_t rows) {
-  if (table(weights).unpack == nullptr) return Tiles(rows, kTile);
-  const size_t few = weights.form() == Form::kSixes ? kTileOfSixes : kTile;
-  return Tiles(rows, rows <= few ? few : kRowsAtOnce);
+  return Tiles(rows, unpacks(weights, rows) ? kRowsAtOnce : kTile);
 }
 
 void quantise(const FloatRows& x, Tile tile, const Panels& weights, const QuantisedRows& to) {

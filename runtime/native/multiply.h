@@ -14,10 +14,8 @@ namespace rbee::RBEE_VARIANT {
 // of integers. Those of floats, which are added to once a block, may be in memory.
 #ifdef __AVX512F__
 constexpr size_t kTile = 16;
-constexpr size_t kTileOfSixes = 8;
 #else
 constexpr size_t kTile = 4;
-constexpr size_t kTileOfSixes = 4;
 #endif
 
 // The tiles in which so many rows are multiplied by some weights.

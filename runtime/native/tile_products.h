@@ -129,7 +129,7 @@ const ByRows& table(const Panels& weights) {
 
 // Of more than these rows, no tile has fewer.
 constexpr size_t kLeastRows =
-    (kTileOfSixes + 1) / ((kTileOfSixes + kRowsAtOnce) / kRowsAtOnce);
+    (kFewOfSixes + 1) / ((kFewOfSixes + kRowsAtOnce) / kRowsAtOnce);
 using UnpackedByRows = std::array<MultiplyUnpacked, kRowsAtOnce - kLeastRows + 1>;
 
 template <Form kForm, size_t Block, bool Offsets, size_t... Row>

@@ -11,9 +11,14 @@ namespace rbee::RBEE_VARIANT {
 #ifdef __AVX512F__
 constexpr size_t kPanelsAtOnce = 2;
 constexpr size_t kRowsAtOnce = 7;
+// Rows for which weights are not worth unpacking, and those of six bits.
+constexpr size_t kFewRows = 48;
+constexpr size_t kFewOfSixes = 8;
 #else
 constexpr size_t kPanelsAtOnce = 1;
 constexpr size_t kRowsAtOnce = 4;
+constexpr size_t kFewRows = 4;
+constexpr size_t kFewOfSixes = 4;
 #endif
 
 // So many inputs of these panels, in memory that stays in the core's first cache.
