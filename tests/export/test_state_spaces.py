@@ -44,7 +44,7 @@ def test_later_versions_name_layers_otherwise(
         ({"shared_intermediate_size": 32}, "shared_down has shape [64, 64]"),
         ({"layer_types": ["mamba"] * 4}, "layer_types has no full_attention"),
         ({"layer_types": None}, "layer_types has no full_attention"),
-        ({"layer_types": ["mamba", 1, "mamba", "mamba"]}, "layer_types has '1'"),
+        ({"layer_types": ["mamba", 1, "mamba", "mamba"]}, "layer_types has 1; full_attention"),
     ],
 )
 def test_configurations_that_are_refused(

@@ -48,9 +48,12 @@ class Architecture:
 
 
 def architecture_of(name: str, number: Numbers) -> Architecture:
-    """Return what a name means: that of Llama may be Mixtral's, too."""
+    """Return what a name means: Llama's may be Mixtral's, Granite 4 may have no experts."""
     architecture = ARCHITECTURES[name]
-    if architecture.normalized is not None or not number.whole("expert_count", 0):
+    experts = number.whole("expert_count", 0)
+    if name == "granitehybrid" and not experts:
+        return replace(architecture, normalized=None)
+    if architecture.normalized is not None or not experts:
         return architecture
     if name != "llama":
         raise UnsupportedModel(f"{number.source}: experts in {name} are not supported")

@@ -114,7 +114,7 @@ def read_config(path: Path, fields: Mapping[str, object], tensors: Tensors) -> D
         head_bias="output.bias" in tensors,
     )
     config = architecture.knobs(plain, number)
-    if architecture.normalized is None or number.settings.get("expert_count") == 0:
+    if architecture.normalized is None:
         return config
     return with_experts(
         config,

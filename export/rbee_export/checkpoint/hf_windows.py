@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rbee_export.checkpoint.config import DecoderConfig
+from rbee_export.checkpoint.hf_layer_kinds import layers_listed
 from rbee_export.checkpoint.numbers import Numbers
-from rbee_export.errors import CheckpointError, UnsupportedModel, shown
-
-_SLIDING = "sliding_attention"
-_KINDS = ("full_attention", _SLIDING)
+from rbee_export.errors import CheckpointError
 
 
 def every_but(period: int) -> Callable[[int], bool]:
@@ -33,14 +31,8 @@ def which_slide(kinds: object, layers: int, number: Numbers) -> tuple[bool, ...]
         CheckpointError: It is no list of as many layers as there are.
         UnsupportedModel: It has a kind of layer that has neither a window nor all positions.
     """
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        raise CheckpointError(f"{number.source}: layer_types does not list {layers} layers")
-    for kind in kinds:
-        if kind not in _KINDS:
-            raise UnsupportedModel(
-                f"{number.source}: layer_types has {shown(kind)}; {' and '.join(_KINDS)} are known"
-            )
-    return tuple(kind == _SLIDING for kind in kinds)
+    slides = layers_listed("sliding_attention", kinds, layers, number)
+    return tuple(layer in slides for layer in range(layers))
 
 
 def windowed(c: DecoderConfig, number: Numbers, default: Callable[[int], bool]) -> DecoderConfig:
