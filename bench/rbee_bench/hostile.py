@@ -39,8 +39,9 @@ class Hostile:
         silent: Attacks that were not answered, and not closed either, in 30 s.
         good: Good requests that were completed in between.
         bad: What was wrong with others, each a line.
-        warm: Resident bytes before the first of them, when all memory that good requests can
-            make the worker use has been used.
+        warm: Resident bytes at most before and among the first tenth of them: all memory that
+            good requests can make the worker use has been used before, what the largest of the
+            others need comes and goes among these.
         most: Resident bytes at most after that.
     """
 
@@ -55,7 +56,7 @@ class Hostile:
 
     @property
     def growth(self) -> float:
-        """Share by which resident memory grew among enemies."""
+        """Share by which resident memory grew after the first tenth of them."""
         return self.most / self.warm - 1.0
 
     @property
@@ -98,13 +99,20 @@ class _Siege:
         self._begun = 0
 
     async def run(self) -> Hostile:
-        warm = most = self._worker.resident_bytes
+        warm, most = self._worker.resident_bytes, 0
+        first_tenth = True
         attackers = [asyncio.create_task(self._attacker()) for _ in range(_AT_ONCE)]
         dawdlers = [asyncio.create_task(self._dawdler()) for _ in range(_DAWDLERS)]
         while any(not attacker.done() for attacker in attackers):
             await asyncio.sleep(0.2)
             self._progress("attacks", self._begun, self._requests)
-            most = max(most, self._worker.resident_bytes)
+            resident = self._worker.resident_bytes
+            if first_tenth:
+                warm = max(warm, resident)
+                first_tenth = self._begun < self._requests / 10
+            else:
+                most = max(most, resident)
+        most = max(most, self._worker.resident_bytes)
         await asyncio.gather(*attackers)
         for dawdler in dawdlers:
             dawdler.cancel()

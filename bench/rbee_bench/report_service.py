@@ -127,7 +127,10 @@ def hostile_report(result: Hostile) -> RenderableType:
     warm, most = map(layout.megabytes, (result.warm, result.most))
     lines = [
         Text(f"{result.good} good requests in between were completed"),
-        Text(f"memory {warm} before them, {most} at most after that ({result.growth:+.1%})"),
+        Text(
+            f"memory {warm} at most until a tenth of them had come, {most} at most after that "
+            f"({result.growth:+.1%})"
+        ),
     ]
     for what, found in (("not documented", result.unexpected), ("in silence", result.silent)):
         lines += [Text(f"{what}: {name}, {n} times", "red") for name, n in found.items()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import tokenizers
 
 from rbee_runtime.errors import ArtifactError, InvalidRequest
+from rbee_runtime.freed_memory import forget_freed
 
 if TYPE_CHECKING:
     from rbee_runtime.chat_template import ChatTemplate
@@ -23,6 +26,9 @@ _BEFORE = "\x02"
 
 _LONG = 4096
 """Characters that take a few milliseconds to encode."""
+
+_HEAVY = 1 << 16
+"""Characters that take megabytes to encode: more than a hundred bytes for each."""
 
 
 class Tokenizer:
@@ -42,6 +48,7 @@ class Tokenizer:
         eos_token_id: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._one_heavy = Lock()
         self._bos = bos_token_id
         ids = {"bos_token": bos_token_id, "eos_token": eos_token_id}
         names = {key: tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
@@ -95,12 +102,13 @@ class Tokenizer:
                 tokenizer gives up on it, as on ten million spaces in a row.
         """
         try:
+            ids: list[int]
             if len(text) < _LONG:
-                found = self._tokenizer.encode(text)
+                ids = self._tokenizer.encode(text).ids
             else:
                 # Only batches are encoded without Python's lock, which nobody else can do without.
-                [found] = self._tokenizer.encode_batch_fast([text])
-            ids: list[int] = found.ids
+                with self._room_for(len(text)):
+                    ids = self._tokenizer.encode_batch_fast([text])[0].ids
         except TypeError:
             raise InvalidRequest(name, f"{name} has an unpaired surrogate") from None
         except BaseException as error:  # the library raises nothing narrower, and may panic
@@ -124,11 +132,28 @@ class Tokenizer:
         """
         if len(texts) > 1 and self._bos is None:
             try:
-                return [one.ids for one in self._tokenizer.encode_batch_fast(list(texts))]
+                with self._room_for(sum(map(len, texts))):
+                    return [one.ids for one in self._tokenizer.encode_batch_fast(list(texts))]
             except BaseException as error:  # which of them it is, the loop below finds out
                 if not isinstance(error, Exception) and not is_panic(error):
                     raise
         return [self.encode(text, name) for text, name in zip(texts, names, strict=True)]
+
+    @contextmanager
+    def _room_for(self, characters: int) -> Iterator[None]:
+        """Have heavy texts wait for each other, and give back what each has taken.
+
+        Else a client with a few prompts of a megabyte would have a process hold a gigabyte for
+        good: the system's library keeps what is freed, for every thread.
+        """
+        if characters < _HEAVY:
+            yield
+            return
+        with self._one_heavy:
+            try:
+                yield
+            finally:
+                forget_freed()
 
     def encode_within(self, text: str) -> Iterator[list[int]]:
         """Yield how ``text`` may be written where it begins no text, special tokens left out.

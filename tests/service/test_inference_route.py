@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from rbee_runtime.errors import (
     QueueFull,
     RuntimeFault,
 )
-from rbee_runtime.events import Failed, Piece
+from rbee_runtime.events import Event, Failed, Piece
 from rbee_runtime.request import Request, SamplingParams
 
 GOOD: dict[str, Any] = {"job_id": "job-1", "prompt": "Hello", "max_tokens": 16}
@@ -306,3 +308,22 @@ async def test_a_connection_serves_one_request_after_another(tmp_path: Path) -> 
         for _ in range(3):
             told = bodies((await client.post("/v1/inference", json=GOOD)).content)
             assert [event["t"] for event in told if event["type"] == "output"] == ["a"]
+
+
+async def test_a_refused_request_is_let_go_at_once(tmp_path: Path) -> None:
+    """The garbage collector may come by much later, and prompts be megabytes."""
+
+    class Refusing(StandInEngine):
+        def submit(self, request: Request, sink: Callable[[Event], None]) -> None:
+            raise ContextOverflow(17, 16, 32)
+
+    chat = {"model": "hf:test/stand-in", "messages": [{"role": "user", "content": "Hello"}]}
+    async with served(tmp_path, Refusing()) as (client, _):
+        gc.collect()
+        gc.disable()
+        try:
+            for route, body in (("/v1/inference", GOOD), ("/v1/chat/completions", chat)):
+                assert (await client.post(route, json=body)).status_code == 400
+                assert not [one for one in gc.get_objects() if isinstance(one, Request)]
+        finally:
+            gc.enable()

@@ -25,6 +25,7 @@ from rbee_runtime.errors import (
     OutOfMemory,
     RuntimeFault,
 )
+from rbee_runtime.freed_memory import forget_freed
 
 _LOG = logging.getLogger("rbee.backend")
 
@@ -201,7 +202,8 @@ def open_with_kernels(graph: Path, *, exact: bool = False) -> ort.InferenceSessi
     except Exception as error:  # the library's exceptions share no narrower base
         raise kernels.Refused(str(error)) from error
     kernels.forget_pages(graph.parent)
-    kernels.forget_freed()
+    # Loading a graph frees more than a step ever asks for.
+    forget_freed()
     return session
 
 

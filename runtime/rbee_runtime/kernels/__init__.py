@@ -166,15 +166,6 @@ def forget_pages(directory: Path) -> None:
             libc.madvise(start, size, mmap.MADV_DONTNEED)
 
 
-def forget_freed() -> None:
-    """Give back memory that was freed: loading a graph frees more than a step ever asks for.
-
-    Where the system's library does not know how, as musl does not, the memory stays.
-    """
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _mirrored(inside: str) -> Iterator[tuple[int, int]]:
     """Yield address and size of what mirrors a file below a path and was never written to."""
     # smaps would tell, too, but only after a look at every page that the process holds.

@@ -6,6 +6,7 @@ Authentication, correlation ids and errors live here; the routes themselves are 
 from __future__ import annotations
 
 import re
+import traceback
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -196,6 +197,23 @@ def _api_of(request: Request) -> _OtherApi | None:
 
 
 def _answer_failure(request: Request, failure: Exception) -> HTTPResponse:
+    answer = _answer_to(request, failure)
+    _let_go(failure)
+    return answer
+
+
+def _let_go(failure: BaseException | None) -> None:
+    """Empty the frames that a failure came through, which have ended.
+
+    They hold the request, megabytes maybe, and the failure holds them, as tasks and they hold the
+    failure: all of it would stay until the garbage collector comes by.
+    """
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
+
+
+def _answer_to(request: Request, failure: Exception) -> HTTPResponse:
     match failure:
         case InvalidFields():
             return _tell(request, failure, 400)
