@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.checkpoint.config import DeltaNet
-from rbee_export.dialect.functions import DOMAIN
+from rbee_export.dialect.functions import body, function, ints, split
 
 _MS = "com.microsoft"
 _LEAST = 1e-6
@@ -42,7 +42,7 @@ def gated_delta_net(opset: int, net: DeltaNet, epsilon: float) -> ir.Function:
     names = ("qkvz", "b", "a", "past_conv", "past_state", "filters", "decay", "step", "norm")
     inputs = [ir.Value(name=name) for name in names]
     qkvz, b, a, past_conv, past_state, filters, decay, step, norm = inputs
-    qkv, z = _split(tape, qkvz, [net.channels, net.value_width])
+    qkv, z = split(tape, qkvz, [net.channels, net.value_width])
     convolved, conv = tape.op_multi_out(
         "CausalConvWithState",
         [qkv, filters, None, past_conv],
@@ -50,15 +50,15 @@ def gated_delta_net(opset: int, net: DeltaNet, epsilon: float) -> ir.Function:
         num_outputs=2,
         domain=_MS,
     )
-    qk, v = _split(tape, convolved, [2 * net.key_width, net.value_width])
+    qk, v = split(tape, convolved, [2 * net.key_width, net.value_width])
     # x / sqrt(sum(x ** 2) + least): an RMS norm, whose mean is of as many.
     unit = tape.op("Constant", [], {"value": _floats([net.key_dim**-0.5] * net.key_dim)})
     qk = _normed(tape, qk, unit, 2 * net.key_heads, _LEAST / net.key_dim)
-    q, k = _split(tape, qk, [net.key_width, net.key_width])
+    q, k = split(tape, qk, [net.key_width, net.key_width])
     key_heads = net.key_heads
     if net.tiled:
         again = [net.value_heads // net.key_heads]
-        q, k = (tape.op("Tile", [each, _ints(tape, [1, 1, *again])]) for each in (q, k))
+        q, k = (tape.op("Tile", [each, ints(tape, [1, 1, *again])]) for each in (q, k))
         key_heads = net.value_heads
     pace = tape.op("Mul", [decay, tape.op("Softplus", [tape.op("Add", [a, step])])])
     read, state = tape.op_multi_out(
@@ -76,13 +76,8 @@ def gated_delta_net(opset: int, net: DeltaNet, epsilon: float) -> ir.Function:
     normed = _normed(tape, read, norm, net.value_heads, epsilon)
     # QuickGelu is x * sigmoid(alpha * x): at alpha 1, SiLU in one operator.
     y = tape.op("Mul", [normed, tape.op("QuickGelu", [z], {"alpha": 1.0}, domain=_MS)])
-    body = ir.Graph(inputs, [y, conv, state], nodes=tape.nodes, opset_imports={"": opset, _MS: 1})
-    kinds = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT}
-    given = [
-        ir.Attr(name, kinds[type(value)], None)
-        for name, value in delta_net_attributes(net, epsilon).items()
-    ]
-    return ir.Function(DOMAIN, "GatedDeltaNet", graph=body, attributes=given)
+    whole = [each for each in delta_net_attributes(net, epsilon) if each != "epsilon"]
+    return function("GatedDeltaNet", body(opset, inputs, tape, y, conv, state), whole, ["epsilon"])
 
 
 def delta_net_attributes(net: DeltaNet, epsilon: float) -> Mapping[str, int | float]:
@@ -100,20 +95,11 @@ def delta_net_attributes(net: DeltaNet, epsilon: float) -> Mapping[str, int | fl
 
 def _normed(tape: Tape, x: ir.Value, weight: ir.Value, heads: int, epsilon: float) -> ir.Value:
     """Normalise each head of ``float[B, S, heads * width]``."""
-    each = tape.op("Reshape", [x, _ints(tape, [0, 0, heads, -1])])
+    each = tape.op("Reshape", [x, ints(tape, [0, 0, heads, -1])])
     # Within a function, the library does not survive to be told no stash_type.
     attributes = {"epsilon": epsilon, "axis": -1, "stash_type": 1}
     each = tape.op("SimplifiedLayerNormalization", [each, weight], attributes)
-    return tape.op("Reshape", [each, _ints(tape, [0, 0, -1])])
-
-
-def _split(tape: Tape, x: ir.Value, widths: Sequence[int]) -> Sequence[ir.Value]:
-    count = len(widths)
-    return tape.op_multi_out("Split", [x, _ints(tape, widths)], {"axis": -1}, num_outputs=count)
-
-
-def _ints(tape: Tape, values: Sequence[int]) -> ir.Value:
-    return tape.op("Constant", [], {"value_ints": list(values)})
+    return tape.op("Reshape", [each, ints(tape, [0, 0, -1])])
 
 
 def _floats(values: Sequence[float]) -> ir.TensorProtocol:

@@ -35,7 +35,7 @@ def block_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
     tape = Tape()
     inputs = _values("x", "integers", "scales", "offsets", "bias")
     total = _product(tape, inputs, attributes)
-    return _function("BlockProduct", _body(opset, inputs, tape, total), _PRODUCT)
+    return function("BlockProduct", body(opset, inputs, tape, total), _PRODUCT)
 
 
 def gated(opset: int, name: Gate) -> ir.Function:
@@ -46,7 +46,7 @@ def gated(opset: int, name: Gate) -> ir.Function:
     """
     tape = Tape()
     inputs = _values("gate_up")
-    return _function(name, _body(opset, inputs, tape, _gated(tape, inputs[0], name)))
+    return function(name, body(opset, inputs, tape, _gated(tape, inputs[0], name)))
 
 
 def gated_product(
@@ -70,7 +70,7 @@ def gated_product(
     inputs = _values(*names)
     y = _gated(tape, _product(tape, inputs, attributes), gate)
     name = f"{gate}{'Block' if offsets else ''}Product"
-    return _function(name, _body(opset, inputs, tape, y), _PRODUCT)
+    return function(name, body(opset, inputs, tape, y), _PRODUCT)
 
 
 def gelu_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
@@ -85,7 +85,7 @@ def gelu_product(opset: int, attributes: Mapping[str, int]) -> ir.Function:
     tape = Tape()
     inputs = _values("x", "integers", "scales", "bias")
     y = tape.op("Gelu", [_product(tape, inputs, attributes)])
-    return _function("GeluProduct", _body(opset, inputs, tape, y), _PRODUCT)
+    return function("GeluProduct", body(opset, inputs, tape, y), _PRODUCT)
 
 
 def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, int]) -> ir.Value:
@@ -99,8 +99,8 @@ def _product(tape: Tape, inputs: Sequence[ir.Value], attributes: Mapping[str, in
     # Sizes to cut x to: leading dimensions as they are, then blocks.
     leading = tape.op("Shape", [x], {"end": -1})
     block = tape.op("Constant", [], {"value_int": _same("block_size", "value_int")})
-    width = tape.op("Unsqueeze", [block, _ints(tape, [0])])
-    last = _ints(tape, [-1])
+    width = tape.op("Unsqueeze", [block, ints(tape, [0])])
+    last = ints(tape, [-1])
     sizes = tape.op("Concat", [leading, last, width], {"axis": 0})
     sums = tape.op("ReduceSum", [tape.op("Reshape", [x, sizes]), last], {"keepdims": 0})
     shifts = tape.op("FusedMatMul", [sums, *offsets], {"transB": 1}, domain=_MS)
@@ -123,14 +123,26 @@ def gated_pair(tape: Tape, gate: ir.Value, up: ir.Value, name: Gate) -> ir.Value
     return tape.op("Mul", [active, up])
 
 
-def _function(name: str, body: ir.Graph, attributes: Sequence[str] = ()) -> ir.Function:
+def function(
+    name: str, made: ir.Graph, attributes: Sequence[str] = (), floats: Sequence[str] = ()
+) -> ir.Function:
+    """Return a function of this domain.
+
+    Args:
+        name: Its name.
+        made: Its body.
+        attributes: Names of those that are whole numbers.
+        floats: Names of the others.
+    """
     given = [ir.Attr(each, ir.AttributeType.INT, None) for each in attributes]
-    return ir.Function(DOMAIN, name, graph=body, attributes=given)
+    given += [ir.Attr(each, ir.AttributeType.FLOAT, None) for each in floats]
+    return ir.Function(DOMAIN, name, graph=made, attributes=given)
 
 
-def _body(opset: int, inputs: Sequence[ir.Value], tape: Tape, output: ir.Value) -> ir.Graph:
+def body(opset: int, inputs: Sequence[ir.Value], tape: Tape, *outputs: ir.Value) -> ir.Graph:
+    """Return a function's body."""
     imports = {"": opset, _MS: 1}
-    return ir.Graph(inputs, [output], nodes=tape.nodes, opset_imports=imports)
+    return ir.Graph(inputs, outputs, nodes=tape.nodes, opset_imports=imports)
 
 
 def _same(of_function: str, name: str | None = None) -> ir.Attr:
@@ -142,5 +154,12 @@ def _values(*names: str) -> list[ir.Value]:
     return [ir.Value(name=name) for name in names]
 
 
-def _ints(tape: Tape, values: Sequence[int]) -> ir.Value:
+def ints(tape: Tape, values: Sequence[int]) -> ir.Value:
+    """Return whole numbers, within a function."""
     return tape.op("Constant", [], {"value_ints": list(values)})
+
+
+def split(tape: Tape, x: ir.Value, widths: Sequence[int]) -> Sequence[ir.Value]:
+    """Return parts of such widths of ``x``'s last dimension, within a function."""
+    count = len(widths)
+    return tape.op_multi_out("Split", [x, ints(tape, widths)], {"axis": -1}, num_outputs=count)

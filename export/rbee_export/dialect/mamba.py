@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.checkpoint.config import Mamba2
-from rbee_export.dialect.functions import DOMAIN
+from rbee_export.dialect.functions import body, function, ints, split
 
 _MS = "com.microsoft"
 
@@ -40,7 +40,7 @@ def mamba2(opset: int, net: Mamba2, epsilon: float) -> ir.Function:
     names = ("zxbc", "dt", "past_conv", "past_state", "filters", "conv_bias")
     inputs = [ir.Value(name=name) for name in (*names, "decay", "step", "skip", "norm")]
     zxbc, dt, past_conv, past_state, filters, conv_bias, decay, step, skip, norm = inputs
-    z, xbc = _split(tape, zxbc, [net.width, net.channels])
+    z, xbc = split(tape, zxbc, [net.width, net.channels])
     convolved, conv = tape.op_multi_out(
         "CausalConvWithState",
         [xbc, filters, conv_bias, past_conv],
@@ -48,12 +48,12 @@ def mamba2(opset: int, net: Mamba2, epsilon: float) -> ir.Function:
         num_outputs=2,
         domain=_MS,
     )
-    x, b, c = _split(tape, convolved, [net.width, net.state_dim, net.state_dim])
+    x, b, c = split(tape, convolved, [net.width, net.state_dim, net.state_dim])
     dt = tape.op("Softplus", [tape.op("Add", [dt, step])])
-    x = tape.op("Reshape", [x, _ints(tape, [0, 0, net.heads, net.head_dim])])
-    last, flat = _ints(tape, [-1]), _ints(tape, [0, 0, -1])
+    x = tape.op("Reshape", [x, ints(tape, [0, 0, net.heads, net.head_dim])])
+    last, flat = ints(tape, [-1]), ints(tape, [0, 0, -1])
     written = tape.op("Mul", [x, tape.op("Unsqueeze", [dt, last])])
-    again = _ints(tape, [1, 1, net.heads])
+    again = ints(tape, [1, 1, net.heads])
     read, state = tape.op_multi_out(
         "LinearAttention",
         [
@@ -79,13 +79,8 @@ def mamba2(opset: int, net: Mamba2, epsilon: float) -> ir.Function:
     # Within a function, the library does not survive to be told no stash_type.
     attributes = {"epsilon": epsilon, "axis": -1, "stash_type": 1}
     y = tape.op("SimplifiedLayerNormalization", [gated, norm], attributes)
-    body = ir.Graph(inputs, [y, conv, state], nodes=tape.nodes, opset_imports={"": opset, _MS: 1})
-    kinds = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT}
-    given = [
-        ir.Attr(name, kinds[type(value)], None)
-        for name, value in mamba2_attributes(net, epsilon).items()
-    ]
-    return ir.Function(DOMAIN, "Mamba2", graph=body, attributes=given)
+    whole = [each for each in mamba2_attributes(net, epsilon) if each != "epsilon"]
+    return function("Mamba2", body(opset, inputs, tape, y, conv, state), whole, ["epsilon"])
 
 
 def mamba2_attributes(net: Mamba2, epsilon: float) -> Mapping[str, int | float]:
@@ -97,12 +92,3 @@ def mamba2_attributes(net: Mamba2, epsilon: float) -> Mapping[str, int | float]:
         "taps": net.taps,
         "epsilon": float(epsilon),
     }
-
-
-def _split(tape: Tape, x: ir.Value, widths: Sequence[int]) -> Sequence[ir.Value]:
-    count = len(widths)
-    return tape.op_multi_out("Split", [x, _ints(tape, widths)], {"axis": -1}, num_outputs=count)
-
-
-def _ints(tape: Tape, values: Sequence[int]) -> ir.Value:
-    return tape.op("Constant", [], {"value_ints": list(values)})

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from rbee_export.checkpoint.config import ShortConvolution
-from rbee_export.dialect.functions import DOMAIN
+from rbee_export.dialect.functions import body, function
 
 _MS = "com.microsoft"
 
@@ -41,9 +41,7 @@ def short_convolution(opset: int) -> ir.Function:
         domain=_MS,
     )
     y = tape.op("Mul", [c, convolved])
-    body = ir.Graph(inputs, [y, conv], nodes=tape.nodes, opset_imports={"": opset, _MS: 1})
-    given = [ir.Attr(name, ir.AttributeType.INT, None) for name in ("channels", "taps")]
-    return ir.Function(DOMAIN, "ShortConvolution", graph=body, attributes=given)
+    return function("ShortConvolution", body(opset, inputs, tape, y, conv), ["channels", "taps"])
 
 
 def short_convolution_attributes(net: ShortConvolution) -> Mapping[str, int]:
