@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
+from support.native import (
+    VARIANTS,
+    assert_near,
+    both,
+    model,
+    needs_kernels,
+    run_in_place,
+    session,
+)
 
 from rbee_export.checkpoint.config import DeltaNet
 from rbee_export.dialect.delta_net import delta_net_attributes, gated_delta_net
@@ -72,20 +79,6 @@ def test_it_computes_its_definition(net: DeltaNet, rows: int, tokens: int) -> No
     assert_near(found, wanted, 1e-5)
 
 
-def run_in_place(opened: ort.InferenceSession, inputs: dict[str, Array], width: int) -> Array:
-    """Run with both states written where they are read, and return the other output."""
-    binding = opened.io_binding()
-    for name, array in inputs.items():
-        binding.bind_cpu_input(name, array)
-    y: Array = np.empty((*inputs["qkvz"].shape[:2], width), np.float32)
-    held = [y, inputs["past_conv"], inputs["past_state"]]
-    for number, array in enumerate(held):
-        address = array.ctypes.data
-        binding.bind_output(f"y{number}", "cpu", 0, array.dtype, array.shape, address)
-    opened.run_with_iobinding(binding)
-    return y
-
-
 @pytest.mark.parametrize("variant", ["onnxruntime", *VARIANTS])
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_states_are_updated_where_they_are(net: DeltaNet, variant: str) -> None:
@@ -100,7 +93,7 @@ def test_states_are_updated_where_they_are(net: DeltaNet, variant: str) -> None:
     for tokens in (1, 2, 1, 65, 3, 1, 7):
         given = slice(first, first + tokens)
         part = {name: inputs[name][:, given].copy() for name in ("qkvz", "b", "a")}
-        parts.append(run_in_place(opened, {**part, **held}, net.value_width))
+        parts.append(run_in_place(opened, part, held, net.value_width))
         first += tokens
     found = [np.concatenate(parts, axis=1), *held.values()]
     if native:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
+from support.native import (
+    VARIANTS,
+    assert_near,
+    both,
+    model,
+    needs_kernels,
+    run_in_place,
+    session,
+)
 
 from rbee_export.checkpoint.config import Mamba2
 from rbee_export.dialect.mamba import mamba2, mamba2_attributes
@@ -81,15 +89,7 @@ def test_states_are_updated_where_they_are(variant: str) -> None:
     parts, first = [], 0
     for tokens in (1, 2, 1, 65, 3, 1, 7):
         given = {n: inputs[n][:, first : first + tokens].copy() for n in ("zxbc", "dt")}
-        y = np.empty((1, tokens, net.width), np.float32)
-        binding = opened.io_binding()
-        for name, array in {**given, **held}.items():
-            binding.bind_cpu_input(name, array)
-        for number, array in enumerate((y, *held.values())):
-            address = array.ctypes.data
-            binding.bind_output(f"y{number}", "cpu", 0, array.dtype, array.shape, address)
-        opened.run_with_iobinding(binding)
-        parts.append(y)
+        parts.append(run_in_place(opened, given, held, net.width))
         first += tokens
     found = [np.concatenate(parts, axis=1), *held.values()]
     if native:

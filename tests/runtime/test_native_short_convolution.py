@@ -8,7 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from support.native import VARIANTS, assert_near, both, model, needs_kernels, session
+from support.native import (
+    VARIANTS,
+    assert_near,
+    both,
+    model,
+    needs_kernels,
+    run_in_place,
+    session,
+)
 
 from rbee_export.checkpoint.config import ShortConvolution
 from rbee_export.dialect.ort import OPSET
@@ -61,15 +69,8 @@ def test_a_state_is_updated_where_it_is(variant: str) -> None:
     whole = opened.run(None, inputs)
     held, parts, first = inputs["past_conv"].copy(), [], 0
     for tokens in (1, 2, 33, 1, 13):
-        own = inputs["bcx"][:, first : first + tokens].copy()
-        y = np.empty((1, tokens, net.channels), np.float32)
-        binding = opened.io_binding()
-        binding.bind_cpu_input("bcx", own)
-        binding.bind_cpu_input("past_conv", held)
-        for name, array in (("y0", y), ("y1", held)):
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        opened.run_with_iobinding(binding)
-        parts.append(y)
+        own = {"bcx": inputs["bcx"][:, first : first + tokens].copy()}
+        parts.append(run_in_place(opened, own, {"past_conv": held}, net.channels))
         first += tokens
     found = [np.concatenate(parts, axis=1), held]
     if native:

@@ -140,3 +140,25 @@ def assert_near(
         np.testing.assert_allclose(
             f, w, rtol=0, atol=tolerance * max(1.0, float(np.abs(w).max(initial=0)))
         )
+
+
+def run_in_place(
+    opened: ort.InferenceSession, inputs: Arrays, states: Arrays, width: int
+) -> NDArray[Any]:
+    """Run with states written where they are read, and return what comes before them.
+
+    Args:
+        opened: Gives ``y0``, ``float[B, S, width]``, and then the states.
+        inputs: All others, the first of ``[B, S, ...]``.
+        states: In the order in which they are given.
+        width: Of the outcome.
+    """
+    binding = opened.io_binding()
+    for name, array in {**inputs, **states}.items():
+        binding.bind_cpu_input(name, array)
+    y: NDArray[Any] = np.empty((*next(iter(inputs.values())).shape[:2], width), np.float32)
+    for number, array in enumerate((y, *states.values())):
+        address = array.ctypes.data
+        binding.bind_output(f"y{number}", "cpu", 0, array.dtype, array.shape, address)
+    opened.run_with_iobinding(binding)
+    return y
