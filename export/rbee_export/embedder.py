@@ -11,7 +11,7 @@ from rbee_export.checkpoint.matryoshka import read_matryoshka
 from rbee_export.decoder_limits import check_decoder
 from rbee_export.embedding_fidelity import Sentences, measure_embeddings
 from rbee_export.export import reference, write_manifest
-from rbee_export.fidelity import Progress
+from rbee_export.fidelity import Progress, untold
 from rbee_export.options import EXPORTER, Options
 from rbee_export.staging import staged_directory
 from rbee_export.text_compiler import compile_texts, text_precision, text_shapes
@@ -23,16 +23,12 @@ from rbee_runtime.artifact import (
 )
 
 
-def _ignore(_stage: str, _done: int, _total: int) -> None:
-    pass
-
-
 def export_embedder(
     checkpoint: EmbedderCheckpoint,
     target: Path,
     options: Options,
     content: str,
-    progress: Progress = _ignore,
+    progress: Progress = untold,
     *,
     texts: Sentences | None = None,
 ) -> EmbedderManifest:

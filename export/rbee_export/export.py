@@ -26,7 +26,7 @@ from rbee_export.dialect import (
     sampler_graph,
 )
 from rbee_export.engine_builder import build_engine
-from rbee_export.fidelity import Progress, Text, measure
+from rbee_export.fidelity import Progress, Text, measure, untold
 from rbee_export.options import EXPORTER, Options, TensorRtTarget
 from rbee_export.staging import file_entry, staged_directory
 from rbee_export.tensorrt_library import choose
@@ -64,16 +64,12 @@ _CACHE: Mapping[ir.DataType, Literal["float32", "float16", "bfloat16"]] = Mappin
 )
 
 
-def _ignore(_stage: str, _done: int, _total: int) -> None:
-    pass
-
-
 def export(
     checkpoint: Checkpoint,
     target: Path,
     options: Options,
     content: str,
-    progress: Progress = _ignore,
+    progress: Progress = untold,
     *,
     text: Text | None = None,
 ) -> Manifest:

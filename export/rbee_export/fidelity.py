@@ -26,6 +26,11 @@ LogProbabilities = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how many of its steps are done, of how many."""
 
+
+def untold(_stage: str, _done: int, _total: int) -> None:
+    """Be told of progress, and do nothing."""
+
+
 TOKENS = 256
 """Positions compared, unless the vocabulary is so large that their logits are."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rbee_export.checkpoint.reranker_dir import RerankerCheckpoint
 from rbee_export.embedding_fidelity import Sentences
 from rbee_export.export import reference, write_manifest
-from rbee_export.fidelity import Progress
+from rbee_export.fidelity import Progress, untold
 from rbee_export.options import EXPORTER, Options
 from rbee_export.ranking_fidelity import measure_scores
 from rbee_export.staging import staged_directory
@@ -15,16 +15,12 @@ from rbee_export.text_compiler import compile_texts, text_precision, text_shapes
 from rbee_runtime.artifact import RerankerArtifact, RerankerManifest, Source
 
 
-def _ignore(_stage: str, _done: int, _total: int) -> None:
-    pass
-
-
 def export_reranker(
     checkpoint: RerankerCheckpoint,
     target: Path,
     options: Options,
     content: str,
-    progress: Progress = _ignore,
+    progress: Progress = untold,
     *,
     texts: Sentences | None = None,
 ) -> RerankerManifest:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
-from rbee_export.checkpoint import digest, open_checkpoint
-from rbee_export.checkpoint.embedder_dir import open_embedder
+from rbee_export.checkpoint import Checkpoint, digest, open_checkpoint
+from rbee_export.checkpoint.embedder_dir import EmbedderCheckpoint, open_embedder
 from rbee_export.checkpoint.reranker_dir import open_reranker
 from rbee_export.embedding_fidelity import Sentences, artifact_embeddings, measure_embeddings
 from rbee_export.errors import ExportError
@@ -31,6 +31,8 @@ from rbee_runtime.artifact import (
 
 if TYPE_CHECKING:
     from rbee_runtime.artifact import AnyArtifact
+
+OpenedT = TypeVar("OpenedT", bound="Checkpoint | EmbedderCheckpoint")
 
 _SAME = 0.01
 """Relative difference up to which two perplexities of one artifact are the same: processors round
@@ -69,10 +71,8 @@ def _verified_predictions(
     """
     recorded = artifact.manifest.fidelity
     text = text_of(arguments.calibration)
-    if arguments.source is not None:
-        source = resolve(arguments.source)
-        checkpoint = open_checkpoint(source.path, source.name)
-        _require_same(artifact, checkpoint.files, arguments.source, console)
+    checkpoint = _its_checkpoint(open_checkpoint, artifact, arguments, console)
+    if checkpoint is not None:
         with Stages(console) as stages:
             return measure(artifact, checkpoint, text, stages.show)
     if recorded is None:
@@ -100,10 +100,8 @@ def _verified_embeddings(
         ExportError: It does not, or it is not what the checkpoint makes.
     """
     texts = sentences(arguments.calibration)
-    if arguments.source is not None:
-        source = resolve(arguments.source)
-        checkpoint = open_embedder(source.path, source.name)
-        _require_same(artifact, checkpoint.files, arguments.source, console)
+    checkpoint = _its_checkpoint(open_embedder, artifact, arguments, console)
+    if checkpoint is not None:
         with Stages(console) as stages:
             return measure_embeddings(artifact, checkpoint, texts, stages.show)
     artifact_embeddings(artifact, texts.ids(artifact))
@@ -121,10 +119,8 @@ def _verified_scores(
         ExportError: It does not, or it is not what the checkpoint makes.
     """
     texts = sentences(arguments.calibration)
-    if arguments.source is not None:
-        source = resolve(arguments.source)
-        checkpoint = open_reranker(source.path, source.name)
-        _require_same(artifact, checkpoint.files, arguments.source, console)
+    checkpoint = _its_checkpoint(open_reranker, artifact, arguments, console)
+    if checkpoint is not None:
         with Stages(console) as stages:
             return measure_scores(artifact, checkpoint, texts, stages.show)
     artifact_scores(artifact, Rankings.of(texts, artifact))
@@ -133,12 +129,26 @@ def _verified_scores(
     return artifact.manifest.fidelity
 
 
-def _require_same(
-    artifact: AnyArtifact, files: Sequence[Path], given: str, console: Console
-) -> None:
-    """Refuse a checkpoint that an artifact was not made from."""
-    if digest_shown(files, console) != artifact.manifest.source.sha256:
-        raise ExportError(f"{given}: is not the checkpoint that {artifact.path} was made from")
+def _its_checkpoint(
+    opened: Callable[[Path, str | None], OpenedT],
+    artifact: AnyArtifact,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> OpenedT | None:
+    """Return the checkpoint that an artifact was made from, if one is given.
+
+    Raises:
+        ExportError: It was made from another.
+    """
+    if arguments.source is None:
+        return None
+    source = resolve(arguments.source)
+    checkpoint = opened(source.path, source.name)
+    if digest_shown(checkpoint.files, console) != artifact.manifest.source.sha256:
+        raise ExportError(
+            f"{arguments.source}: is not the checkpoint that {artifact.path} was made from"
+        )
+    return checkpoint
 
 
 def _never_measured(artifact: AnyArtifact) -> ExportError:
